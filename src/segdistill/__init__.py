@@ -1,0 +1,43 @@
+"""segdistill distils a large semantic-segmentation network into a small one that you can deploy."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from segdistill.version import __version__
+
+if TYPE_CHECKING:
+    from segdistill.api import evaluate, load_student, predict, report, train
+    from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.models.zoo import build_model
+
+_HOME = {
+    "EvaluateConfig": "config",
+    "PredictConfig": "config",
+    "TrainConfig": "config",
+    "build_model": "models.zoo",
+    "evaluate": "api",
+    "load_student": "api",
+    "predict": "api",
+    "report": "api",
+    "train": "api",
+}
+
+__all__ = [
+    "EvaluateConfig",
+    "PredictConfig",
+    "TrainConfig",
+    "__version__",
+    "build_model",
+    "evaluate",
+    "load_student",
+    "predict",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: PyTorch takes seconds, and `segdistill --help` needs none of it."""
+    if name in _HOME:
+        return getattr(import_module(f"segdistill.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'segdistill' has no attribute {name!r}")

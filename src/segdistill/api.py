@@ -1,0 +1,316 @@
+"""The verbs as functions: settings in, files out. The only place where settings become objects."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segdistill.config import (
+    EvaluateConfig,
+    EvaluationDataConfig,
+    PredictConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    load,
+)
+from segdistill.data.datasets import SegmentationDataset, open_dataset, open_labels, open_training
+from segdistill.data.images import read_image
+from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
+from segdistill.data.transforms import resize_long_side
+from segdistill.deploy.benchmark import cost
+from segdistill.deploy.predict import Prediction, find_images, write_prediction
+from segdistill.deploy.predict import predict as predict_image
+from segdistill.engine.checkpoint import write_atomic
+from segdistill.engine.evaluate import evaluate as evaluate_network
+from segdistill.engine.evaluate import segment
+from segdistill.engine.history import progress, say
+from segdistill.engine.metrics import mean
+from segdistill.engine.run import CONFIG, check_run, make_run
+from segdistill.engine.runtime import make_accelerator, seed_everything
+from segdistill.engine.train import Experiment
+from segdistill.engine.train import train as train_student
+from segdistill.models.card import WEIGHTS, ModelCard, is_run, read_card
+from segdistill.models.teacher import Teacher
+from segdistill.models.trained import TrainedNetwork, load_network, load_state
+from segdistill.models.zoo import build_model, output_classes
+from segdistill.reporting.report import Example, pick_examples, run_names, write_report
+from segdistill.version import __version__
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train a student, with a teacher or without, and leave a run folder with its report.
+
+    Args:
+        config: the whole experiment.
+        resume: continue the run in `config.out` from its newest checkpoint.
+        overwrite: delete the run in `config.out` first.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        FileNotFoundError: a file or folder that a setting names does not exist.
+        ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
+        segdistill.engine.train.Stopped: SIGINT or SIGTERM came; the state is saved.
+    """
+    run = Path(config.out)
+    check_run(run, config, resume=resume, overwrite=overwrite)
+    accelerator = make_accelerator(config.device, config.runtime.precision, trackers=config.trackers, out=run)
+    labels = open_labels(config.data.root, config.data.layout)
+    teacher = open_teacher(config.teacher, labels)
+    samples = open_training(config.data)
+    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    seed_everything(config.seed)
+    student = make_student(config.student, labels)
+    if config.runtime.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    if config.runtime.compile:
+        student.compile()
+    card = ModelCard(
+        spec=config.student.spec,
+        width=config.student.width,
+        labels=labels,
+        size=config.size,
+        evaluate_size=config.evaluate_size,
+        teacher=None if teacher is None else teacher.identity(),
+        version=__version__,
+    )
+    make_run(run, config, accelerator, resume=resume, overwrite=overwrite)
+    accelerator.init_trackers("segdistill")
+    parameters = sum(p.numel() for p in student.parameters())
+    taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
+    say(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes{taught}; "
+        f"the run folder is {run}", accelerator)  # fmt: skip
+    experiment = Experiment(
+        config=config, student=student, teacher=teacher, train=samples, val=val, card=card
+    )
+    train_student(experiment, accelerator, run, resume=resume)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        networks = {"student": load_network(str(run))} | ({"teacher": teacher} if teacher else {})
+        measured = cost(networks, size=config.size)
+        write_atomic(run / "cost.json", json.dumps(measured, indent=2) + "\n")
+        say(f"The report is {report([run])}")
+    accelerator.wait_for_everyone()
+    return run
+
+
+def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
+    """Score a network on a data set with masks, at the masks' own size.
+
+    Args:
+        target: a run folder, or any network spec.
+        config: data set, input size, test-time augmentation, ...
+
+    Returns:
+        What `config.out` gets: `miou`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_iou`,
+        `boundary_iou`, `calibration_error`, `teacher_agreement`, `iou` by class name, `confusion`, ...
+        A score that cannot be computed is None.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: target, data and settings do not fit each other.
+    """
+    config = config or EvaluateConfig()
+    spec = str(target)
+    samples = open_evaluation(spec, config.data)
+    wanted = [name.strip() for name in config.classes.split(",") if name.strip()]
+    samples.labels.index(wanted)
+    accelerator = make_accelerator(config.device, config.precision)
+    network = load_network(spec, weights=config.weights, labels=samples.labels)
+    scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
+    teacher = open_teacher(config.teacher, samples.labels)
+    started = time.perf_counter()
+    with progress(accelerator.is_main_process) as bar:
+        task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
+        metrics = evaluate_network(
+            scored.to(memory_format=torch.channels_last),
+            samples,
+            samples.labels,
+            accelerator=accelerator,
+            size=config.size or network.size,
+            workers=config.data.workers,
+            teacher=teacher and teacher.to(accelerator.device),
+            flip=config.flip,
+            scales=tuple(config.scales),
+            advance=lambda: bar.advance(task),
+        )
+    seconds = time.perf_counter() - started
+    summary = {
+        "target": spec,
+        "data": config.data.root,
+        "split": config.data.split,
+        "size": config.size or network.size,
+        "image_count": len(samples),
+        "images_per_second": len(samples) / seconds,
+        **metrics.summary(),
+    }
+    if wanted:
+        summary["classes"] = wanted
+        summary["miou_of_classes"] = mean([summary["iou"][name] for name in wanted])
+    if accelerator.is_main_process:
+        write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def predict(
+    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
+) -> Iterator[tuple[Path, Prediction]]:
+    """Segment image files and all images of folders; masks and overlays go into `config.out`.
+
+    Args:
+        target: a run folder, or any network spec.
+        paths: files and folders.
+        config: output folder, input size, ...
+
+    Yields:
+        The mask file of each image, and what was seen in it, in order.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: an image cannot be read, or two images would get one name.
+    """
+    config = config or PredictConfig()
+    files = list(find_images(paths))
+    names = [name for _, name in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
+    device = make_accelerator(config.device, "fp32").device
+    network = load_network(str(target)).to(device).to(memory_format=torch.channels_last)
+    for path, name in files:
+        prediction = predict_image(
+            network, read_image(path), size=config.size, flip=config.flip, device=device
+        )
+        yield (
+            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
+            prediction,
+        )
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write one self-contained HTML page about one run, or about several side by side.
+
+    Args:
+        runs: run folders.
+        out: the file; report.html in the first run folder where absent.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: a folder is no run folder.
+        ValueError: a record in it is not what segdistill writes.
+    """
+    folders = [Path(run) for run in runs]
+    try:
+        examples: list[Example] | str = gather_examples(folders)
+    except (FileNotFoundError, ValueError) as error:
+        examples = f"The images of the validation set could not be shown: {error}"
+    return write_report(folders, Path(out) if out else folders[0] / "report.html", examples)
+
+
+def load_student(run: str | Path) -> TrainedNetwork:
+    """The student of a run folder, in eval mode, with `labels`, `mean`, `std` and `size`.
+
+    It maps N x 3 x H x W ImageNet-normalised images to N x K x H x W logits; see
+    `segdistill.data.transforms.normalise` for the images.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder.
+        ValueError: its files are damaged.
+    """
+    read_card(Path(run))
+    return load_network(str(run))
+
+
+def read_scores(run: Path) -> dict[str, float | None]:
+    """Mean IoU of each validation image, by id, from the best evaluation of a run."""
+    path = run / "metrics.json"
+    try:
+        return json.loads(path.read_text())["best"]["images"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise ValueError(f"{path} holds no scores of single images") from None
+
+
+def gather_examples(runs: Sequence[Path]) -> list[Example]:
+    """Best, median and worst validation images of the first run, and what each run's network sees there."""
+    config = load(TrainConfig, runs[0] / CONFIG)
+    names = dict(zip(runs, run_names(runs), strict=True))
+    scores = {names[run]: read_scores(run) for run in runs}
+    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    teacher = open_teacher(config.teacher, val.labels)
+    networks: dict[str, nn.Module] = {} if teacher is None else {"teacher": teacher}
+    networks |= {names[run]: load_network(str(run)) for run in runs}
+    position = {str(name): index for index, name in enumerate(val.ids)}
+    examples = []
+    for role, name in pick_examples(scores[names[runs[0]]]):
+        if name not in position:
+            raise ValueError(f"{name} is no longer in {config.data.root}")
+        sample = val[position[name]]
+        seen = resize_long_side(sample.image, config.evaluate_size)
+        examples.append(
+            Example(
+                id=name,
+                role=role,
+                scores={run: images.get(name) for run, images in scores.items()},
+                image=sample.image.permute(1, 2, 0).numpy(),
+                truth=sample.mask.numpy(),
+                predictions={
+                    label: segment(network, seen, sample.mask.shape).argmax(dim=0).to(torch.uint8).numpy()
+                    for label, network in networks.items()
+                },
+            )
+        )
+    return examples
+
+
+def open_evaluation(target: str, data: EvaluationDataConfig) -> SegmentationDataset:
+    """The data set of an evaluation; a run folder brings its own where none is named."""
+    if data.root:
+        return open_dataset(data.root, data.split, layout=data.layout)
+    if is_run(target):
+        own = load(TrainConfig, Path(target) / CONFIG).data
+        split = own.val_split if data.split == "val" else data.split
+        return open_dataset(own.root, split, layout=own.layout)
+    raise ValueError("name the data set with --data.root")
+
+
+def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
+    """The teacher that answers in the classes `labels`, or None where the settings name none."""
+    if config.spec is None:
+        return None
+    own = None
+    if config.labels == "data":
+        own = labels
+    elif config.labels == "voc":
+        own = VOC
+    elif config.labels is not None:
+        own = label_set(read_yaml(Path(config.labels)), config.labels)
+    network = load_network(config.spec, weights=config.weights, labels=own)
+    return Teacher(network, labels, rename=config.map, scale=config.scale)
+
+
+def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
+    """The student with the weights it starts from.
+
+    Raises:
+        ValueError: the network does not give one logit per class, or the weights of `init` do not fit.
+    """
+    student = build_model(config.spec, len(labels), width=config.width)
+    outputs = output_classes(student, config.spec)
+    if outputs != len(labels):
+        raise ValueError(f"student {config.spec!r} gives {outputs} logits for {len(labels)} classes")
+    if config.init is not None:
+        card = read_card(Path(config.init))
+        if card.labels.names != labels.names:
+            raise ValueError(
+                f"student.init {config.init} knows other classes: {', '.join(card.labels.names)}"
+            )
+        load_state(student, Path(config.init) / WEIGHTS)
+    return student

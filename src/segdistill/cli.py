@@ -1,0 +1,253 @@
+"""The command line: one verb per command, parsed by jsonargparse, carried out by `segdistill.api`."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+from segdistill.version import __version__
+
+SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
+"""Options under the name of a group of settings stand for the network itself."""
+NETWORK = "run folder, or any network: fcn_resnet50, file.py:function, model.onnx, ... (a file's code is run)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 or 143 stopped by a signal.
+    """
+    given = list(expand(sys.argv[1:] if arguments is None else arguments))
+    parser = make_parser()
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        options = parser.parse_args(given)
+        return VERBS[options.subcommand](parser.instantiate(options)[options.subcommand])
+    except ArgumentError as error:
+        return fail(f"{error} (segdistill {given[0]} --help lists the options)", 2)
+    except (ValueError, OSError) as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def expand(arguments: Iterable[str]) -> Iterator[str]:
+    """`--teacher SPEC` and `--student SPEC` written out as `--teacher.spec SPEC` and `--student.spec SPEC`."""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        yield SHORT.get(name, name) + equals + value
+
+
+def fail(error: object, code: int) -> int:
+    """Say on one line of standard error what is wrong."""
+    print(f"segdistill: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of all verbs."""
+    parser = ArgumentParser(
+        prog="segdistill",
+        version=__version__,
+        exit_on_error=False,
+        description="Distil a large semantic-segmentation network into a small one that you can deploy.",
+    )
+    verbs = parser.add_subcommands()
+
+    train = ArgumentParser(exit_on_error=False, description="Train a student, with a teacher or without.")
+    train.add_argument("--config", action="config", help="YAML file of settings; later options override it")
+    train.add_class_arguments(TrainConfig, None)
+    train.add_argument("--resume", action="store_true", help="continue the run in --out")
+    train.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    verbs.add_subcommand("train", train, help="train a student, with a teacher or without")
+
+    evaluate = ArgumentParser(exit_on_error=False, description="Score a network on images with masks.")
+    evaluate.add_argument("target", help=NETWORK)
+    evaluate.add_argument("--config", action="config", help="YAML file of settings")
+    evaluate.add_class_arguments(EvaluateConfig, None)
+    verbs.add_subcommand("evaluate", evaluate, help="score a network on images with masks")
+
+    predict = ArgumentParser(exit_on_error=False, description="Segment images: masks and overlays.")
+    predict.add_argument("target", help=NETWORK)
+    predict.add_argument("paths", nargs="+", help="image files, and folders of images")
+    predict.add_class_arguments(PredictConfig, None)
+    verbs.add_subcommand("predict", predict, help="segment images")
+
+    report = ArgumentParser(exit_on_error=False, description="Write one HTML page about one or more runs.")
+    report.add_argument("runs", nargs="+", help="run folders; several are compared with the first")
+    report.add_argument("--out", type=str | None, default=None, help="the file; RUN/report.html where absent")
+    verbs.add_subcommand("report", report, help="write an HTML page about runs")
+
+    data = ArgumentParser(exit_on_error=False, description="Check, download or draw data sets.")
+    verbs.add_subcommand("data", data, help="check, download or draw data sets")
+    _add_data_verbs(data)
+
+    demo = ArgumentParser(
+        exit_on_error=False,
+        description="Draw a data set, train a teacher, a student alone and a distilled one, and compare them.",
+    )
+    demo.add_argument("--out", default="runs/demo", help="folder for the data set and the three runs")
+    demo.add_argument("--seed", type=int, default=0, help="seeds data, weights and order")
+    demo.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    verbs.add_subcommand("demo", demo, help="everything once, offline, in minutes")
+    return parser
+
+
+def _add_data_verbs(parser: ArgumentParser) -> None:
+    verbs = parser.add_subcommands()
+    check = ArgumentParser(exit_on_error=False, description="Read every pair and name each bad file.")
+    check.add_argument("path", help="the data set's folder")
+    check.add_argument("--layout", type=str | None, default=None, help="a dataset.yaml kept elsewhere")
+    check.add_argument("--split", type=str | None, default=None, help="one split; all where absent")
+    verbs.add_subcommand("check", check, help="read every pair and name each bad file")
+    download = ArgumentParser(exit_on_error=False, description="Download PASCAL VOC 2012 (2 GB).")
+    download.add_argument("name", choices=["voc"], help="the data set")
+    download.add_argument("--root", required=True, help="the folder that gets VOCdevkit")
+    verbs.add_subcommand("download", download, help="download PASCAL VOC 2012")
+    shapes = ArgumentParser(exit_on_error=False, description="Draw the embedded data set, in VOC layout.")
+    shapes.add_argument("--out", required=True, help="the folder that gets VOCdevkit")
+    shapes.add_argument("--train", type=int, default=600, help="training images")
+    shapes.add_argument("--val", type=int, default=150, help="validation images")
+    shapes.add_argument("--size", type=int, default=128, help="side in pixels")
+    shapes.add_argument("--seed", type=int, default=0, help="seeds the drawing")
+    verbs.add_subcommand("shapes", shapes, help="draw the embedded data set")
+
+
+# The verbs import what they need themselves: PyTorch takes seconds to load, and `--help` needs none of it.
+
+
+def run_train(options: Namespace) -> int:
+    """Segdistill train."""
+    from segdistill import api
+    from segdistill.engine.train import Stopped
+
+    settings = {k: v for k, v in vars(options).items() if k not in {"config", "resume", "overwrite"}}
+    try:
+        run = api.train(TrainConfig(**settings), resume=options.resume, overwrite=options.overwrite)
+    except Stopped as stopped:
+        return stopped.exit_code
+    metrics = json.loads((run / "metrics.json").read_text())["best"]
+    print_json({"run": str(run), "step": metrics["step"], **_scores(metrics)})
+    return 0
+
+
+def run_evaluate(options: Namespace) -> int:
+    """Segdistill evaluate."""
+    from segdistill import api
+    from segdistill.engine.history import console
+    from segdistill.reporting.tables import score_table
+
+    config = EvaluateConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
+    summary = api.evaluate(options.target, config)
+    console.print(score_table(summary))
+    print_json({"target": options.target, "out": config.out, **_scores(summary)})
+    return 0
+
+
+def run_predict(options: Namespace) -> int:
+    """Segdistill predict."""
+    from segdistill import api
+    from segdistill.engine.history import progress, say
+
+    config = PredictConfig(**{k: v for k, v in vars(options).items() if k not in {"target", "paths"}})
+    done = 0
+    with progress() as bar:
+        task = bar.add_task("predict", total=None, numbers="")
+        for mask, prediction in api.predict(options.target, options.paths, config):
+            done += 1
+            seen = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
+            say(f"{mask}: {seen}")
+            bar.update(task, completed=done)
+    print_json({"target": options.target, "out": config.out, "images": done})
+    return 0
+
+
+def run_report(options: Namespace) -> int:
+    """Segdistill report."""
+    from segdistill import api
+
+    print_json({"report": str(api.report(options.runs, options.out))})
+    return 0
+
+
+def run_data(options: Namespace) -> int:
+    """Segdistill data check | download | shapes."""
+    from segdistill.data.download import download_voc
+    from segdistill.data.shapes import write_shapes
+
+    chosen = options[options.subcommand]
+    if options.subcommand == "check":
+        return _check(chosen)
+    if options.subcommand == "download":
+        devkit = download_voc(Path(chosen.root))
+    else:
+        devkit = write_shapes(
+            Path(chosen.out), seed=chosen.seed, train=chosen.train, val=chosen.val, size=chosen.size
+        )
+    print_json({"devkit": str(devkit)})
+    return 0
+
+
+def _check(options: Namespace) -> int:
+    from segdistill.data.check import check
+    from segdistill.data.datasets import open_dataset, splits
+    from segdistill.engine.history import progress, say
+
+    found = [options.split] if options.split else splits(options.path, options.layout)
+    pairs, problems = 0, 0
+    # A VOC devkit without lists, say: opening it says what is missing.
+    for split in found or ["train"]:
+        dataset = open_dataset(options.path, split, layout=options.layout, strict=False)
+        with progress() as bar:
+            task = bar.add_task(f"check {split}", total=len(dataset), numbers="")
+            for problem in check(dataset):
+                pairs += 1
+                if problem:
+                    problems += 1
+                    say(f"{split} {problem.id}: {problem.reason}")
+                bar.advance(task)
+    print_json({"path": options.path, "splits": found, "pairs": pairs, "problems": problems})
+    return 1 if problems else 0
+
+
+def run_demo(options: Namespace) -> int:
+    """Segdistill demo."""
+    from segdistill.demo import demo
+    from segdistill.engine.train import Stopped
+
+    try:
+        print_json(demo(Path(options.out), seed=options.seed, device=options.device))
+    except Stopped as stopped:
+        return stopped.exit_code
+    return 0
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """The result for machines: one line, the last of standard output."""
+    print(json.dumps(record))
+
+
+def _scores(summary: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in summary.items() if isinstance(value, float)}
+
+
+VERBS = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "predict": run_predict,
+    "report": run_report,
+    "data": run_data,
+    "demo": run_demo,
+}
+"""What carries out each verb."""
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Every setting of segdistill as frozen dataclasses, and their YAML form."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["cosine", "poly", "constant"]
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise a `ValueError` that names the setting, its value and what is allowed, unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}, but must be {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images and masks are."""
+
+    root: str = ""
+    """Folder of the labelled data set: a VOC devkit, or image/mask folders described by a dataset.yaml."""
+    layout: str | None = None
+    """A dataset.yaml kept elsewhere (names, palette, void, folders), for data that has none of its own."""
+    split: str = "train"
+    """Split to train on: a list file of a VOC devkit, or a value for {split} in a folder layout."""
+    val_split: str = "val"
+    """Split that training evaluates on."""
+    extra: list[str] = field(default_factory=list)
+    """More labelled data sets with the same label set, each ROOT or ROOT@SPLIT."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Folders of images without masks (searched recursively); they have soft loss only."""
+    workers: int = 2
+    """Loader processes per training process; 0 loads in the training process itself."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The random view that training draws of a sample; evaluation uses none of it."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random enlargement before the crop, drawn log-uniformly; (1, 1) keeps the size."""
+    stretch: bool = False
+    """Resize the whole image to the crop's square instead of cropping (as in the reference recipe)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: float = 0.3
+    """Strength of the brightness, contrast and saturation jitter: each factor is in 1 - it to 1 + it."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur of sigma 0.1 to 2 pixels."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        require(0 < low <= high, "augment.scale", self.scale, "two numbers with 0 < low <= high")
+        require(0 <= self.flip <= 1, "augment.flip", self.flip, "a probability from 0 to 1")
+        require(0 <= self.blur <= 1, "augment.blur", self.blur, "a probability from 0 to 1")
+        require(0 <= self.jitter <= 1, "augment.jitter", self.jitter, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """The network that is trained."""
+
+    spec: str = "dsunet"
+    """Any network of the zoo: a built-in name, smp:ARCH/ENCODER, file.py:function, package:function."""
+    width: float = 1.0
+    """Multiplies all channels of dsunet; other networks take 1 only."""
+    init: str | None = None
+    """A run folder whose weights the student starts from; from scratch where absent."""
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, "student.width", self.width, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The frozen network whose knowledge is distilled; without a spec, training is supervised."""
+
+    spec: str | None = None
+    """Any network of the zoo, a .onnx file or a run folder. A file.py:function runs that file's code."""
+    weights: str | None = None
+    """A .safetensors or .pth state dict, instead of the weights that torchvision publishes."""
+    scale: float = 1.0
+    """Enlargement of the student's batch for the teacher's eyes; it was trained on larger views."""
+    labels: str | None = None
+    """Its label set where the network does not carry one: `voc`, `data` (the data set's) or a YAML file."""
+    map: dict[str, str] = field(default_factory=dict)
+    """Teacher class -> student class, for names that differ; several onto one class are added up."""
+
+    def __post_init__(self) -> None:
+        require(self.scale > 0, "teacher.scale", self.scale, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised: alpha * hard + beta * soft + gamma * feature."""
+
+    alpha: float = 0.7
+    """Weight of the hard loss (cross entropy with the masks)."""
+    beta: float = 0.3
+    """Weight of the soft loss (KL divergence from the teacher); unused without a teacher."""
+    temperature: float = 2.0
+    """Softens both distributions of the soft loss, which is multiplied by its square."""
+    gamma: float = 0.0
+    """Weight of the cosine loss between the teacher's and the student's deepest features."""
+    student_layer: str | None = None
+    """Module of the student whose output is compared where gamma > 0; null takes its deepest."""
+    teacher_layer: str | None = None
+    """Module of the teacher whose output is compared where gamma > 0; null takes its deepest."""
+    soft_on_void: bool = True
+    """Whether void pixels have soft loss: there the teacher is the only one who knows."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "gamma"):
+            require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "0 or more")
+        require(self.alpha + self.beta > 0, "objective.alpha and objective.beta", 0, "not both 0")
+        require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move."""
+
+    name: Optimizer = "adamw"
+    """adamw, adam or sgd (with Nesterov momentum)."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-4
+    """Decoupled for adamw, L2 otherwise; biases and norms have none."""
+    momentum: float = 0.9
+    """Momentum of sgd, first beta of Adam."""
+    schedule: Schedule = "cosine"
+    """cosine to 0, poly (1 - t)^0.9 to 0, or constant; all after the warm-up."""
+    warmup: int = 0
+    """Steps of linear warm-up from 0 to lr."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    accumulate: int = 1
+    """Forward passes per optimiser step; the batch is split over them."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights (0.999, say); 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "from 0 to below 1")
+        require(self.warmup >= 0, "optim.warmup", self.warmup, "0 or more")
+        require(self.clip >= 0, "optim.clip", self.clip, "0 or more")
+        require(self.accumulate >= 1, "optim.accumulate", self.accumulate, "1 or more")
+        require(0 <= self.ema < 1, "optim.ema", self.ema, "from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the machine is used; none of it changes results beyond rounding."""
+
+    precision: Precision = "auto"
+    """auto takes bf16 where the device computes in it natively, else fp32."""
+    channels_last: bool = True
+    """Memory format NHWC, which is the faster one for convolutions on most devices."""
+    compile: bool = False
+    """Compile the student with torch.compile: slow first step, faster ones after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One experiment, whole: `segdistill train --config FILE` reads it, a run folder keeps it."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data sets."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Training views."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Student network."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Teacher network."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Losses."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and schedule."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Machine."""
+    size: int = 256
+    """Side of the square training crop, in pixels."""
+    batch: int = 8
+    """Images per optimiser step, over all processes and accumulated passes."""
+    steps: int = 0
+    """Optimiser steps; 0 takes `epochs` instead."""
+    epochs: float = 50
+    """Passes over the training images, where steps is 0."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0 evaluates ten times in all. The last step is always evaluated."""
+    evaluate_size: int | None = None
+    """Long side, in pixels, of the images that evaluation feeds the student; null keeps their own size."""
+    checkpoint_every: int = 500
+    """Steps between saved states to resume from; one is saved with each evaluation too."""
+    log_every: int = 10
+    """Steps between lines of history.jsonl."""
+    seed: int = 0
+    """Seeds weights, data order, views and dropout."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers of accelerate by name: tensorboard, wandb, mlflow, ..."""
+    out: str = "runs/latest"
+    """The run folder."""
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "size", self.size, "above 0")
+        require(self.batch > 0, "batch", self.batch, "above 0")
+        require(self.steps >= 0, "steps", self.steps, "0 or more")
+        require(self.steps > 0 or self.epochs > 0, "epochs", self.epochs, "above 0 where steps is 0")
+        for name in ("evaluate_every", "checkpoint_every"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
+        require(
+            self.evaluate_size is None or self.evaluate_size > 0,
+            "evaluate_size",
+            self.evaluate_size,
+            "above 0",
+        )
+        require(
+            self.batch % self.optim.accumulate == 0, "batch", self.batch, "a multiple of optim.accumulate"
+        )
+        if self.teacher.spec is None:
+            require(self.objective.alpha > 0, "objective.alpha", 0, "above 0 where there is no teacher")
+            require(
+                not self.data.unlabelled,
+                "data.unlabelled",
+                self.data.unlabelled,
+                "empty where there is no teacher (set --teacher)",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDataConfig:
+    """What an evaluation looks at."""
+
+    root: str = ""
+    """Folder of the labelled data set; for a run folder its own validation set where absent."""
+    layout: str | None = None
+    """A dataset.yaml kept elsewhere, for data that has none of its own."""
+    split: str = "val"
+    """The split."""
+    workers: int = 2
+    """Loader processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a network is scored."""
+
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """Data set."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """A second network, whose agreement with the first is measured."""
+    weights: str | None = None
+    """A state dict for the target, where it has no weights of its own."""
+    size: int | None = None
+    """Long side, in pixels, that the network sees; null takes the run's own, else the image's."""
+    flip: bool = False
+    """Average with the mirrored view."""
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """Average over views of these relative sizes."""
+    map: dict[str, str] = field(default_factory=dict)
+    """The network's class -> the data set's class, for names that differ."""
+    classes: str = ""
+    """Comma-separated class names: their mean IoU is reported too."""
+    precision: Precision = "fp32"
+    """fp32, bf16, fp16, or auto."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: str = "metrics.json"
+    """The JSON file with every score."""
+
+    def __post_init__(self) -> None:
+        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more, above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """How pictures are segmented."""
+
+    out: str = "predictions"
+    """Folder for masks and overlays."""
+    size: int | None = None
+    """Long side, in pixels, that the network sees; null takes what its run was evaluated at."""
+    flip: bool = False
+    """Average with the mirrored view."""
+    probabilities: bool = False
+    """Also write the class probabilities (float16, .npz)."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __post_init__(self) -> None:
+        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+
+
+Config = TypeVar("Config")
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass as YAML, which `load` and `--config` read back to an equal one."""
+    plain = json.loads(json.dumps(asdict(config)))  # tuples become lists: YAML's safe form has no tuples
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def load(cls: type[Config], path: Path) -> Config:
+    """Read a config dataclass from YAML.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        ValueError: a key is unknown, or a value impossible.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "config")
+    try:
+        settings = yaml.safe_load(path.read_text())
+        require(isinstance(settings, dict), "the file", settings, "a mapping of settings")
+        config = parser.instantiate(parser.parse_object({"config": settings})).config
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not a valid {cls.__name__}: {' '.join(str(error).split())}") from None
+    assert isinstance(config, cls)
+    return config

@@ -1,0 +1,77 @@
+"""Reads image and mask files into RGB images and index masks, whatever mode they were saved in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as 8-bit RGB, upright.
+
+    EXIF orientation is applied, 16-bit grey is scaled to 8 bits (PIL alone would clip it), transparency is
+    laid over white, and of an animation the first frame is taken.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not an image, is truncated, or is too large to decode safely.
+    """
+    with _opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            values = np.asarray(upright, dtype=np.float32)
+            return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        if upright.has_transparency_data:
+            opaque = Image.new("RGBA", upright.size, "white")
+            return Image.alpha_composite(opaque, upright.convert("RGBA")).convert("RGB")
+        return upright.convert("RGB")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask file as an H x W uint8 array of the indices it stores (palette colours are ignored).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is unreadable, or is a colour image rather than one of class indices.
+    """
+    with _opened(path) as image:
+        if image.mode not in {"P", "L", "1", "I", "I;16"}:
+            raise ValueError(
+                f"{path} has mode {image.mode}, but a mask holds one class index per pixel (mode P or L): "
+                "convert its colours to indices"
+            )
+        indices = np.asarray(image)
+    if indices.dtype != np.uint8:
+        if indices.max(initial=0) > 255:
+            raise ValueError(f"{path} holds the index {indices.max()}, but indices go up to 255")
+        indices = indices.astype(np.uint8)
+    return indices
+
+
+def list_images(folder: Path) -> Iterator[Path]:
+    """Image files below a folder, sorted, hidden ones left out."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A fully decoded image; every failure of the decoder becomes one `ValueError` with the path."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        image = Image.open(path)
+        image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that can be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be decoded: {error}") from None
+    with image:
+        yield image

@@ -1,0 +1,152 @@
+"""What the class indices of a mask mean: names, colours, the void index, and maps between label sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+VOID = 255
+"""Index of pixels without a label, in every mask inside the package."""
+
+VOC_NAMES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+).split()
+# The same class under another name: torchvision calls VOC's background so.
+SYNONYMS = {"__background__": "background"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """The K classes of a data set or a network.
+
+    Attributes:
+        names: K class names in index order.
+        palette: K RGB triples, 0 to 255.
+        void: index of unlabelled pixels in the data set's own mask files; readers turn it into `VOID`.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    void: int = VOID
+
+    def __post_init__(self) -> None:
+        names = tuple(SYNONYMS.get(str(name), str(name)) for name in self.names)
+        if not 2 <= len(names) < VOID:
+            raise ValueError(f"a label set has 2 to {VOID - 1} classes, not {len(names)}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"class names repeat: {sorted(n for n in set(names) if names.count(n) > 1)}")
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in self.palette or voc_colours(len(names)))
+        if len(palette) != len(names) or not all(0 <= c <= 255 for colour in palette for c in colour):
+            raise ValueError(
+                f"palette has {len(palette)} colours for {len(names)} classes, or one beyond 0-255"
+            )
+        if not 0 <= self.void <= 255:
+            raise ValueError(f"void is {self.void}, but must be an 8-bit index")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "palette", palette)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def file_palette(self) -> list[int]:
+        """768 palette bytes for a PIL "P" image; the void index is shown in VOC's pale grey."""
+        table = [channel for colour in self.palette for channel in colour]
+        table += [0] * (768 - len(table))
+        table[VOID * 3 :] = [224, 224, 192]
+        return table
+
+    def index(self, names: list[str]) -> list[int]:
+        """Indices of the named classes; an unknown name is a `ValueError` that lists the choices."""
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise ValueError(f"no class is called {', '.join(unknown)}; classes are {', '.join(self.names)}")
+        return [self.names.index(name) for name in names]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, read back by `label_set`."""
+        return {"names": list(self.names), "palette": [list(c) for c in self.palette], "void": self.void}
+
+
+def voc_colours(count: int) -> list[tuple[int, int, int]]:
+    """The PASCAL VOC colour map: bit j of each channel's colour comes from bit 3j + channel of the index."""
+    return [
+        tuple(sum(((i >> (3 * j + c)) & 1) << (7 - j) for j in range(8)) for c in range(3))  # type: ignore[misc]
+        for i in range(count)
+    ]
+
+
+VOC = LabelSet(names=tuple(VOC_NAMES))
+
+
+def label_set(description: Mapping[str, Any], source: str) -> LabelSet:
+    """A label set from the `names`, `palette` and `void` of a parsed YAML or JSON file called `source`.
+
+    Raises:
+        ValueError: `names` is missing or something in it is impossible.
+    """
+    if not isinstance(description, Mapping) or not isinstance(description.get("names"), list):
+        raise ValueError(f"{source} has no list `names` (the class names in index order)")
+    try:
+        return LabelSet(
+            names=tuple(description["names"]),
+            palette=tuple(description.get("palette") or ()),
+            void=description.get("void", VOID),
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; anything else is a `ValueError`."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping with `names`, `palette`, `void`, ...")
+    return content
+
+
+class LabelMap:
+    """Turns logits over one label set into logits over another, class by class, by name.
+
+    Args:
+        source: what the logits are over (K_s classes).
+        target: what they should be over (K_t classes).
+        rename: source name -> target name, for names that differ. Where several source classes go onto
+            one target class, their probabilities add up (log-sum-exp of the logits).
+
+    Raises:
+        ValueError: a source class goes nowhere, or a target class has no source.
+    """
+
+    def __init__(self, source: LabelSet, target: LabelSet, rename: Mapping[str, str] | None = None) -> None:
+        names = [(rename or {}).get(name, name) for name in source.names]
+        homeless = [name for name in names if name not in target.names]
+        uncovered = [name for name in target.names if name not in names]
+        unused = sorted(set(rename or {}) - set(source.names))
+        if homeless or uncovered or unused:
+            raise ValueError(
+                "the network's label set does not map onto the data set's: "
+                f"its classes without a place there: {', '.join(homeless) or 'none'}; "
+                f"classes of the data set that it lacks: {', '.join(uncovered) or 'none'}; "
+                f"names in the map that it lacks: {', '.join(unused) or 'none'}. "
+                "Name the pairs with --teacher.map.THEIRS OURS (evaluate: --map.THEIRS OURS)"
+            )
+        self.sources = [[i for i, name in enumerate(names) if name == wanted] for wanted in target.names]
+        self.identity = self.sources == [[i] for i in range(len(source))]
+        self.one_to_one = all(len(group) == 1 for group in self.sources)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """N x K_s x H x W logits -> N x K_t x H x W logits."""
+        if self.identity:
+            return logits
+        if self.one_to_one:
+            return logits[:, [group[0] for group in self.sources]]
+        return torch.stack([logits[:, group].logsumexp(dim=1) for group in self.sources], dim=1)

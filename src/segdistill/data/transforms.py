@@ -1,0 +1,124 @@
+"""The random view that training draws of a sample: scale, crop, padding, flip and colour, for image and mask alike.
+
+A view is drawn first (`draw_view`, a few integers) and applied after (`apply_view`), so that whatever else
+belongs to the pixels, a cached teacher's logits for one, can follow the same geometry.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from segdistill.config import AugmentConfig
+from segdistill.data.labels import VOID
+
+# ImageNet's statistics, which nearly every published backbone was trained with (torchvision's weights' meta).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Which part of an image is seen, and where it lies in the S x S canvas. All in pixels.
+
+    The source box (top, left, height, width) is resized to (out_height, out_width), mirrored where `flip` is
+    set, and laid into the canvas at (pad_top, pad_left); the rest of the canvas is padding.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    pad_top: int
+    pad_left: int
+    flip: bool
+
+
+def normalise(image: Tensor) -> Tensor:
+    """... x 3 x H x W uint8 RGB -> float32, normalised with ImageNet's mean and standard deviation."""
+    return F.normalize(F.to_dtype(image, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+def draw_view(height: int, width: int, size: int, augment: AugmentConfig, rng: np.random.Generator) -> View:
+    """Draw the view of an H x W image for a canvas of `size` x `size` pixels."""
+    flip = bool(rng.random() < augment.flip)
+    if augment.stretch:
+        return View(
+            top=0, left=0, height=height, width=width, out_height=size, out_width=size,
+            pad_top=0, pad_left=0, flip=flip,
+        )  # fmt: skip
+    low, high = augment.scale
+    scale = math.exp(rng.uniform(math.log(low), math.log(high)))
+    top, box_height, out_height, pad_top = _draw_extent(height, size, scale, rng)
+    left, box_width, out_width, pad_left = _draw_extent(width, size, scale, rng)
+    return View(
+        top=top, left=left, height=box_height, width=box_width, out_height=out_height, out_width=out_width,
+        pad_top=pad_top, pad_left=pad_left, flip=flip,
+    )  # fmt: skip
+
+
+def _draw_extent(length: int, size: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """One axis of a view: start and extent in the source, extent on the canvas, padding before it."""
+    out = min(size, max(1, round(length * scale)))
+    extent = min(length, max(1, round(out / scale)))
+    return int(rng.integers(length - extent + 1)), extent, out, int(rng.integers(size - out + 1))
+
+
+def apply_view(image: Tensor, mask: Tensor, view: View, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a view out of a sample.
+
+    Args:
+        image: 3 x H x W uint8.
+        mask: H x W uint8.
+        view: drawn for this H x W.
+        size: S, side of the canvas.
+
+    Returns:
+        image 3 x S x S uint8 (antialiased bilinear, padded with ImageNet's mean colour), mask S x S uint8
+        (nearest neighbour, padded with `VOID`), inside S x S bool (False on padding).
+    """
+    box = (view.top, view.left, view.height, view.width)
+    out = [view.out_height, view.out_width]
+    image = F.crop(image, *box)
+    mask = F.crop(mask[None], *box)
+    if out != [view.height, view.width]:
+        image = F.resize(image, out, InterpolationMode.BILINEAR, antialias=True)
+        mask = F.resize(mask, out, InterpolationMode.NEAREST_EXACT)
+    if view.flip:
+        image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+    rows = slice(view.pad_top, view.pad_top + view.out_height)
+    columns = slice(view.pad_left, view.pad_left + view.out_width)
+    canvas = torch.tensor(IMAGENET_MEAN).mul(255).round().to(torch.uint8)[:, None, None].repeat(1, size, size)
+    canvas[:, rows, columns] = image
+    labels = torch.full((size, size), VOID, dtype=torch.uint8)
+    labels[rows, columns] = mask[0]
+    inside = torch.zeros(size, size, dtype=torch.bool)
+    inside[rows, columns] = True
+    return canvas, labels, inside
+
+
+def recolour(image: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """Random brightness, contrast, saturation and blur of a 3 x H x W uint8 image."""
+    if augment.jitter:
+        for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+            image = adjust(image, float(rng.uniform(1 - augment.jitter, 1 + augment.jitter)))
+    if rng.random() < augment.blur:
+        sigma = float(rng.uniform(0.1, 2.0))
+        image = F.gaussian_blur(image, [2 * math.ceil(2 * sigma) + 1] * 2, [sigma, sigma])
+    return image
+
+
+def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
+    """Resize a ... x 3 x H x W uint8 image so that its longer side has `long_side` pixels (None: as it is)."""
+    height, width = image.shape[-2:]
+    if long_side is None or max(height, width) == long_side:
+        return image
+    scale = long_side / max(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)

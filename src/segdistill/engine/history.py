@@ -1,0 +1,99 @@
+"""What a run says while it trains: history.jsonl, the trackers of accelerate, and a progress bar."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from segdistill.engine.checkpoint import write_atomic
+
+console = Console(stderr=True)
+"""Where everything meant for people goes; standard output is for machines."""
+
+
+class History:
+    """The records of a run, one JSON line per logged step and per evaluation.
+
+    Args:
+        path: history.jsonl; what it holds of steps after `start` is dropped, for they will be made again.
+        start: steps already done.
+        steps: steps in all.
+        accelerator: its main process writes, and its trackers are told.
+    """
+
+    def __init__(self, path: Path, start: int, steps: int, accelerator: Accelerator) -> None:
+        self.path, self.steps, self.accelerator = path, steps, accelerator
+        self.writes = accelerator.is_main_process
+        if self.writes and path.is_file():
+            kept = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in kept if json.loads(line)["step"] <= start]
+            write_atomic(path, "".join(f"{line}\n" for line in kept))
+        self.clock, self.clocked = time.perf_counter(), start
+
+    def log(self, step: int, values: dict[str, float], images: int) -> str:
+        """Record the numbers of `step`, each of `images` images; returns them as text for the progress bar."""
+        seconds = time.perf_counter() - self.clock
+        speed = images * (step - self.clocked) / seconds if seconds > 0 else 0.0
+        self.restart_clock(step)
+        record = {**values, "images_per_second": round(speed, 2)}
+        self._write({"step": step, **record})
+        self.accelerator.log({f"train/{name}": value for name, value in record.items()}, step=step)
+        return " ".join(f"{name} {value:.3g}" for name, value in values.items()) + f" {speed:.1f} images/s"
+
+    def evaluation(self, step: int, summary: dict[str, Any]) -> None:
+        """Record an evaluation after `step`: its scalars, and the IoU of each class."""
+        scalars = {name: value for name, value in summary.items() if isinstance(value, float)}
+        self._write({"step": step, "evaluation": {**scalars, "iou": summary["iou"]}})
+        self.accelerator.log({f"val/{name}": value for name, value in scalars.items()}, step=step)
+        self.restart_clock(step)
+
+    def restart_clock(self, step: int) -> None:
+        """Begin a new interval for images per second, after something that was not training."""
+        self.clock, self.clocked = time.perf_counter(), step
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def progress_columns() -> list[Any]:
+    """Bar, count, elapsed and remaining time, and the newest numbers."""
+    return [
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    ]
+
+
+@contextmanager
+def progress(visible: bool = True) -> Iterator[Progress]:
+    """A progress display on standard error; where that is no terminal it stays silent."""
+    with Progress(
+        *progress_columns(), console=console, disable=not visible or not sys.stderr.isatty()
+    ) as bar:
+        yield bar
+
+
+def say(text: str, accelerator: Accelerator | None = None) -> None:
+    """A line for people, from the main process only."""
+    if accelerator is None or accelerator.is_main_process:
+        console.print(text, highlight=False, soft_wrap=True)

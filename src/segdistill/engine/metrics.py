@@ -1,0 +1,179 @@
+"""Scores of a segmentation, accumulated over a data set: no I/O, nothing averaged over images or batches.
+
+H, W: rows and columns of one image, K: classes.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segdistill.data.labels import VOID, LabelSet
+
+BINS = 15
+"""Confidence bins of the calibration error, as in Guo et al. 2017."""
+BOUNDARY = 0.02
+"""Width of the boundary band as a share of the image's diagonal, as in Cheng et al. 2021."""
+
+
+class Metrics:
+    """Running sums over images, from which every score follows.
+
+    Args:
+        labels: the K classes.
+        device: where the sums are kept.
+
+    Attributes:
+        confusion: K x K int64 pixels, rows are the truth, columns the prediction.
+        boundary: 2 x K int64 pixels, intersection and union of the boundary bands.
+        calibration: 3 x BINS float64: pixels, sum of confidences, correct pixels.
+        agreement: int64 pixels on which network and teacher choose one class, and pixels compared.
+        images: mean IoU over the classes in each image's own truth, by id (None where all is void).
+    """
+
+    def __init__(self, labels: LabelSet, device: torch.device | None = None) -> None:
+        self.labels = labels
+        classes = len(labels)
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        self.boundary = torch.zeros(2, classes, dtype=torch.int64, device=device)
+        self.calibration = torch.zeros(3, BINS, dtype=torch.float64, device=device)
+        self.agreement = torch.zeros(2, dtype=torch.int64, device=device)
+        self.images: dict[str, float | None] = {}
+
+    def update(self, logits: Tensor, mask: Tensor, image_id: str, teacher: Tensor | None = None) -> None:
+        """Add one image.
+
+        Args:
+            logits: K x H x W.
+            mask: H x W int64, class index or 255 = void, which takes no part in anything.
+            image_id: its name.
+            teacher: K x H x W logits to compare with.
+        """
+        device = self.confusion.device
+        logits, mask = logits.to(device), mask.to(device)
+        confidence, prediction = logits.float().softmax(dim=0).max(dim=0)
+        confusion = confusion_matrix(prediction, mask, len(self.labels))
+        self.confusion += confusion
+        self.images[image_id] = mean(iou(confusion))
+        self.boundary += boundary_overlap(prediction, mask, len(self.labels))
+        labelled = mask != VOID
+        self.calibration += calibration_bins(confidence[labelled], (prediction == mask)[labelled])
+        if teacher is not None:
+            same = (teacher.argmax(dim=0).to(device) == prediction) & labelled
+            self.agreement += torch.stack([same.sum(), labelled.sum()])
+
+    def summary(self) -> dict[str, Any]:
+        """All scores as JSON values; what cannot be computed (a class without truth) is None."""
+        confusion = self.confusion.double().cpu()
+        truth, correct = confusion.sum(dim=1), confusion.diagonal()
+        per_class = iou(self.confusion)
+        bands, total = self.boundary.cpu().tolist(), float(truth.sum())
+        names = self.labels.names
+        recall = [c / t if t else None for c, t in zip(correct.tolist(), truth.tolist(), strict=True)]
+        boundary = [
+            i / u if u and t else None for i, u, t in zip(bands[0], bands[1], truth.tolist(), strict=True)
+        ]
+        weighted = sum(t * (v or 0.0) for t, v in zip(truth.tolist(), per_class, strict=True))
+        agreed, compared = self.agreement.tolist()
+        return {
+            "miou": mean(per_class),
+            "pixel_accuracy": float(correct.sum()) / total if total else None,
+            "mean_accuracy": mean(recall),
+            "frequency_weighted_iou": weighted / total if total else None,
+            "boundary_iou": mean(boundary),
+            "calibration_error": expected_calibration_error(self.calibration),
+            "teacher_agreement": agreed / compared if compared else None,
+            "iou": dict(zip(names, per_class, strict=True)),
+            "accuracy": dict(zip(names, recall, strict=True)),
+            "boundary_iou_by_class": dict(zip(names, boundary, strict=True)),
+            "absent": [name for name, pixels in zip(names, truth.tolist(), strict=True) if not pixels],
+            "pixels": int(total),
+            "confusion": self.confusion.tolist(),
+            "calibration": self.calibration.tolist(),
+            "images": self.images,
+        }
+
+
+def confusion_matrix(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """Pixels by true class (row) and predicted class (column), void left out.
+
+    Args:
+        prediction: H x W int64.
+        mask: H x W int64, class index or 255 = void.
+        classes: K.
+
+    Returns:
+        K x K int64.
+    """
+    labelled = mask != VOID
+    pairs = mask[labelled] * classes + prediction[labelled]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def iou(confusion: Tensor) -> list[float | None]:
+    """Intersection over union of each class of a K x K confusion matrix; None where a class has no truth."""
+    pixels = confusion.double().cpu()
+    truth, predicted, correct = pixels.sum(dim=1), pixels.sum(dim=0), pixels.diagonal()
+    union = truth + predicted - correct
+    return [
+        c / u if t else None for c, u, t in zip(correct.tolist(), union.tolist(), truth.tolist(), strict=True)
+    ]
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of the values that are there; None where none is."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def boundary_overlap(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """Intersection and union of predicted and true boundary bands (Cheng et al. 2021, Boundary IoU).
+
+    A class's band is what an erosion by d pixels takes off its region, d being 2 % of the image's diagonal.
+    Beyond the image's edge lies no region, so that edges count as boundaries, as in the paper's code.
+
+    Args:
+        prediction: H x W int64.
+        mask: H x W int64, void pixels take no part.
+        classes: K.
+
+    Returns:
+        2 x K int64 pixels.
+    """
+    d = max(1, round(BOUNDARY * math.hypot(*mask.shape)))
+    labelled = mask != VOID
+    here = torch.unique(torch.cat([prediction[labelled], mask[labelled]]))
+    overlap = torch.zeros(2, classes, dtype=torch.int64, device=mask.device)
+    if not len(here):
+        return overlap
+    regions = torch.cat([prediction == here[:, None, None], mask == here[:, None, None]])
+    # Erosion of a region is dilation of its complement: a max pool, once along rows and once along columns.
+    outside = F.pad((~regions).float(), (d, d, d, d), value=1.0)
+    eroded = F.max_pool2d(F.max_pool2d(outside, (1, 2 * d + 1), 1), (2 * d + 1, 1), 1) == 0
+    predicted, true = ((regions & ~eroded) & labelled).chunk(2)
+    overlap[0, here] = (predicted & true).sum(dim=(1, 2))
+    overlap[1, here] = (predicted | true).sum(dim=(1, 2))
+    return overlap
+
+
+def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Pixels, summed confidence and correct pixels by confidence, each in BINS equal bins of 0 to 1.
+
+    Args:
+        confidence: M probabilities of the predicted classes.
+        correct: M bool.
+
+    Returns:
+        3 x BINS float64.
+    """
+    index = (confidence * BINS).long().clamp(max=BINS - 1)
+    rows = (torch.ones_like(confidence), confidence, correct)
+    return torch.stack([torch.bincount(index, weights=row.double(), minlength=BINS) for row in rows])
+
+
+def expected_calibration_error(bins: Tensor) -> float | None:
+    """Mean gap between confidence and accuracy, each bin weighted by its pixels; None without pixels."""
+    pixels, confidence, correct = bins.cpu()
+    return float((confidence - correct).abs().sum() / pixels.sum()) if pixels.sum() else None

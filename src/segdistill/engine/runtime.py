@@ -1,0 +1,149 @@
+"""Device, precision, seeds, stop signals and the record of the environment, on top of accelerate."""
+
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import ProjectConfiguration
+
+from segdistill.config import Precision
+
+PACKAGES = ("segdistill", "torch", "torchvision", "accelerate", "numpy", "pillow")
+
+
+def make_accelerator(
+    device: str = "auto",
+    precision: Precision = "auto",
+    *,
+    trackers: list[str] | None = None,
+    out: Path | None = None,
+) -> Accelerator:
+    """The accelerator for a device and precision.
+
+    Raises:
+        ValueError: the device is not there, the precision does not work on it, or a tracker's package is missing.
+    """
+    if device not in {"auto", "cpu", "cuda", "mps"}:
+        raise ValueError(f"device is {device!r}, but must be auto, cpu, cuda or mps")
+    if (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise ValueError(f"device is {device}, but this machine has none; --device auto takes what there is")
+    # accelerate keeps its state per process, and refuses a second precision or device in the same one.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    kind = PartialState(cpu=device == "cpu").device.type
+    chosen = resolve_precision(precision, kind)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no" if chosen == "fp32" else chosen,
+        log_with=trackers or None,
+        project_config=None
+        if out is None
+        else ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
+    )
+
+
+def resolve_precision(precision: Precision, device: str) -> Precision:
+    """What `auto` means on a kind of device: bf16 where it is computed natively, else fp32."""
+    if precision == "fp16" and device == "cpu":
+        raise ValueError("runtime.precision is fp16, but a CPU takes fp32 or bf16")
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    return "bf16" if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that something in the process could draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed dropout for one step, so that a resumed step draws what the uninterrupted one would have."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+
+
+class StopSignal:
+    """Whether the process was asked to stop."""
+
+    number: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal: 130 after Ctrl-C, 143 after SIGTERM."""
+        assert self.number is not None
+        return 128 + self.number
+
+
+@contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Within it, SIGINT and SIGTERM are noted instead of obeyed; a second one ends the process at once."""
+    stop = StopSignal()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        if stop.number is not None:
+            os._exit(128 + number)
+        stop.number = number
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        previous = [signal.signal(number, note) for number in numbers]
+    except ValueError:  # not the main thread, which alone may take signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """What a result depends on beside the settings: versions, device, precision, processes, commit."""
+    device = accelerator.device
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "device": device.type,
+        "device_name": name,
+        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the segdistill checkout that runs, or None outside one."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=5, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

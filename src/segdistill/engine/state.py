@@ -1,0 +1,116 @@
+"""What changes while a student trains, and therefore is saved: weights, their average, the optimiser, the best score."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from segdistill.config import OptimConfig
+from segdistill.distillation.objective import Objective
+
+
+class TrainingState:
+    """The student on its way.
+
+    Args:
+        student: the network to train.
+        objective: its losses; what of them trains along (adapters) is here too, the teacher is not.
+        config: optimiser and average.
+        accelerator: moves and wraps the modules.
+
+    Attributes:
+        student: the plain network, whose weights are saved.
+        wrapped: the same network as the accelerator wants it called in training.
+        best: highest mIoU so far, None before the first evaluation.
+    """
+
+    def __init__(
+        self, student: nn.Module, objective: Objective, config: OptimConfig, accelerator: Accelerator
+    ) -> None:
+        self.student, self.objective, self.accelerator = student, objective, accelerator
+        self.best: float | None = None
+        self.average: AveragedModel | None = None
+        if config.ema:
+            average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
+            self.average = average.to(accelerator.device)
+        self.wrapped: nn.Module = accelerator.prepare(student)
+        if any(True for _ in objective.parameters()):
+            objective.adapter = accelerator.prepare(objective.adapter)
+        self.optimizer: Optimizer = accelerator.prepare(make_optimizer(config, student, objective))
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the average where there is one, else the student."""
+        return self.student if self.average is None else self.average.module
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [*self.student.parameters(), *self.objective.parameters()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as tensors and plain values."""
+        scaler = self.accelerator.scaler
+        return {
+            "student": self.student.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "adapter": self.accelerator.unwrap_model(self.objective.adapter).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler and scaler.state_dict(),
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.student.load_state_dict(state["student"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.accelerator.unwrap_model(self.objective.adapter).load_state_dict(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+
+
+def make_optimizer(config: OptimConfig, *modules: nn.Module) -> Optimizer:
+    """The optimiser over all parameters; biases and norms (vectors and scalars) have no weight decay."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.name == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    kind = {"adamw": AdamW, "adam": Adam}[config.name]
+    return kind(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The rate of optimiser step `step` (from 0) of `steps`: linear warm-up, then the schedule."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, steps - config.warmup)
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr * (1 - progress) ** 0.9 if config.schedule == "poly" else config.lr
+
+
+def warmed_up_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """An exponential moving average whose decay starts low, so that the first weights are soon forgotten."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
+        updates = int(count)
+        weight = 1 - min(decay, (1 + updates) / (10 + updates))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, weight)
+            else:
+                average.copy_(current)
+
+    return update

@@ -1,0 +1,236 @@
+"""The training loop: batches to student and teacher logits, to the objective, to a step, to the run folder."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from segdistill.config import TrainConfig
+from segdistill.data.datasets import Sample, SegmentationDataset
+from segdistill.data.loaders import Batch, training_batches
+from segdistill.distillation.objective import Objective
+from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint, save_student, write_atomic
+from segdistill.engine.evaluate import evaluate
+from segdistill.engine.history import History, progress, say
+from segdistill.engine.runtime import StopSignal, seed_step, stop_signal
+from segdistill.engine.state import TrainingState, learning_rate
+from segdistill.models.card import ModelCard
+from segdistill.models.teacher import Teacher
+
+
+class NonFiniteLossError(ValueError):
+    """A loss term was NaN or infinite."""
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """A signal ended training after the state was saved; `exit_code` is what the process should end with."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a training run is made of.
+
+    Attributes:
+        config: the settings.
+        student: the network to train, with the weights it starts from.
+        teacher: the frozen one, or None for supervised training.
+        train: what is trained on; unlabelled images have void masks.
+        val: what is evaluated on.
+        card: describes the student; scores are filled in.
+    """
+
+    config: TrainConfig
+    student: nn.Module
+    teacher: Teacher | None
+    train: Dataset[Sample]
+    val: SegmentationDataset
+    card: ModelCard
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        config = self.config
+        return config.steps or math.ceil(config.epochs * len(self.train) / config.batch)  # type: ignore[arg-type]
+
+
+def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume: bool = False) -> None:
+    """Train a student and leave it, with its records, in the run folder.
+
+    Args:
+        experiment: what to train, on what.
+        accelerator: device, precision and processes.
+        run: the run folder, already there.
+        resume: continue from the newest checkpoint in `run`, if there is one.
+
+    Raises:
+        NonFiniteLossError: a loss term was not finite; the batch's ids are in `nonfinite.json`.
+        Stopped: SIGINT or SIGTERM came; the state is saved.
+    """
+    config, steps, teacher = experiment.config, experiment.steps, experiment.teacher
+    objective = Objective(config.objective, experiment.student, teacher)
+    if teacher is not None:
+        teacher.to(accelerator.device)
+    state = TrainingState(experiment.student, objective, config.optim, accelerator)
+    start = resume_from(run, state) if resume else 0
+    history = History(run / "history.jsonl", start, steps, accelerator)
+    batches = device_batches(experiment, accelerator, range(start, steps))
+    evaluate_every = config.evaluate_every or max(1, steps // 10)
+
+    with stop_signal() as stop, progress(accelerator.is_main_process) as bar:
+        task = bar.add_task("train", total=steps, completed=start, numbers="")
+        for step in range(start + 1, steps + 1):
+            terms = optimizer_step(step - 1, experiment, state, batches, accelerator, run)
+            bar.update(task, completed=step)
+            if step % config.log_every == 0 or step == steps:
+                bar.update(task, numbers=history.log(step, terms, config.batch))
+            if step % evaluate_every == 0 or step == steps:
+                history.evaluation(step, evaluate_and_keep(step, experiment, state, accelerator, run, bar))
+                save_state(run, step, state)
+            elif config.checkpoint_every and step % config.checkpoint_every == 0:
+                save_state(run, step, state)
+                history.restart_clock(step)
+            if asked_to_stop(stop, accelerator):
+                save_state(run, step, state)
+                say(f"Stopped after step {step} of {steps}; its state is saved. Continue with:\n"
+                    f"  segdistill train --config {run / 'config.yaml'} --resume", accelerator)  # fmt: skip
+                raise Stopped(stop.exit_code)
+
+
+def optimizer_step(
+    step: int,
+    experiment: Experiment,
+    state: TrainingState,
+    batches: Iterator[Batch],
+    accelerator: Accelerator,
+    run: Path,
+) -> dict[str, float]:
+    """One step (counted from 0) over `optim.accumulate` micro-batches; returns its loss terms and rate.
+
+    Raises:
+        NonFiniteLossError: a term is not finite; nothing has been updated.
+    """
+    config, teacher = experiment.config, experiment.teacher
+    passes = config.optim.accumulate
+    rate = learning_rate(config.optim, step, experiment.steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    seed_step(config.seed, step, accelerator.process_index)
+    state.wrapped.train()
+    sums: dict[str, float] = {}
+    for part in range(passes):
+        batch = next(batches)
+        with nullcontext() if part == passes - 1 else accelerator.no_sync(state.wrapped):
+            with accelerator.autocast():
+                logits = state.wrapped(batch.image)
+                knowledge = None if teacher is None else teacher(batch.image)
+            terms = state.objective(batch, logits, knowledge)
+            require_finite(terms, step, batch, run)
+            accelerator.backward(terms["loss"] / passes)
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(term.detach()) / passes
+    if config.optim.clip:
+        sums["gradient_norm"] = float(accelerator.clip_grad_norm_(state.parameters, config.optim.clip))
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update_parameters(state.student)
+    return sums | {"lr": rate}
+
+
+def require_finite(terms: dict[str, Tensor], step: int, batch: Batch, run: Path) -> None:
+    """Raise `NonFiniteLossError` where a term is NaN or infinite, after writing down which and on what."""
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if not bad:
+        return
+    record = {"step": step, "terms": {k: str(v) for k, v in values.items()}, "ids": batch.id}
+    write_atomic(run / "nonfinite.json", json.dumps(record, indent=2))
+    culprit = next((name for name in bad if name != "loss"), "loss")
+    raise NonFiniteLossError(
+        f"step {step}: the {culprit} loss is {values[culprit]} on {', '.join(batch.id[:8])}; "
+        f"the whole batch is named in {run / 'nonfinite.json'}. A smaller optim.lr, optim.clip or fp32 may help"
+    )
+
+
+def device_batches(experiment: Experiment, accelerator: Accelerator, steps: range) -> Iterator[Batch]:
+    """This process's micro-batches of `steps`, on the device."""
+    config = experiment.config
+    loader = training_batches(
+        experiment.train, config, steps, rank=accelerator.process_index, world=accelerator.num_processes
+    )
+    layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+    for batch in loader:
+        yield batch.to(accelerator.device, layout)
+
+
+def evaluate_and_keep(
+    step: int, experiment: Experiment, state: TrainingState, accelerator: Accelerator, run: Path, bar: Any
+) -> dict[str, Any]:
+    """Score the student on the validation split; write metrics.json, and the weights where they are the best."""
+    config, labels = experiment.config, experiment.card.labels
+    task = bar.add_task("evaluate", total=-(-len(experiment.val) // accelerator.num_processes), numbers="")
+    summary = evaluate(
+        state.evaluated,
+        experiment.val,
+        labels,
+        accelerator=accelerator,
+        size=config.evaluate_size,
+        workers=config.data.workers,
+        advance=lambda: bar.advance(task),
+    ).summary()
+    bar.remove_task(task)
+    score = summary["miou"]
+    better = state.best is None or score > state.best
+    state.best = score if better else state.best
+    if accelerator.is_main_process:
+        path = run / "metrics.json"
+        kept = json.loads(path.read_text()) if path.is_file() and not better else {"best": None}
+        last = {"step": step, **summary}
+        write_atomic(path, json.dumps({"last": last, "best": last if better else kept["best"]}))
+        if better:
+            scores = {name: value for name, value in summary.items() if isinstance(value, float)}
+            save_student(run, state.evaluated, replace(experiment.card, metrics=scores | {"step": step}))
+    say(f"step {step}: mIoU {score:.4f}, pixel accuracy {summary['pixel_accuracy']:.4f}"
+        f"{', the best so far' if better else f' (best {state.best:.4f})'}", accelerator)  # fmt: skip
+    return summary
+
+
+def save_state(run: Path, step: int, state: TrainingState) -> None:
+    """Write a checkpoint after `step` steps, from the main process."""
+    if state.accelerator.is_main_process:
+        save_checkpoint(run / "checkpoints", step, state.state_dict())
+    state.accelerator.wait_for_everyone()
+
+
+def resume_from(run: Path, state: TrainingState) -> int:
+    """Load the newest checkpoint of a run into `state`; returns the steps done, 0 where there is none."""
+    found = load_checkpoint(run / "checkpoints")
+    if found is None:
+        say(f"{run} has no checkpoint yet; starting from step 0", state.accelerator)
+        return 0
+    step, saved = found
+    state.load_state_dict(saved)
+    say(f"resuming {run} after step {step}", state.accelerator)
+    return step
+
+
+def asked_to_stop(stop: StopSignal, accelerator: Accelerator) -> bool:
+    """Whether any process got a stop signal: all must stop after the same step."""
+    if accelerator.num_processes == 1:
+        return stop.number is not None
+    flag = torch.tensor(stop.number or 0, device=accelerator.device)
+    number = int(accelerator.gather(flag.view(1)).max())
+    stop.number = number or None
+    return number > 0

@@ -1,0 +1,91 @@
+"""model.json: what a student's weights need to be used again, and how both are read from a run folder."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segdistill.data.labels import LabelSet, label_set
+from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+CARD = "model.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Describes the weights beside it.
+
+    Attributes:
+        spec: the zoo's name of the architecture.
+        width: channel multiplier of dsunet.
+        labels: what the logits are over.
+        size: side of the training crops, in pixels.
+        evaluate_size: long side of the images it was evaluated on, None for their own size.
+        mean, std: of the RGB input in 0 to 1.
+        metrics: scores of the weights on the validation split.
+        teacher: spec and fingerprint of the teacher, None for a supervised student.
+        version: of segdistill.
+    """
+
+    spec: str
+    width: float
+    labels: LabelSet
+    size: int
+    evaluate_size: int | None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    metrics: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] | None = None
+    version: str = ""
+
+    def to_json(self) -> str:
+        """The content of model.json."""
+        return json.dumps(asdict(self) | {"labels": self.labels.to_dict()}, indent=2) + "\n"
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether `path` is a run folder, or at least one that holds a model."""
+    return (Path(path) / CARD).is_file()
+
+
+def read_card(run: Path) -> ModelCard:
+    """Read a run folder's model.json.
+
+    Raises:
+        FileNotFoundError: it has none, so it is no run folder (or no evaluation has finished in it yet).
+        ValueError: the file is not what segdistill writes.
+    """
+    path = run / CARD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} is not a run folder with a trained model: it has no {CARD} "
+            "(one is written at the first evaluation of `segdistill train`)"
+        )
+    try:
+        content = json.loads(path.read_text())
+        content["labels"] = label_set(content["labels"], str(path))
+        content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
+        return ModelCard(**content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a model card of segdistill: {error}") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file, without pickle; weights stored in float16 come back as float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is torn or not a safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

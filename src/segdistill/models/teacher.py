@@ -1,0 +1,62 @@
+"""The teacher: a trained network, frozen, that answers in the student's classes at the student's size."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segdistill.data.labels import LabelMap, LabelSet
+from segdistill.models.trained import TrainedNetwork
+
+
+class Teacher(nn.Module):
+    """A frozen network: always in eval mode, without gradients, so that two passes over a batch are identical.
+
+    Args:
+        network: the trained network.
+        labels: the student's label set, onto which the network's is mapped by name.
+        rename: network class -> student class, for names that differ.
+        scale: enlargement of the student's view before the network looks at it.
+
+    Raises:
+        ValueError: the label sets do not map.
+    """
+
+    def __init__(
+        self,
+        network: TrainedNetwork,
+        labels: LabelSet,
+        *,
+        rename: Mapping[str, str] | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.to_student = LabelMap(network.labels, labels, rename)
+        self.scale = scale
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Does nothing but keep eval mode: a teacher never trains."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits over the student's classes."""
+        size = image.shape[2:]
+        if self.scale != 1:
+            view = [max(1, round(side * self.scale)) for side in size]
+            image = F.interpolate(image, size=view, mode="bilinear", align_corners=False)
+        logits = self.to_student(self.network(image))
+        return (
+            F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            if self.scale != 1
+            else logits
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What a model card says of its teacher."""
+        return {"spec": self.network.spec, "scale": self.scale, "fingerprint": self.network.fingerprint()}

@@ -1,0 +1,212 @@
+"""A trained network with its label set and its own normalisation, from any spec of the zoo."""
+
+import hashlib
+import json
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from segdistill.data.labels import VOC, LabelSet, label_set
+from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.models.card import WEIGHTS, is_run, read_card, read_weights
+from segdistill.models.zoo import (
+    TORCHVISION,
+    OnnxNetwork,
+    TorchvisionNetwork,
+    build_model,
+    call_function,
+    output_classes,
+    unknown,
+)
+
+KNOWN = ("labels", "mean", "std")
+"""What a network may say of itself: class names (or a label set), and its input's statistics."""
+
+
+class TrainedNetwork(nn.Module):
+    """A network in eval mode that knows what its logits mean and what input it wants.
+
+    Args:
+        module: maps normalised images to logits.
+        labels: what the logits are over; None takes the module's own, see `load_network`.
+        spec: where it came from.
+        mean, std: of the RGB input in 0 to 1 that `module` was trained with.
+        size: long side, in pixels, of the images it is meant to see; None for any.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        labels: LabelSet,
+        spec: str,
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
+        self.mean, self.std = tuple(mean), tuple(std)
+        # x is (rgb - imagenet_mean) / imagenet_std; the module wants (rgb - mean) / std = x * gain + offset.
+        gain = torch.tensor(IMAGENET_STD) / torch.tensor(std)
+        offset = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
+        self.register_buffer("gain", gain.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offset", offset.view(1, 3, 1, 1), persistent=False)
+        self.renormalises = (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits."""
+        if self.renormalises:
+            image = image * cast(Tensor, self.gain) + cast(Tensor, self.offset)
+        logits = self.module(image)
+        if logits.shape[2:] != image.shape[2:]:
+            logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+        return logits
+
+    def fingerprint(self) -> str:
+        """SHA-256 over spec, normalisation and every weight: equal networks, equal fingerprints."""
+        digest = hashlib.sha256(json.dumps([self.spec, self.mean, self.std]).encode())
+        if isinstance(self.module, OnnxNetwork):
+            digest.update(self.module.path.read_bytes())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_network(
+    spec: str, *, weights: str | Path | None = None, labels: LabelSet | None = None
+) -> TrainedNetwork:
+    """A trained network of the zoo, in eval mode.
+
+    Args:
+        spec: a run folder, a .onnx file, a torchvision name (whose published weights torchvision downloads
+            and checks), a function that returns a trained network, or any other spec together with `weights`.
+        weights: a .safetensors or .pth state dict to load instead.
+        labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
+
+    Label set and normalisation come from the run folder, from torchvision's or the ONNX file's metadata, or
+    from attributes `labels` (class names), `mean` and `std` of the module that a function returned.
+
+    Raises:
+        ValueError: the spec names nothing, the weights do not fit, or the classes are unknown.
+        FileNotFoundError: a file does not exist.
+    """
+    known: Mapping[str, Any] = {}
+    size = None
+    if is_run(spec):
+        card = read_card(Path(spec))
+        module = build_model(card.spec, len(card.labels), width=card.width)
+        load_state(module, Path(weights) if weights else Path(spec) / WEIGHTS)
+        known = {"labels": card.labels, "mean": card.mean, "std": card.std}
+        size = card.evaluate_size
+    elif spec.endswith(".onnx"):
+        module = OnnxNetwork(Path(spec))
+        known = {key: json.loads(text) for key, text in module.metadata.items() if key in KNOWN}
+    elif spec in TORCHVISION:
+        module, categories = _torchvision(spec, weights)
+        known = {"labels": categories}
+    elif ":" in spec and not spec.startswith("smp:"):
+        module = call_function(spec, len(labels) if labels else None)
+        known = {
+            key: getattr(module, key) for key in KNOWN if isinstance(getattr(module, key, None), list | tuple)
+        }
+        if weights:
+            load_state(module, Path(weights))
+    elif Path(spec).is_dir():
+        read_card(Path(spec))  # raises: the folder holds no model
+        raise AssertionError
+    else:
+        module = _built_in(spec, weights, labels)
+    classes = _classes(module.eval(), spec, known.get("labels"), labels)
+    statistics = {key: tuple(map(float, known[key])) for key in ("mean", "std") if key in known}
+    return TrainedNetwork(module, classes, spec, size=size, **statistics)
+
+
+def _classes(module: nn.Module, spec: str, named: Any, given: LabelSet | None) -> LabelSet:
+    """The label set of a network: the one it names, else the given one, else VOC's. It must fit."""
+    outputs = output_classes(module, spec)
+    if isinstance(named, LabelSet):
+        labels = named
+    elif named:
+        labels = label_set(named if isinstance(named, Mapping) else {"names": list(named)}, spec)
+    elif given is not None:
+        labels = given
+    elif outputs == len(VOC):
+        labels = VOC
+    else:
+        raise ValueError(f"network {spec!r} names no classes for its {outputs} logits; set --teacher.labels")
+    if outputs != len(labels):
+        raise ValueError(f"network {spec!r} gives {outputs} logits per pixel for {len(labels)} classes")
+    return labels
+
+
+def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, list[str]]:
+    """A torchvision network and its class names, with published weights or those of a file."""
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    if weights:
+        state = read_state(Path(weights))
+    else:
+        try:
+            state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+        except (URLError, OSError) as error:
+            raise ValueError(
+                f"the weights of {name} could not be downloaded ({error}). Download {published.url} elsewhere "
+                "and pass the file with --teacher.weights FILE"
+            ) from None
+    module = TorchvisionNetwork(
+        name, len(published.meta["categories"]), auxiliary=any("aux_classifier" in key for key in state)
+    )
+    load_state(module.inner, Path(weights or published.url), state)
+    return module, published.meta["categories"]
+
+
+def _built_in(spec: str, weights: str | Path | None, labels: LabelSet | None) -> nn.Module:
+    """A network of the zoo that nobody publishes weights for, with those of a file."""
+    if spec != "dsunet" and not spec.startswith("smp:"):
+        raise unknown(spec)
+    if not weights:
+        raise ValueError(
+            f"{spec} has no published weights: name a run folder, or a state dict with its weights"
+        )
+    module = build_model(spec, len(labels or VOC))
+    load_state(module, Path(weights))
+    return module
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .safetensors file, or from a .pth file without running what a pickle could hold.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is torn, is not a state dict, or holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a state dict: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict of tensors alone")
+    return state
+
+
+def load_state(module: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> None:
+    """Load a state dict that was read from `path`, or is read now; a `ValueError` where it does not fit."""
+    try:
+        module.load_state_dict(read_state(path) if state is None else state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights of {path} do not fit the network: {reason}") from None

@@ -1,0 +1,198 @@
+"""Names networks: a spec string becomes an `nn.Module` from N x 3 x H x W images to N x K x H x W logits."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from segdistill.models.student import DSUNet
+
+
+class TorchvisionNetwork(nn.Module):
+    """A torchvision segmentation network; of its dictionary of outputs the main logits."""
+
+    deepest = "inner.backbone"
+
+    def __init__(self, name: str, num_classes: int, *, auxiliary: bool = False) -> None:
+        super().__init__()
+        # Published weights carry an auxiliary classifier, which a state dict can only be loaded with.
+        more = {"aux_loss": True} if auxiliary and not name.startswith("lraspp") else {}
+        self.inner = torchvision.models.get_model(
+            name, weights=None, weights_backbone=None, num_classes=num_classes, **more
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.inner(image)["out"]
+
+
+class PaddedNetwork(nn.Module):
+    """A network that needs sides divisible by `multiple`: pads right and below, and cuts the logits back."""
+
+    deepest = "inner.encoder"
+
+    def __init__(self, inner: nn.Module, multiple: int = 32) -> None:
+        super().__init__()
+        self.inner, self.multiple = inner, multiple
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        return self.inner(padded)[:, :, :height, :width]
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file run by onnxruntime; its first input takes images, its first output gives logits."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ValueError(f"{path} needs onnxruntime: install segdistill[deploy]") from None
+        self.path = path
+        available = onnxruntime.get_available_providers()
+        wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=wanted)
+        except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
+            raise ValueError(f"{path} is not an ONNX network: {str(error).splitlines()[0]}") from None
+        self.input = self.session.get_inputs()[0].name
+        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+
+    def forward(self, image: Tensor) -> Tensor:
+        """N x 3 x H x W -> the file's first output, on the image's device."""
+        values = image.detach().float().cpu().contiguous().numpy()
+        logits = self.session.run(None, {self.input: values})[0]
+        return torch.from_numpy(logits).to(image.device)
+
+
+TORCHVISION = (
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+)
+BUILT_IN: tuple[str, ...] = ("dsunet", *TORCHVISION)
+FORMS = (
+    f"a built-in ({', '.join(BUILT_IN)}), smp:ARCHITECTURE/ENCODER, path/to/file.py:function, "
+    "package.module:function, a .onnx file, or a run folder"
+)
+
+
+def build_model(spec: str, num_classes: int, *, width: float = 1.0) -> nn.Module:
+    """A network of the zoo with fresh weights.
+
+    Args:
+        spec: a built-in name, `smp:ARCHITECTURE/ENCODER` (segmentation_models.pytorch),
+            `path/to/file.py:function` or `package.module:function`. The function is called with
+            `num_classes` where it takes such an argument, and runs with this process's rights.
+        num_classes: K.
+        width: multiplies the channels of dsunet.
+
+    Returns:
+        A module from N x 3 x H x W ImageNet-normalised images to N x K x H x W logits.
+
+    Raises:
+        ValueError: the spec is unknown, or the network takes no `width`.
+        FileNotFoundError: the file of a function does not exist.
+    """
+    if spec == "dsunet":
+        return DSUNet(num_classes, width)
+    if width != 1.0:
+        raise ValueError(f"width is {width}, but only dsunet can be made wider or narrower, not {spec}")
+    if spec in TORCHVISION:
+        return TorchvisionNetwork(spec, num_classes)
+    if spec.startswith("smp:"):
+        return _smp(spec, num_classes)
+    if ":" in spec:
+        return call_function(spec, num_classes)
+    raise unknown(spec)
+
+
+def unknown(spec: str) -> ValueError:
+    """The error for a spec that names nothing, with the nearest name that does."""
+    near = difflib.get_close_matches(spec, BUILT_IN, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ValueError(f"there is no network {spec!r}{hint} A network is {FORMS}")
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """The function of `path/to/file.py:function` or `package.module:function`; importing runs its code."""
+    source, _, name = spec.rpartition(":")
+    if source.endswith(".py"):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist (network {spec!r})")
+        module_spec = importlib.util.spec_from_file_location(f"segdistill_network_{path.stem}", path)
+        assert module_spec and module_spec.loader
+        module = importlib.util.module_from_spec(module_spec)
+        sys.modules[module_spec.name] = module
+        module_spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"network {spec!r}: {error}. A network is {FORMS}") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"network {spec!r}: {source} has no function {name!r}")
+    return function
+
+
+def call_function(spec: str, num_classes: int | None) -> nn.Module:
+    """The network that the function of a spec returns; it is told K where it takes `num_classes`."""
+    function = load_function(spec)
+    takes_classes = num_classes is not None and "num_classes" in inspect.signature(function).parameters
+    module = function(num_classes=num_classes) if takes_classes else function()
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"network {spec!r}: the function returned a {type(module).__name__}, not an nn.Module"
+        )
+    return module
+
+
+def _smp(spec: str, num_classes: int) -> nn.Module:
+    try:
+        smp = importlib.import_module("segmentation_models_pytorch")
+    except ModuleNotFoundError:
+        raise ValueError(f"{spec} needs segmentation-models-pytorch: install segdistill[zoo]") from None
+    architecture, _, encoder = spec.removeprefix("smp:").partition("/")
+    try:
+        inner = smp.create_model(
+            architecture, encoder or "resnet34", encoder_weights=None, classes=num_classes
+        )
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"there is no network {spec!r}: {error.args[0]}") from None
+    return PaddedNetwork(inner)
+
+
+def output_classes(network: nn.Module, spec: str, *, device: torch.device | None = None) -> int:
+    """K of a network, found by showing it one grey 64 x 64 image; the mode it was in is restored.
+
+    Raises:
+        ValueError: it does not turn images into N x K x H x W logits.
+    """
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, 64, 64, device=device))
+    finally:
+        network.train(training)
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or len(logits) != 1:
+        kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"network {spec!r} answers a 1x3x64x64 image with {kind}, not with 1xKxHxW logits")
+    return logits.shape[1]

@@ -1,0 +1,243 @@
+"""Numbers of several runs side by side, as text, with their differences to the first run."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segdistill.reporting.records import TEACHER, Records
+from segdistill.reporting.tables import SCORES
+
+LOWER_IS_BETTER = frozenset({"calibration_error"})
+DASH, MINUS, TIMES = "\u2013", "\u2212", "\u00d7"
+Formatter = Callable[[float], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One value of one run.
+
+    Attributes:
+        text: the value.
+        delta: its signed difference to the first run's, empty where there is nothing to compare.
+        tone: whether the difference is "better", "worse" or neither.
+    """
+
+    text: str
+    delta: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One quantity over all runs; `note` says how to read it."""
+
+    title: str
+    cells: list[Cell]
+    note: str = ""
+
+
+def cells(
+    values: Sequence[float | None],
+    write: Formatter,
+    *,
+    relative: bool = False,
+    lower_is_better: bool = False,
+    digits: int = 1,
+) -> list[Cell]:
+    """The values of all runs, with the differences of the later ones to the first.
+
+    Args:
+        values: shares from 0 to 1, or any quantity where `relative`; None where a run has none.
+        write: turns a value into text.
+        relative: differences in percent of the first value, instead of percentage points.
+        lower_is_better: which sign is good.
+        digits: after the point, of the differences.
+    """
+    first = values[0]
+    row = []
+    for place, value in enumerate(values):
+        if value is None:
+            row.append(Cell(text=DASH))
+            continue
+        if place == 0 or first is None or (relative and first == 0):
+            row.append(Cell(text=write(value)))
+            continue
+        change = 100 * (value / first - 1 if relative else value - first)
+        text = f"{abs(change):.{digits}f}"
+        if float(text) == 0:
+            row.append(Cell(text=write(value), delta=f"±{text}", tone="same"))
+            continue
+        tone = "better" if (change < 0) == lower_is_better else "worse"
+        sign = "+" if change > 0 else MINUS
+        row.append(Cell(text=write(value), delta=sign + text + ("\u00a0%" if relative else ""), tone=tone))
+    return row
+
+
+def percent(digits: int) -> Formatter:
+    """Writes a share as a percentage."""
+    return lambda value: f"{100 * value:.{digits}f}\u00a0%"
+
+
+def amount(value: float, unit: str = "") -> str:
+    """A count with three digits and a decimal prefix: 2.29 M."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}\u00a0{prefix}{unit}"
+    return f"{value:.3g}\u00a0{unit}".rstrip("\u00a0")
+
+
+def milliseconds(value: float) -> str:
+    """A duration with three digits."""
+    return f"{value:.3g}\u00a0ms" if value < 1000 else f"{value / 1000:.3g}\u00a0s"
+
+
+def headline(runs: Sequence[Records]) -> list[Row]:
+    """The six numbers that a reader wants first."""
+    rows = [
+        Row(
+            title={"miou": "mIoU", "calibration_error": "ECE"}.get(name, SCORES[name]),
+            cells=cells(
+                [run.scores.get(name) for run in runs], percent(1), lower_is_better=name in LOWER_IS_BETTER
+            ),
+            note="calibration error: lower is better" if name in LOWER_IS_BETTER else "",
+        )
+        for name in ("miou", "pixel_accuracy", "boundary_iou", "calibration_error")
+    ]
+    networks = [run.network("student") for run in runs]
+    parameters = [network.get("parameters") for network in networks]
+    rows.append(
+        Row(
+            title="parameters",
+            cells=cells(parameters, amount, relative=True, lower_is_better=True),
+            note=_against_teacher(runs, "parameters", "fewer than its teacher"),
+        )
+    )
+    latencies = [network.get("latency_ms") for network in networks]
+    ways = {measured_on(run) for run in runs if run.cost}
+    note = next(iter(ways)) if len(ways) == 1 else "measured in different ways" if ways else ""
+    comparable = latencies if len(ways) == 1 else latencies[:1]
+    row = cells(comparable, milliseconds, relative=True, lower_is_better=True)
+    row += [Cell(text=DASH if v is None else milliseconds(v)) for v in latencies[len(comparable) :]]
+    return [*rows, Row(title="latency", cells=row, note=note and f"one image: {note}")]
+
+
+def scores(runs: Sequence[Records]) -> list[Row]:
+    """Every score of the best evaluation, and the newest one's mIoU."""
+    rows = []
+    for name, title in SCORES.items():
+        values = [run.scores.get(name) for run in runs]
+        if any(value is not None for value in values):
+            lower = name in LOWER_IS_BETTER
+            row = cells(values, percent(2), lower_is_better=lower, digits=2)
+            rows.append(Row(title=title, cells=row, note="lower is better" if lower else ""))
+    last = [(run.last or {}).get("miou") for run in runs]
+    if any(value is not None for value in last):
+        rows.append(Row(title="mean IoU after the last step", cells=cells(last, percent(2), digits=2)))
+    return rows
+
+
+def classes(runs: Sequence[Records]) -> list[Row]:
+    """IoU of each class, and beside it, where there is one run only, its other scores."""
+    iou = [(run.best or {}).get("iou", {}) for run in runs]
+    rows = []
+    for name in dict.fromkeys(name for values in iou for name in values):
+        row = cells([values.get(name) for values in iou], percent(1))
+        # A class without truth is absent; one that a run does not know, or has not seen yet, is a dash.
+        row = [
+            Cell(text="absent") if name in values and values[name] is None else cell
+            for values, cell in zip(iou, row, strict=True)
+        ]
+        if len(runs) == 1:
+            best = runs[0].best or {}
+            for key in ("accuracy", "boundary_iou_by_class"):
+                row += cells([best.get(key, {}).get(name)], percent(1))
+            row.append(Cell(text=_share_of_truth(best, name)))
+        rows.append(Row(title=name, cells=row))
+    return rows
+
+
+def costs(runs: Sequence[Records]) -> list[Row]:
+    """Parameters, operations and latency of every network, and how a student compares with its teacher."""
+    rows = []
+    for run in runs:
+        for network in (run.cost or {}).get("networks", []):
+            name = str(network.get("name", "?"))
+            writers = {"parameters": amount, "flops": lambda v: amount(v, "FLOP"), "latency_ms": milliseconds}
+            row = [Cell(text=DASH if (v := network.get(k)) is None else w(v)) for k, w in writers.items()]
+            gain = "" if name == TEACHER else _gains(network, run.network(TEACHER))
+            rows.append(
+                Row(
+                    title=name if len(runs) == 1 else f"{run.name}: {name}",
+                    cells=[*row, Cell(text=gain)],
+                    note=measured_on(run),
+                )
+            )
+    return rows
+
+
+def measured_on(run: Records) -> str:
+    """Where and on what the run's networks were measured."""
+    cost = run.cost or {}
+    threads = f", {cost['threads']} threads" if cost.get("device") == "cpu" and "threads" in cost else ""
+    size = f" {TIMES} ".join(map(str, cost.get("input", [])[2:]))
+    return f"{cost.get('device', '?')}{threads}, {size} pixels"
+
+
+def settings(runs: Sequence[Records]) -> list[Row]:
+    """The settings that differ between runs; none where a run has no settings to compare."""
+    if not all(run.config for run in runs):
+        return []
+    flat = [flatten(run.config) for run in runs]
+    names = dict.fromkeys(name for values in flat for name in values)
+    rows = [Row(title=name, cells=[Cell(text=values.get(name, DASH)) for values in flat]) for name in names]
+    return [row for row in rows if len({cell.text for cell in row.cells}) > 1]
+
+
+def environments(runs: Sequence[Records]) -> list[Row]:
+    """What the runs were made with, one row per version, device, ..."""
+    flat = [flatten(run.environment or {}) for run in runs]
+    names = dict.fromkeys(name for values in flat for name in values)
+    return [
+        Row(
+            title=name.removeprefix("packages.").replace("_", " "),
+            cells=[Cell(text=values.get(name, DASH)) for values in flat],
+        )
+        for name in names
+    ]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested mappings as one, with dotted names and text values; a command becomes a line of shell."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif name == "command" and isinstance(value, list):
+            flat[prefix + name] = shlex.join(map(str, value))
+        else:
+            flat[f"{prefix}{name}"] = DASH if value in (None, "", [], {}) else str(value)
+    return flat
+
+
+def _share_of_truth(evaluation: Mapping[str, Any], name: str) -> str:
+    """How much of the labelled pixels is of a class."""
+    confusion, names = evaluation.get("confusion"), list(evaluation["iou"])
+    total = sum(map(sum, confusion)) if confusion else 0
+    return percent(1)(sum(confusion[names.index(name)]) / total) if confusion and total else DASH
+
+
+def _against_teacher(runs: Sequence[Records], key: str, words: str) -> str:
+    """How many times fewer than its teacher's, for a single run."""
+    own, teachers = runs[0].network("student").get(key), runs[0].network(TEACHER).get(key)
+    return f"{teachers / own:.1f}{TIMES} {words}" if len(runs) == 1 and own and teachers else ""
+
+
+def _gains(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """How many times smaller, cheaper and faster a student is than its teacher."""
+    words = {"parameters": "fewer parameters", "flops": "fewer operations", "latency_ms": "faster"}
+    return ", ".join(
+        f"{teacher[key] / student[key]:.1f}{TIMES} {text}"
+        for key, text in words.items()
+        if student.get(key) and teacher.get(key)
+    )

@@ -1,0 +1,194 @@
+"""Images with their masks and predictions, side by side: which ones to show, in which colours, on what grid.
+
+H, W: rows and columns of one image.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from segdistill.data.labels import VOID, LabelSet
+from segdistill.reporting.figures import LINE, MUTED, WIDTH, figure_style, legend, shorten
+from segdistill.reporting.records import TEACHER
+
+VOID_COLOUR = (226, 226, 226)
+CORRECT, WRONG, UNKNOWN = (214, 217, 221), (213, 43, 30), (255, 255, 255)
+"""Colours of an error map; unknown is where the truth is void."""
+LONG_SIDE = 480
+"""Pixels of the longer side of a shown image, about twice what it has on the page."""
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One validation image and what each network sees in it.
+
+    Attributes:
+        id: its name.
+        role: why it is shown: best, median or worst.
+        scores: its mean IoU, by run.
+        image: H x W x 3 uint8, RGB.
+        truth: H x W uint8, class index or 255 = void.
+        predictions: H x W uint8 class indices by network, the teacher first (as "teacher"), then each run.
+    """
+
+    id: str
+    role: str
+    scores: dict[str, float | None]
+    image: np.ndarray
+    truth: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        assert self.image.shape == (*self.truth.shape, 3), (self.image.shape, self.truth.shape)
+        assert all(mask.shape == self.truth.shape for mask in self.predictions.values()), self.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One picture of an example.
+
+    Attributes:
+        title: heading of its column.
+        picture: RGB for a photograph, palette for a mask; at most `LONG_SIDE` pixels long.
+        caption: what stands below it.
+    """
+
+    title: str
+    picture: Image.Image
+    caption: str = ""
+
+
+def pick_examples(images: Mapping[str, float | None], count: int = 2) -> list[tuple[str, str]]:
+    """Which images to look at: the best, those in the middle, and the worst.
+
+    Args:
+        images: mean IoU by image id; None (all void) is left out, equal ones go by id.
+        count: how many of each; where there are too few, no image is taken twice.
+
+    Returns:
+        (role, id) from the best to the worst.
+    """
+    scored = [(score, name) for name, score in images.items() if score is not None]
+    ranked = [name for _, name in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
+    third, rest = divmod(len(ranked), 3)
+    best, worst, median = min(count, third + (rest > 0)), min(count, third + (rest > 1)), min(count, third)
+    middle = max(best, (len(ranked) - median) // 2)
+    chosen = {
+        "best": ranked[:best],
+        "median": ranked[middle : middle + median],
+        "worst": ranked[len(ranked) - worst :],
+    }
+    return [(role, name) for role, names in chosen.items() for name in names]
+
+
+def tiles(example: Example, labels: LabelSet) -> list[Tile]:
+    """The pictures of one row: image, ground truth, each prediction, then the errors of each run."""
+    size = _shown_size(example.truth.shape)
+    photograph = Image.fromarray(example.image).resize(size, Image.Resampling.LANCZOS)
+    palette = class_palette(labels)
+    runs = {name: mask for name, mask in example.predictions.items() if name != TEACHER}
+    row = [
+        Tile(title="image", picture=photograph, caption=example.id),
+        Tile(title="ground truth", picture=_indexed(example.truth, palette, size)),
+    ]
+    for name, mask in example.predictions.items():
+        score = example.scores.get(name)
+        caption = "" if score is None else f"mIoU {100 * score:.1f}\u00a0%"
+        row.append(Tile(title=name, picture=_indexed(mask, palette, size), caption=caption))
+    for name, mask in runs.items():
+        title = "errors" if len(runs) == 1 else f"errors of {name}"
+        errors = _indexed(error_map(example.truth, mask), [CORRECT, WRONG, UNKNOWN], size)
+        row.append(Tile(title=title, picture=errors))
+    return row
+
+
+def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """H x W uint8: 0 where the prediction is right, 1 where it is wrong, 2 where the truth is void."""
+    return np.where(truth == VOID, 2, truth != prediction).astype(np.uint8)
+
+
+def class_palette(labels: LabelSet) -> list[Colour]:
+    """256 colours by class index, void in pale grey."""
+    palette: list[Colour] = [*labels.palette, *[(0, 0, 0)] * (VOID - len(labels))]
+    return [*palette, VOID_COLOUR]
+
+
+def colour_legend(examples: Sequence[Example], labels: LabelSet) -> list[tuple[str, Colour]]:
+    """Name and colour of each class that occurs in a mask of the examples, void last."""
+    masks = [mask for example in examples for mask in (example.truth, *example.predictions.values())]
+    here = sorted({int(index) for mask in masks for index in np.unique(mask)})
+    palette = class_palette(labels)
+    return [
+        ("void" if i == VOID else labels.names[i] if i < len(labels) else f"class {i}", palette[i])
+        for i in here
+    ]
+
+
+def error_legend() -> list[tuple[str, Colour]]:
+    """Name and colour of what an error map shows."""
+    return [("correct", CORRECT), ("wrong", WRONG), ("void", UNKNOWN)]
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a data: address, photographs as JPEG and masks losslessly as PNG."""
+    buffer = io.BytesIO()
+    if picture.mode == "P":
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=86)
+    kind = "png" if picture.mode == "P" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def example_grid(examples: Sequence[Example], labels: LabelSet) -> Figure | None:
+    """All examples in one figure, a row each, with a legend of the classes that occur."""
+    if not examples:
+        return None
+    rows = [tiles(example, labels) for example in examples]
+    columns = len(rows[0])
+    heights = [row[0].picture.height / row[0].picture.width for row in rows]
+    key = colour_legend(examples, labels)
+    key += [(f"errors: {name}", tint) for name, tint in error_legend()[:2]]
+    with figure_style():
+        cell = WIDTH / columns
+        height = sum(cell * h + 0.24 for h in heights) + 0.4 + 0.24 * (1 + len(key) // 6)
+        figure = Figure(figsize=(WIDTH, height))
+        panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+        for line, (example, row) in enumerate(zip(examples, rows, strict=True)):
+            for axes, tile in zip(panels[line], row, strict=True):
+                axes.imshow(np.asarray(tile.picture.convert("RGB")), interpolation="none")
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.grid(visible=False)
+                axes.spines[:].set(visible=True, color=LINE)
+                axes.set_xlabel(shorten(tile.caption), fontsize=7.5)
+                if line == 0:
+                    axes.set_title(shorten(tile.title), fontsize=8.5)
+            panels[line, 0].set_ylabel(example.role, fontsize=8.5)
+        patches = [
+            Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor=MUTED, linewidth=0.4)
+            for _, (r, g, b) in key
+        ]
+        legend(figure, patches, [name for name, _ in key], ncols=6, fontsize=8)
+    return figure
+
+
+def _shown_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Width and height at which an H x W image is shown; small ones are not enlarged."""
+    height, width = shape
+    factor = min(1.0, LONG_SIDE / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _indexed(mask: np.ndarray, palette: Sequence[Colour], size: tuple[int, int]) -> Image.Image:
+    """A mask as a palette image, resized with nearest neighbour."""
+    picture = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    picture.putpalette([channel for tint in palette for channel in tint])
+    return picture
