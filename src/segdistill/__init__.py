@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: PyTorch takes seconds, and `segdistill --help` needs none of it."""
+    """Import a public name when it is first used: PyTorch takes seconds, and `--help` needs none of it."""
     if name in _HOME:
         return getattr(import_module(f"segdistill.{_HOME[name]}"), name)
     raise AttributeError(f"module 'segdistill' has no attribute {name!r}")

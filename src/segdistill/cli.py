@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 or 143 stopped by a signal.
+        The exit code: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 or 143 after a signal.
     """
     given = list(expand(sys.argv[1:] if arguments is None else arguments))
     parser = make_parser()
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
-    """`--teacher SPEC` and `--student SPEC` written out as `--teacher.spec SPEC` and `--student.spec SPEC`."""
+    """`--teacher SPEC` and `--student SPEC` in full: `--teacher.spec SPEC` and `--student.spec SPEC`."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         yield SHORT.get(name, name) + equals + value
@@ -97,6 +97,7 @@ def make_parser() -> ArgumentParser:
     demo.add_argument("--out", default="runs/demo", help="folder for the data set and the three runs")
     demo.add_argument("--seed", type=int, default=0, help="seeds data, weights and order")
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    demo.add_argument("--overwrite", action="store_true", help="delete earlier runs in --out first")
     verbs.add_subcommand("demo", demo, help="everything once, offline, in minutes")
     return parser
 
@@ -224,7 +225,8 @@ def run_demo(options: Namespace) -> int:
     from segdistill.engine.train import Stopped
 
     try:
-        print_json(demo(Path(options.out), seed=options.seed, device=options.device))
+        out = Path(options.out)
+        print_json(demo(out, seed=options.seed, device=options.device, overwrite=options.overwrite))
     except Stopped as stopped:
         return stopped.exit_code
     return 0

@@ -63,9 +63,13 @@ def cost(
 
 def _timed(network: nn.Module, image: torch.Tensor) -> float:
     """Seconds of one pass, waiting for the device before and after."""
-    synchronise = torch.cuda.synchronize if image.device.type == "cuda" else lambda: None
-    synchronise()
+    _wait_for(image.device)
     start = time.perf_counter()
     network(image)
-    synchronise()
+    _wait_for(image.device)
     return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
