@@ -92,7 +92,7 @@ def make_parser() -> ArgumentParser:
 
     demo = ArgumentParser(
         exit_on_error=False,
-        description="Draw a data set, train a teacher, a student alone and a distilled one, and compare them.",
+        description="Draw a data set, train a teacher, a student alone and a distilled one; compare them.",
     )
     demo.add_argument("--out", default="runs/demo", help="folder for the data set and the three runs")
     demo.add_argument("--seed", type=int, default=0, help="seeds data, weights and order")

@@ -1,4 +1,4 @@
-"""The demonstration: draws data, trains a teacher and a student without and with it, and compares the three."""
+"""The demonstration: draws data, trains a teacher, and a student without and with it, and compares them."""
 
 import json
 from dataclasses import replace
@@ -29,8 +29,8 @@ TITLES = {"teacher": "teacher", "student-alone": "student alone", "student-disti
 def demo(out: Path, *, seed: int = 0, device: str = "auto", overwrite: bool = False) -> dict[str, Any]:
     """Show the whole way once, offline.
 
-    The teacher is the reference network at full width with more steps, the student the same network at a
-    quarter of the width; both students have the same steps, data order and seed.
+    The teacher is the reference network at half its width, the student the same network at an eighth of it;
+    both students have the same steps, data order and seed.
 
     Args:
         out: gets the data set and the three run folders.
@@ -71,20 +71,22 @@ def experiments(out: Path, data: Path, seed: int, device: str) -> dict[str, Trai
         data=DataConfig(root=str(data)),
         augment=AugmentConfig(scale=(0.75, 1.5)),
         objective=ObjectiveConfig(alpha=1.0, beta=0.0),
-        optim=OptimConfig(lr=4e-3, warmup=50, clip=1.0),
+        student=StudentConfig(width=0.5),
+        optim=OptimConfig(lr=2e-3, warmup=50, clip=1.0),
         size=64,
         batch=16,
-        steps=900,
-        evaluate_every=450,
+        steps=1600,
+        evaluate_every=800,
         seed=seed,
         device=device,
         out=str(out / "teacher"),
     )
     alone = replace(
         teacher,
-        student=StudentConfig(width=0.25),
-        steps=700,
-        evaluate_every=350,
+        student=StudentConfig(width=0.125),
+        optim=replace(teacher.optim, lr=4e-3),
+        steps=1400,
+        evaluate_every=700,
         out=str(out / "student-alone"),
     )
     distilled = replace(

@@ -1,7 +1,7 @@
 """The embedded data set: textured shapes on textured grounds, drawn on the spot, written as a VOC devkit.
 
-Texture and colour are drawn independently of the class, for the ground too, so only the outline tells the
-class and a network has to look at more than one pixel to be right.
+As in photographs, colour is a hint and no proof: a shape's colour scatters widely around one of its class,
+the ground and the textures have any. A network soon learns the hint; to be right it must learn the outlines.
 """
 
 import json
@@ -31,10 +31,11 @@ SHAPES = LabelSet(
     ),
 )
 
-DRAWING = 1  # raised whenever `draw` changes its pixels, so that an old folder is not taken for a new one
+DRAWING = 2  # raised whenever `draw` changes its pixels, so that an old folder is not taken for a new one
 SUPERSAMPLING = 4
 RADIUS = (0.12, 0.35)  # of the image's side
 CONTRAST = 100.0  # least RGB distance (0 to 441) between the base colours of a shape and of what it covers
+SCATTER = 45.0  # standard deviation of each channel of a shape's colour around the colour of its class
 AMPLITUDE = 35.0  # most RGB distance of a texture from its base colour: twice this stays below CONTRAST
 VISIBLE = 0.4  # share of each shape that the later ones should leave in sight
 TEXTURES = ("stripes", "checks", "dots", "noise", "gradient", "plain")
@@ -128,7 +129,7 @@ def draw(seed: int, index: int, size: int) -> tuple[Image.Image, Image.Image]:
         coverage = _place(rng, SHAPES.names[label], instances, areas)
         inside = coverage >= 0.5
         beneath = np.unique(instances[coverage > 0])
-        bases.append(_contrasting(rng, np.stack([bases[i] for i in beneath])))
+        bases.append(_colour(rng, label, np.stack([bases[i] for i in beneath])))
         canvas += coverage[..., None] * (_texture(rng, bases[-1], size) - canvas)
         instances[inside] = instance
         labels.append(label)
@@ -197,14 +198,15 @@ def _outline(rng: np.random.Generator, name: str) -> list[NDArray[np.float64]]:
     raise AssertionError(f"no outline for {name}")
 
 
-def _contrasting(rng: np.random.Generator, beneath: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A random colour (3 values, 0 to 255) at least CONTRAST away from each of the n x 3 colours beneath.
+def _colour(rng: np.random.Generator, label: int, beneath: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A colour for a shape (3 values, 0 to 255), CONTRAST or more away from each of the n x 3 beneath.
 
     Random candidates keep the choice unbiased. The cube's corners behind them make sure that there is one:
     they lie more than 2 CONTRAST apart, so a colour beneath rules out one corner at most, and n is at most 5.
     """
     corner = np.array([[r, g, b] for r in (10, 245) for g in (10, 245) for b in (10, 245)], np.float64)
-    candidates = np.concatenate([rng.uniform(30, 225, (64, 3)), corner])
+    scattered = rng.normal(SHAPES.palette[label], SCATTER, (64, 3)).clip(20, 235)
+    candidates = np.concatenate([scattered, corner])
     distance = np.linalg.norm(candidates[:, None] - beneath[None], axis=2).min(axis=1)
     return candidates[np.argmax(distance >= CONTRAST)]
 

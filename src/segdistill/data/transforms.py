@@ -1,4 +1,4 @@
-"""The random view that training draws of a sample: scale, crop, padding, flip and colour, for image and mask alike.
+"""The random view that training draws of a sample: scale, crop, padding, flip and colour, mask included.
 
 A view is drawn first (`draw_view`, a few integers) and applied after (`apply_view`), so that whatever else
 belongs to the pixels, a cached teacher's logits for one, can follow the same geometry.
@@ -115,7 +115,7 @@ def recolour(image: Tensor, augment: AugmentConfig, rng: np.random.Generator) ->
 
 
 def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
-    """Resize a ... x 3 x H x W uint8 image so that its longer side has `long_side` pixels (None: as it is)."""
+    """Resize a ... x 3 x H x W uint8 image so that its longer side is `long_side` (None: as it is)."""
     height, width = image.shape[-2:]
     if long_side is None or max(height, width) == long_side:
         return image

@@ -1,4 +1,4 @@
-"""Image files in; palette masks, overlays with a legend and probabilities out, all at the image's own size."""
+"""Image files in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -105,7 +105,11 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
 def write_prediction(
     prediction: Prediction, folder: Path, name: Path, *, probabilities: bool = False
 ) -> Path:
-    """Write NAME.png (palette mask), NAME_overlay.jpg and, on request, NAME.npz into `folder`; returns the mask."""
+    """Write NAME.png (palette mask), NAME_overlay.jpg and, on request, NAME.npz into `folder`.
+
+    Returns:
+        The mask file.
+    """
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = target.with_name(f"{name.name}.png")

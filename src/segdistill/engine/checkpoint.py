@@ -21,7 +21,7 @@ KEEP = 2
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a machine that loses power, sees the old content or the new one whole."""
+    """Write a file so that a reader, also after a power cut, sees the old content or the new, whole."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -59,7 +59,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """Step and state of the newest whole checkpoint; a damaged one is named and passed over. None without any."""
+    """Step and state of the newest whole checkpoint, None without any; a damaged one is passed over."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         step = re.fullmatch(r"step-(\d+)", path.stem)
         if step is None:

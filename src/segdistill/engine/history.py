@@ -45,7 +45,7 @@ class History:
         self.clock, self.clocked = time.perf_counter(), start
 
     def log(self, step: int, values: dict[str, float], images: int) -> str:
-        """Record the numbers of `step`, each of `images` images; returns them as text for the progress bar."""
+        """Record the numbers of `step`, each of `images` images; returns them as text for the bar."""
         seconds = time.perf_counter() - self.clock
         speed = images * (step - self.clocked) / seconds if seconds > 0 else 0.0
         self.restart_clock(step)
@@ -96,4 +96,4 @@ def progress(visible: bool = True) -> Iterator[Progress]:
 def say(text: str, accelerator: Accelerator | None = None) -> None:
     """A line for people, from the main process only."""
     if accelerator is None or accelerator.is_main_process:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

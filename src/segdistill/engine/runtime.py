@@ -34,7 +34,7 @@ def make_accelerator(
     """The accelerator for a device and precision.
 
     Raises:
-        ValueError: the device is not there, the precision does not work on it, or a tracker's package is missing.
+        ValueError: the device is not there, cannot do the precision, or a tracker's package is missing.
     """
     if device not in {"auto", "cpu", "cuda", "mps"}:
         raise ValueError(f"device is {device!r}, but must be auto, cpu, cuda or mps")

@@ -1,4 +1,4 @@
-"""What changes while a student trains, and therefore is saved: weights, their average, the optimiser, the best score."""
+"""What changes while a student trains and so is saved: weights, their average, optimiser, best score."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The training loop: batches to student and teacher logits, to the objective, to a step, to the run folder."""
+"""The training loop: from batches to logits, to the objective, to a step, to the run folder."""
 
 import json
 import math
@@ -160,7 +160,7 @@ def require_finite(terms: dict[str, Tensor], step: int, batch: Batch, run: Path)
     culprit = next((name for name in bad if name != "loss"), "loss")
     raise NonFiniteLossError(
         f"step {step}: the {culprit} loss is {values[culprit]} on {', '.join(batch.id[:8])}; "
-        f"the whole batch is named in {run / 'nonfinite.json'}. A smaller optim.lr, optim.clip or fp32 may help"
+        f"{run / 'nonfinite.json'} names the whole batch. A smaller optim.lr, optim.clip or fp32 may help"
     )
 
 
@@ -178,7 +178,7 @@ def device_batches(experiment: Experiment, accelerator: Accelerator, steps: rang
 def evaluate_and_keep(
     step: int, experiment: Experiment, state: TrainingState, accelerator: Accelerator, run: Path, bar: Any
 ) -> dict[str, Any]:
-    """Score the student on the validation split; write metrics.json, and the weights where they are the best."""
+    """Score the student on the validation split; write metrics.json, and the weights if they are the best."""
     config, labels = experiment.config, experiment.card.labels
     task = bar.add_task("evaluate", total=-(-len(experiment.val) // accelerator.num_processes), numbers="")
     summary = evaluate(

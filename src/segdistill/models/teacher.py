@@ -12,7 +12,7 @@ from segdistill.models.trained import TrainedNetwork
 
 
 class Teacher(nn.Module):
-    """A frozen network: always in eval mode, without gradients, so that two passes over a batch are identical.
+    """A frozen network: always in eval mode, without gradients, so two passes over a batch are identical.
 
     Args:
         network: the trained network.

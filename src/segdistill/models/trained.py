@@ -160,8 +160,8 @@ def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, list
             state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
         except (URLError, OSError) as error:
             raise ValueError(
-                f"the weights of {name} could not be downloaded ({error}). Download {published.url} elsewhere "
-                "and pass the file with --teacher.weights FILE"
+                f"the weights of {name} could not be downloaded ({error}). Download {published.url} "
+                "elsewhere and pass the file with --teacher.weights FILE"
             ) from None
     module = TorchvisionNetwork(
         name, len(published.meta["categories"]), auxiliary=any("aux_classifier" in key for key in state)

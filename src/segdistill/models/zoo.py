@@ -137,7 +137,8 @@ def load_function(spec: str) -> Callable[..., Any]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist (network {spec!r})")
         module_spec = importlib.util.spec_from_file_location(f"segdistill_network_{path.stem}", path)
-        assert module_spec and module_spec.loader
+        assert module_spec is not None
+        assert module_spec.loader is not None
         module = importlib.util.module_from_spec(module_spec)
         sys.modules[module_spec.name] = module
         module_spec.loader.exec_module(module)
