@@ -196,7 +196,7 @@ class TrainConfig:
     """Images per optimiser step, over all processes and accumulated passes."""
     steps: int = 0
     """Optimiser steps; 0 takes `epochs` instead."""
-    epochs: float = 50
+    epochs: float = 50.0
     """Passes over the training images, where steps is 0."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates ten times in all. The last step is always evaluated."""

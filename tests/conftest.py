@@ -1,0 +1,67 @@
+"""What several tests share: a tiny drawn data set, a quick configuration, and a run trained with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdistill import api
+from segdistill.config import (
+    AugmentConfig,
+    DataConfig,
+    OptimConfig,
+    RuntimeConfig,
+    StudentConfig,
+    TrainConfig,
+)
+from segdistill.data.shapes import write_shapes
+
+Configure = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a data set of 12 training and 4 validation images of 48 x 48 pixels."""
+    root = tmp_path_factory.mktemp("shapes")
+    write_shapes(root, train=12, val=4, size=48)
+    return root
+
+
+@pytest.fixture(scope="session")
+def configure(shapes: Path) -> Configure:
+    """Makes a configuration of six quick steps on the tiny data set; fields can be replaced."""
+
+    def make(out: Path, **changes: Any) -> TrainConfig:
+        settings: dict[str, Any] = {
+            "data": DataConfig(root=str(shapes), workers=0),
+            "augment": AugmentConfig(scale=(0.7, 1.3)),
+            "student": StudentConfig(width=0.1),
+            "optim": OptimConfig(lr=5e-3),
+            "runtime": RuntimeConfig(precision="fp32"),
+            "size": 32,
+            "batch": 4,
+            "steps": 6,
+            "evaluate_every": 3,
+            "log_every": 1,
+            "device": "cpu",
+            "out": str(out),
+        }
+        return TrainConfig(**settings | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Path:
+    """The folder of a finished supervised run."""
+    return api.train(configure(tmp_path_factory.mktemp("runs") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, run: Path) -> Path:
+    """The folder of a finished run with `run` as teacher."""
+    from segdistill.config import TeacherConfig
+
+    out = tmp_path_factory.mktemp("runs") / "distilled"
+    return api.train(configure(out, teacher=TeacherConfig(spec=str(run))))
