@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segdistill.data.labels import VOID, label_set, read_yaml
-from segdistill.data.shapes import CONTRAST, SHAPES, _contrasting, draw, write_shapes
+from segdistill.data.shapes import CONTRAST, SHAPES, _colour, draw, write_shapes
 
 pytestmark = pytest.mark.unit
 
@@ -94,7 +94,7 @@ def test_there_is_a_contrasting_colour_for_any_five_beneath():
     rng = np.random.default_rng(0)
     corners = np.array(list(product((30.0, 225.0), repeat=3)))
     for beneath in (corners[:5], rng.uniform(30, 225, (5, 3)), np.full((1, 3), 127.5)):
-        colour = _contrasting(rng, beneath)
+        colour = _colour(rng, 1, beneath)
         assert np.linalg.norm(beneath - colour, axis=1).min() >= CONTRAST
 
 

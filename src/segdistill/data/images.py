@@ -67,11 +67,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from None
-    with image:
-        yield image
+    yield image

@@ -1,5 +1,6 @@
 """Evaluation at the masks' own size, of anything that turns images into logits."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -106,7 +107,8 @@ def segment(
             views.append(resize_logits(network(seen.flip(3)).flip(3), size))
     if len(views) == 1:
         return views[0][0]
-    return torch.stack([view.log_softmax(dim=1) for view in views]).logsumexp(dim=0)[0]
+    total = torch.stack([view.log_softmax(dim=1) for view in views]).logsumexp(dim=0)[0]
+    return total - math.log(len(views))
 
 
 def resize_logits(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:

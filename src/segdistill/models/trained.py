@@ -129,7 +129,7 @@ def load_network(
         module = _built_in(spec, weights, labels)
     classes = _classes(module.eval(), spec, known.get("labels"), labels)
     statistics = {key: tuple(map(float, known[key])) for key in ("mean", "std") if key in known}
-    return TrainedNetwork(module, classes, spec, size=size, **statistics)
+    return TrainedNetwork(module, classes, spec, size=size, **statistics).eval()
 
 
 def _classes(module: nn.Module, spec: str, named: Any, given: LabelSet | None) -> LabelSet:

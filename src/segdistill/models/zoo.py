@@ -111,15 +111,15 @@ def build_model(spec: str, num_classes: int, *, width: float = 1.0) -> nn.Module
     """
     if spec == "dsunet":
         return DSUNet(num_classes, width)
+    if spec not in TORCHVISION and ":" not in spec:
+        raise unknown(spec)
     if width != 1.0:
         raise ValueError(f"width is {width}, but only dsunet can be made wider or narrower, not {spec}")
     if spec in TORCHVISION:
         return TorchvisionNetwork(spec, num_classes)
     if spec.startswith("smp:"):
         return _smp(spec, num_classes)
-    if ":" in spec:
-        return call_function(spec, num_classes)
-    raise unknown(spec)
+    return call_function(spec, num_classes)
 
 
 def unknown(spec: str) -> ValueError:

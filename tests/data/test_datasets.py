@@ -1,0 +1,159 @@
+"""Readers of data sets, on real files and, where they are, on real data sets."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segdistill.config import DataConfig
+from segdistill.data.datasets import open_dataset, open_training, open_unlabelled, splits
+from segdistill.data.download import write_augmented_list
+from segdistill.data.labels import VOC
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    """A VOC devkit of two training images and one for validation; returns its root."""
+    folder = tmp_path / "voc" / "VOCdevkit" / "VOC2012"
+    for index, name in enumerate(("one", "two", "three")):
+        write(folder / "JPEGImages" / f"{name}.jpg", np.full((4, 6, 3), 40 * index, np.uint8))
+        write(folder / "SegmentationClass" / f"{name}.png", np.array([[index] * 5 + [255]] * 4, np.uint8))
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("one\ntwo\n")
+    (lists / "val.txt").write_text("three\n")
+    return tmp_path / "voc"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder data set of one image whose mask holds `value`, `void` being its void index."""
+
+    def make(name: str = "own", value: int = 1, void: int = 2, names: str = "[x, y]") -> Path:
+        root = tmp_path / name
+        write(root / "train" / "images" / "sub" / "p.png", np.zeros((3, 5, 3), np.uint8))
+        write(
+            root / "train" / "masks" / "sub" / "p_mask.png",
+            np.array([[0, value, value, value, void]] * 3, np.uint8),
+        )
+        (root / "dataset.yaml").write_text(
+            f"names: {names}\nvoid: {void}\nimages: '{{split}}/images'\nmasks: '{{split}}/masks'\n"
+            "mask_name: '{stem}_mask.png'\n"
+        )
+        return root
+
+    return make
+
+
+def test_a_devkit_reads_its_lists(devkit: Path) -> None:
+    train = open_dataset(devkit, "train")
+    assert (len(train), train.labels, splits(devkit)) == (2, VOC, ["train", "val"])
+    sample = train[1]
+    assert (sample.id, sample.image.shape, sample.image.dtype) == ("two", (3, 4, 6), torch.uint8)
+    assert sample.mask.tolist() == [[1, 1, 1, 1, 1, 255]] * 4
+    assert open_dataset(devkit / "VOCdevkit" / "VOC2012", "val")[0].id == "three"
+
+
+def test_a_split_may_be_any_list_file(devkit: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("/JPEGImages/three.jpg /SegmentationClass/three.png\n\none\n")
+    assert list(open_dataset(devkit, str(tmp_path / "mine.txt")).ids) == ["three", "one"]
+
+
+def test_an_unknown_split_lists_the_known_ones(devkit: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"trian\.txt does not exist; lists here: train, val"):
+        open_dataset(devkit, "trian")
+
+
+def test_the_augmented_list_is_every_extra_mask_outside_val(devkit: Path) -> None:
+    folder = devkit / "VOCdevkit" / "VOC2012"
+    assert write_augmented_list(folder) is None
+    for name in ("one", "three"):
+        write(folder / "SegmentationClassAug" / f"{name}.png", np.full((4, 6), 7, np.uint8))
+    assert write_augmented_list(folder) is not None
+    augmented = open_dataset(devkit, "train_aug")
+    assert list(augmented.ids) == ["one"]
+    assert augmented[0].mask.unique().tolist() == [7]
+
+
+def test_folders_are_described_by_a_file(folders: Callable[..., Path]) -> None:
+    root = folders()
+    dataset = open_dataset(root, "train")
+    assert (list(dataset.ids), dataset.labels.names, splits(root)) == (["sub/p"], ("x", "y"), ["train"])
+    assert dataset[0].mask.tolist() == [[0, 1, 1, 1, 255]] * 3
+
+
+def test_a_label_outside_the_set_is_an_error_and_never_clamped(folders: Callable[..., Path]) -> None:
+    with pytest.raises(
+        ValueError, match=r"p_mask\.png holds the label 9, but labels are 0 to 1 and void is 2"
+    ):
+        open_dataset(folders(value=9), "train")[0]
+
+
+def test_a_mask_of_another_size_is_an_error(folders: Callable[..., Path]) -> None:
+    root = folders()
+    write(root / "train" / "masks" / "sub" / "p_mask.png", np.zeros((5, 3), np.uint8))
+    with pytest.raises(ValueError, match="3x5 pixels, but its image is 5x3"):
+        open_dataset(root, "train")[0]
+
+
+def test_a_missing_file_is_an_error_before_training(folders: Callable[..., Path]) -> None:
+    root = folders()
+    (root / "train" / "masks" / "sub" / "p_mask.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 files of the data set are missing.*data check"):
+        open_dataset(root, "train")
+
+
+def test_a_folder_without_description_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"dataset\.yaml"):
+        open_dataset(tmp_path, "train")
+
+
+def test_unlabelled_images_are_void(folders: Callable[..., Path]) -> None:
+    dataset = open_unlabelled(folders() / "train" / "images", VOC)
+    assert dataset[0].mask.tolist() == [[255] * 5] * 3
+
+
+def test_several_sets_are_concatenated(folders: Callable[..., Path]) -> None:
+    root, more = folders(), folders("more", void=255)
+    config = DataConfig(root=str(root), extra=[f"{more}@train"], unlabelled=[str(more / "train" / "images")])
+    samples = open_training(config)
+    assert [samples[i].mask[0].tolist() for i in range(3)] == [
+        [0, 1, 1, 1, 255], [0, 1, 1, 1, 255], [255] * 5,
+    ]  # fmt: skip
+
+
+def test_sets_of_other_classes_are_not_mixed(folders: Callable[..., Path]) -> None:
+    config = DataConfig(root=str(folders()), extra=[str(folders("other", names="[x, z]"))])
+    with pytest.raises(ValueError, match=r"has the classes x, z, but .* has x, y"):
+        open_training(config)
+
+
+@needs_shared
+def test_camvid_reads_by_its_layout() -> None:
+    layout = ROOT / "configs" / "layouts" / "camvid.yaml"
+    sizes = {s: len(open_dataset(SHARED / "data/camvid", s, layout=layout)) for s in ("train", "val", "test")}
+    assert sizes == {"train": 367, "val": 101, "test": 233}
+    sample = open_dataset(SHARED / "data/camvid", "val", layout=layout)[0]
+    assert sample.image.shape == (3, 360, 480)
+    assert set(sample.mask.unique().tolist()) <= {*range(11), 255}
+
+
+@needs_shared
+def test_voc_animals_reads_as_a_devkit() -> None:
+    train, val = (open_dataset(SHARED / "data/voc-animals", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (3131, 300)
+    assert max(val[0].image.shape[1:]) == 320
+    assert set(val[0].mask.unique().tolist()) <= {*range(21), 255}

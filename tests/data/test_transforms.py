@@ -1,0 +1,98 @@
+"""Random views: image and mask stay together, void stays void, padding is told apart."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segdistill.config import AugmentConfig
+from segdistill.data.labels import VOID
+from segdistill.data.transforms import View, apply_view, draw_view, normalise, recolour, resize_long_side
+
+pytestmark = pytest.mark.unit
+
+
+def coded(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image whose red and green are 8 times row and column, and a mask that repeats the row."""
+    rows = torch.arange(height)[:, None].expand(height, width)
+    columns = torch.arange(width)[None].expand(height, width)
+    return torch.stack([8 * rows, 8 * columns, 0 * rows]).to(torch.uint8), rows.to(torch.uint8)
+
+
+@given(
+    height=st.integers(1, 30), width=st.integers(1, 30), size=st.integers(1, 24), seed=st.integers(0, 10**6),
+    scale=st.tuples(st.floats(0.3, 1), st.floats(1, 3)),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_every_view_is_whole(
+    height: int, width: int, size: int, seed: int, scale: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(seed)
+    view = draw_view(height, width, size, AugmentConfig(scale=scale), rng)
+    assert 0 <= view.top <= view.top + view.height <= height
+    assert 0 <= view.left <= view.left + view.width <= width
+    image, mask, inside = apply_view(*coded(height, width), view, size)
+    assert image.shape == (3, size, size)
+    assert mask.shape == inside.shape == (size, size)
+    assert inside.sum() == view.out_height * view.out_width
+    assert (mask[~inside] == VOID).all()
+    assert (mask[inside] != VOID).all()
+
+
+def test_a_view_of_the_true_scale_moves_pixels_and_changes_none() -> None:
+    view = View(
+        top=2, left=1, height=3, width=4, out_height=3, out_width=4, pad_top=1, pad_left=0, flip=True
+    )  # fmt: skip
+    image, mask, inside = apply_view(*coded(8, 9), view, 5)
+    assert image[0, 1:4, 0].tolist() == [16, 24, 32]  # rows 2 to 4
+    assert image[1, 1, :4].tolist() == [32, 24, 16, 8]  # columns 4 to 1: mirrored
+    assert mask[1:4, 0].tolist() == [2, 3, 4]
+    assert inside[1:4, :4].all()
+    assert inside.sum() == 12
+    assert image[:, 0, 0].tolist() == [124, 116, 104]  # padding is ImageNet's mean colour
+
+
+def test_masks_are_resized_without_mixing_classes() -> None:
+    image, mask = torch.zeros(3, 6, 6, dtype=torch.uint8), torch.zeros(6, 6, dtype=torch.uint8)
+    mask[2:4] = VOID
+    mask[4:] = 20
+    view = View(
+        top=0, left=0, height=6, width=6, out_height=17, out_width=17, pad_top=0, pad_left=0, flip=False
+    )
+    assert set(apply_view(image, mask, view, 17)[1].unique().tolist()) == {0, 20, VOID}
+
+
+def test_stretch_takes_the_whole_image() -> None:
+    view = draw_view(10, 30, 8, AugmentConfig(stretch=True, flip=0), np.random.default_rng(0))
+    assert (view.height, view.width, view.out_height, view.out_width, view.flip) == (10, 30, 8, 8, False)
+
+
+def test_flips_come_as_often_as_asked() -> None:
+    rng = np.random.default_rng(0)
+    flips = sum(draw_view(8, 8, 8, AugmentConfig(flip=0.25), rng).flip for _ in range(2000))
+    assert 430 < flips < 570
+
+
+def test_recolour_without_strength_changes_nothing() -> None:
+    image = coded(8, 8)[0]
+    rng = np.random.default_rng(0)
+    assert torch.equal(recolour(image, AugmentConfig(jitter=0, blur=0), rng), image)
+    assert not torch.equal(recolour(image, AugmentConfig(jitter=0.5), rng), image)
+    blurred = recolour(image, AugmentConfig(jitter=0, blur=1), rng)
+    assert blurred.shape == image.shape
+    assert not torch.equal(blurred, image)
+
+
+def test_normalise_uses_imagenets_statistics() -> None:
+    white = normalise(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten()
+    torch.testing.assert_close(
+        white, torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(None, (20, 50)), (50, (20, 50)), (25, (10, 25)), (100, (40, 100))]
+)
+def test_resizing_keeps_the_proportions(side: int | None, expected: tuple[int, int]) -> None:
+    assert resize_long_side(torch.zeros(3, 20, 50, dtype=torch.uint8), side).shape[1:] == expected
