@@ -1,10 +1,12 @@
 """What several tests share: a tiny drawn data set, a quick configuration, and a run trained with it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from segdistill import api
 from segdistill.config import (
@@ -13,11 +15,16 @@ from segdistill.config import (
     OptimConfig,
     RuntimeConfig,
     StudentConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from segdistill.data.shapes import write_shapes
 
 Configure = Callable[..., TrainConfig]
+
+# Networks this small gain nothing from threads, and threads that wait for each other make a busy machine crawl.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +68,5 @@ def run(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Path:
 @pytest.fixture(scope="session")
 def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, run: Path) -> Path:
     """The folder of a finished run with `run` as teacher."""
-    from segdistill.config import TeacherConfig
-
     out = tmp_path_factory.mktemp("runs") / "distilled"
     return api.train(configure(out, teacher=TeacherConfig(spec=str(run))))

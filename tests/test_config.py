@@ -1,16 +1,19 @@
 """Settings: what is impossible is refused by name, and the YAML form reads back."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segdistill import config
 from segdistill.config import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
+    EvaluationDataConfig,
     ObjectiveConfig,
     OptimConfig,
     PredictConfig,
@@ -44,7 +47,26 @@ pytestmark = pytest.mark.unit
         (TrainConfig, {"batch": 6, "optim": OptimConfig(accumulate=4)}, "a multiple of optim.accumulate"),
         (TrainConfig, {"objective": ObjectiveConfig(alpha=0)}, "above 0 where there is no teacher"),
         (TrainConfig, {"data": DataConfig(unlabelled=["photos"])}, "data.unlabelled"),
+        (TrainConfig, {"seed": -1}, "seed is -1"),
+        (TrainConfig, {"steps": -1}, "steps is -1"),
+        (TrainConfig, {"log_every": 0}, "log_every is 0"),
+        (TrainConfig, {"evaluate_every": -1}, "evaluate_every is -1"),
+        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every is -1"),
+        (TrainConfig, {"evaluate_size": 0}, "evaluate_size is 0"),
+        (ObjectiveConfig, {"beta": -0.1}, "objective.beta is -0.1"),
+        (ObjectiveConfig, {"gamma": -1}, "objective.gamma is -1"),
+        (ObjectiveConfig, {"temperature": float("nan")}, "objective.temperature is nan"),
+        (AugmentConfig, {"scale": (0, 1)}, "augment.scale"),
+        (AugmentConfig, {"jitter": 1.1}, "augment.jitter is 1.1"),
+        (AugmentConfig, {"blur": -0.1}, "augment.blur is -0.1"),
+        (OptimConfig, {"weight_decay": -1}, "optim.weight_decay is -1"),
+        (OptimConfig, {"momentum": 1}, "optim.momentum is 1"),
+        (OptimConfig, {"warmup": -1}, "optim.warmup is -1"),
+        (OptimConfig, {"clip": -1}, "optim.clip is -1"),
+        (EvaluationDataConfig, {"workers": -1}, "data.workers is -1"),
         (EvaluateConfig, {"scales": []}, "scales"),
+        (EvaluateConfig, {"scales": [1.0, 0.0]}, "scales"),
+        (EvaluateConfig, {"size": -5}, "size is -5"),
         (PredictConfig, {"size": 0}, "size is 0"),
     ],
 )
@@ -73,6 +95,86 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"c\.yaml is not a valid TrainConfig"):
         load(TrainConfig, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("sise: 3", "sise"),
+        ("optim: {lrr: 1}", "lrr"),
+        ("size: large", "size"),
+        ("batch: 2.5", "batch"),
+        ("optim: {name: rmsprop}", r"optim\.name.*adamw"),
+        ("augment: {scale: [1, 2, 3]}", r"augment\.scale"),
+        ("objective: {temperature: 0}", r"objective\.temperature"),
+        ("data: {workers: -2}", r"data\.workers"),
+        ("batch: 6\noptim: {accumulate: 4}", "batch is 6"),
+    ],
+)
+def test_a_wrong_file_names_the_setting(tmp_path: Path, text: str, name: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=name):
+        load(TrainConfig, tmp_path / "c.yaml")
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+    # In YAML 1.1, 1e-4 without a dot is a string.
+    (tmp_path / "c.yaml").write_text("optim: {lr: 1e-4}\nepochs: 3\naugment: {scale: [1, 2]}\n")
+    read = load(TrainConfig, tmp_path / "c.yaml")
+    assert (read.optim.lr, read.epochs, read.augment.scale) == (1e-4, 3.0, (1.0, 2.0))
+
+
+@given(
+    root=st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12),
+    lr=st.floats(1e-9, 1e3),
+    low=st.floats(1e-3, 1),
+    every=st.integers(0, 2**40),
+    names=st.dictionaries(
+        st.sampled_from(["on", "no", "1", "cat", "犬"]), st.sampled_from(["yes", "2", "x: y"])
+    ),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_settings_survive_their_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    root: str,
+    lr: float,
+    low: float,
+    every: int,
+    names: dict[str, str],
+) -> None:
+    original = TrainConfig(
+        data=DataConfig(root=root, split="2012"),
+        augment=AugmentConfig(scale=(low, 1.0)),
+        teacher=TeacherConfig(map=names),
+        optim=OptimConfig(lr=lr),
+        evaluate_every=every,
+    )
+    path = tmp_path_factory.mktemp("config") / "c.yaml"
+    path.write_text(to_yaml(original))
+    assert load(TrainConfig, path) == original
+
+
+@pytest.mark.parametrize(
+    "original", [EvaluateConfig(scales=[0.5, 1.0], map={"a": "b"}), PredictConfig(size=64)]
+)
+def test_the_other_verbs_settings_read_back_too(tmp_path: Path, original: Any) -> None:
+    (tmp_path / "c.yaml").write_text(to_yaml(original))
+    assert load(type(original), tmp_path / "c.yaml") == original
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(FrozenInstanceError):
+        TrainConfig().size = 3  # type: ignore[misc]
+
+
+def test_teacher_only_and_supervised_are_ordinary_settings() -> None:
+    assert (
+        TrainConfig(
+            teacher=TeacherConfig(spec="fcn_resnet50"), objective=ObjectiveConfig(alpha=0, beta=1)
+        ).objective.beta
+        == 1
+    )
+    assert TrainConfig(objective=ObjectiveConfig(alpha=1, beta=0)).teacher.spec is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
 from segdistill.deploy.predict import Prediction, find_images, write_prediction
 from segdistill.deploy.predict import predict as predict_image
+from segdistill.engine.cache import open_cache
 from segdistill.engine.checkpoint import write_atomic
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.evaluate import segment
@@ -86,8 +87,11 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
     say(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes{taught}; "
         f"the run folder is {run}", accelerator)  # fmt: skip
+    cache = None
+    if teacher is not None and config.teacher.cache:
+        cache = open_cache(config.teacher, teacher.to(accelerator.device), samples, accelerator)
     experiment = Experiment(
-        config=config, student=student, teacher=teacher, train=samples, val=val, card=card
+        config=config, student=student, teacher=teacher, train=samples, val=val, card=card, cache=cache
     )
     train_student(experiment, accelerator, run, resume=resume)
     accelerator.end_training()
@@ -98,6 +102,37 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         say(f"The report is {report([run])}")
     accelerator.wait_for_everyone()
     return run
+
+
+def cache(config: TrainConfig) -> dict[str, Any]:
+    """Fill the cache of the teacher's logits ahead of training; what is there already is kept.
+
+    Args:
+        config: the training that it is for; `teacher.cache` names the folder.
+
+    Returns:
+        The folder, its `images`, `bytes` and `stride`, and the `seconds` that this call took.
+
+    Raises:
+        FileNotFoundError: a file or folder that a setting names does not exist.
+        ValueError: there is no teacher or no folder, or the settings do not fit each other.
+    """
+    if config.teacher.spec is None or config.teacher.cache is None:
+        raise ValueError("name the teacher with --teacher and the folder with --teacher.cache")
+    accelerator = make_accelerator(config.device, config.runtime.precision)
+    labels = open_labels(config.data.root, config.data.layout)
+    teacher = open_teacher(config.teacher, labels)
+    assert teacher is not None
+    samples = open_training(config.data)
+    started = time.perf_counter()
+    logits = open_cache(config.teacher, teacher.to(accelerator.device), samples, accelerator)
+    return {
+        "cache": str(logits.folder),
+        "images": len(logits),
+        "bytes": sum(part.stat().st_size for part in logits.parts),
+        "stride": logits.form.stride,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def make_parser() -> ArgumentParser:
     train.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     verbs.add_subcommand("train", train, help="train a student, with a teacher or without")
 
+    cache = ArgumentParser(exit_on_error=False, description="Fill the cache of a teacher's logits ahead.")
+    cache.add_argument("--config", action="config", help="YAML file of the training it is for")
+    cache.add_class_arguments(TrainConfig, None)
+    verbs.add_subcommand("cache", cache, help="let the teacher look at all training images ahead")
+
     evaluate = ArgumentParser(exit_on_error=False, description="Score a network on images with masks.")
     evaluate.add_argument("target", help=NETWORK)
     evaluate.add_argument("--config", action="config", help="YAML file of settings")
@@ -137,6 +142,14 @@ def run_train(options: Namespace) -> int:
         return stopped.exit_code
     metrics = json.loads((run / "metrics.json").read_text())["best"]
     print_json({"run": str(run), "step": metrics["step"], **_scores(metrics)})
+    return 0
+
+
+def run_cache(options: Namespace) -> int:
+    """Segdistill cache."""
+    from segdistill import api
+
+    print_json(api.cache(TrainConfig(**{k: v for k, v in vars(options).items() if k != "config"})))
     return 0
 
 
@@ -243,6 +256,7 @@ def _scores(summary: dict[str, Any]) -> dict[str, float]:
 
 VERBS = {
     "train": run_train,
+    "cache": run_cache,
     "evaluate": run_evaluate,
     "predict": run_predict,
     "report": run_report,

@@ -94,11 +94,20 @@ class TeacherConfig:
     """Enlargement of the student's batch for the teacher's eyes; it was trained on larger views."""
     labels: str | None = None
     """Its label set where the network does not carry one: `voc`, `data` (the data set's) or a YAML file."""
+    cache: str | None = None
+    """Folder for the teacher's logits of whole images: it looks at each image once, not at each view."""
+    cache_stride: int | None = None
+    """Pixels of the teacher's view per cached grid point; null finds the coarsest that loses nothing."""
+    cache_topk: int = 0
+    """Classes kept per grid point, the others sharing what remains; 0 keeps all."""
     map: dict[str, str] = field(default_factory=dict)
     """Teacher class -> student class, for names that differ; several onto one class are added up."""
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "teacher.scale", self.scale, "above 0")
+        require(self.cache_topk >= 0, "teacher.cache_topk", self.cache_topk, "0 or more")
+        stride = self.cache_stride
+        require(stride is None or stride > 0, "teacher.cache_stride", stride, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +232,7 @@ class TrainConfig:
         for name in ("evaluate_every", "checkpoint_every"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(
             self.evaluate_size is None or self.evaluate_size > 0,
             "evaluate_size",
@@ -231,6 +241,12 @@ class TrainConfig:
         )
         require(
             self.batch % self.optim.accumulate == 0, "batch", self.batch, "a multiple of optim.accumulate"
+        )
+        require(
+            self.teacher.cache is None or not self.objective.gamma,
+            "objective.gamma",
+            self.objective.gamma,
+            "0 with teacher.cache, which holds logits and no features",
         )
         if self.teacher.spec is None:
             require(self.objective.alpha > 0, "objective.alpha", 0, "above 0 where there is no teacher")
@@ -254,6 +270,9 @@ class EvaluationDataConfig:
     """The split."""
     workers: int = 2
     """Loader processes."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,61 @@ def test_sets_of_other_classes_are_not_mixed(folders: Callable[..., Path]) -> No
         open_training(config)
 
 
+def test_ids_may_have_dots_in_them(devkit: Path) -> None:
+    folder = devkit / "VOCdevkit" / "VOC2012"
+    write(folder / "JPEGImages" / "frame.0007.jpg", np.zeros((4, 6, 3), np.uint8))
+    write(folder / "SegmentationClass" / "frame.0007.png", np.zeros((4, 6), np.uint8))
+    (folder / "ImageSets" / "Segmentation" / "dots.txt").write_text("frame.0007\nframe.0007.jpg\n")
+    assert list(open_dataset(devkit, "dots").ids) == ["frame.0007", "frame.0007"]
+
+
+def test_a_description_elsewhere_turns_its_void_11_into_255(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "val" / "i" / "p.png", np.zeros((1, 4, 3), np.uint8))
+    write(tmp_path / "data" / "val" / "m" / "p.png", np.array([[0, 10, 11, 255]], np.uint8))
+    layout = tmp_path / "mine.yaml"
+    names = ", ".join(f"class{i}" for i in range(11))
+    layout.write_text(f"names: [{names}]\nvoid: 11\nimages: '{{split}}/i'\nmasks: '{{split}}/m'\n")
+    dataset = open_dataset(tmp_path / "data", "val", layout=layout)
+    assert dataset[0].mask.tolist() == [[0, 10, 255, 255]]
+    assert splits(tmp_path / "data", layout) == ["val"]
+
+
+def test_a_layout_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"data\.layout .*mine\.yaml does not exist"):
+        open_dataset(tmp_path, "train", layout=tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("key", ["images", "masks"])
+def test_a_description_without_folders_says_which(folders: Callable[..., Path], key: str) -> None:
+    description = folders() / "dataset.yaml"
+    description.write_text(description.read_text().replace(f"{key}:", f"no_{key}:"))
+    with pytest.raises(ValueError, match=rf"dataset\.yaml has no `{key}`"):
+        open_dataset(description.parent, "train")
+
+
+def test_a_split_without_folder_or_images_is_named(folders: Callable[..., Path]) -> None:
+    root = folders()
+    with pytest.raises(FileNotFoundError, match=r"images is not a folder \(split 'test'"):
+        open_dataset(root, "test")
+    for folder in ("images", "masks"):
+        (root / "test" / folder).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"split 'test' of .* has no images"):
+        open_dataset(root, "test")
+
+
+@pytest.mark.parametrize("root", ["", "no/such/folder"])
+def test_no_root_says_how_to_name_one(root: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--data\.root"):
+        open_dataset(root, "train")
+
+
+def test_a_folder_without_images_is_not_an_unlabelled_set(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        open_unlabelled(tmp_path, VOC)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        open_unlabelled(tmp_path / "absent", VOC)
+
+
 @needs_shared
 def test_camvid_reads_by_its_layout() -> None:
     layout = ROOT / "configs" / "layouts" / "camvid.yaml"

@@ -17,7 +17,9 @@ def coded(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """An image whose red and green are 8 times row and column, and a mask that repeats the row."""
     rows = torch.arange(height)[:, None].expand(height, width)
     columns = torch.arange(width)[None].expand(height, width)
-    return torch.stack([8 * rows, 8 * columns, 0 * rows]).to(torch.uint8), rows.to(torch.uint8)
+    # Channels last, as the readers yield it: of other uint8 images torch's CPU kernel makes no 1 x 1.
+    image = torch.stack([8 * rows, 8 * columns, 0 * rows], dim=-1).to(torch.uint8).permute(2, 0, 1)
+    return image, rows.to(torch.uint8)
 
 
 @given(
@@ -38,6 +40,26 @@ def test_every_view_is_whole(
     assert inside.sum() == view.out_height * view.out_width
     assert (mask[~inside] == VOID).all()
     assert (mask[inside] != VOID).all()
+
+
+@given(
+    height=st.integers(1, 30), width=st.integers(1, 30), size=st.integers(1, 60), seed=st.integers(0, 10**6),
+    scale=st.floats(1, 4), stretch=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_the_mask_goes_where_the_image_goes(
+    height: int, width: int, size: int, seed: int, scale: float, stretch: bool
+) -> None:
+    image, rows = coded(height, width)
+    columns = (image[1] // 8).to(torch.uint8)
+    augment = AugmentConfig(scale=(scale, scale), stretch=stretch)
+    view = draw_view(height, width, size, augment, np.random.default_rng(seed))
+    for channel, code in ((0, rows), (1, columns)):
+        seen, mask, inside = apply_view(image, code, view, size)
+        distance = (seen[channel].float() / 8 - mask.float())[inside].abs().max()
+        # Nearest is half a source pixel from bilinear at most; shrinking blurs over further pixels.
+        shrink = max(1, view.height / view.out_height, view.width / view.out_width)
+        assert distance <= (0.6 if shrink == 1 else 0.6 + shrink / 2)
 
 
 def test_a_view_of_the_true_scale_moves_pixels_and_changes_none() -> None:
@@ -96,3 +118,28 @@ def test_normalise_uses_imagenets_statistics() -> None:
 )
 def test_resizing_keeps_the_proportions(side: int | None, expected: tuple[int, int]) -> None:
     assert resize_long_side(torch.zeros(3, 20, 50, dtype=torch.uint8), side).shape[1:] == expected
+
+
+@given(low=st.floats(0.3, 1), high=st.floats(1, 3), seed=st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_the_scale_stays_in_its_range_and_the_proportions_are_kept(
+    low: float, high: float, seed: int
+) -> None:
+    view = draw_view(400, 300, 100, AugmentConfig(scale=(low, high)), np.random.default_rng(seed))
+    vertical, horizontal = view.out_height / view.height, view.out_width / view.width
+    assert vertical == pytest.approx(horizontal, rel=0.05)
+    assert 0.97 * low <= vertical <= 1.03 * high
+
+
+def test_a_smaller_image_is_padded_and_lies_anywhere() -> None:
+    rng = np.random.default_rng(0)
+    views = [draw_view(2, 3, 4, AugmentConfig(scale=(1, 1)), rng) for _ in range(100)]
+    assert {(v.height, v.width, v.out_height, v.out_width) for v in views} == {(2, 3, 2, 3)}
+    assert {v.pad_top for v in views} == {0, 1, 2}
+    assert {v.pad_left for v in views} == {0, 1}
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(0.0, {False}), (1.0, {True})])
+def test_a_flip_can_be_ruled_out_or_certain(flip: float, expected: set[bool]) -> None:
+    rng = np.random.default_rng(0)
+    assert {draw_view(8, 8, 8, AugmentConfig(flip=flip), rng).flip for _ in range(100)} == expected

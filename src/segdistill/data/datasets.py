@@ -1,5 +1,6 @@
 """Readers of data sets: a VOC devkit, folders of images and masks, folders of images alone."""
 
+from bisect import bisect_right
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.config import DataConfig
-from segdistill.data.images import list_images, read_image, read_mask
+from segdistill.data.images import SUFFIXES, list_images, read_image, read_mask
 from segdistill.data.labels import VOC, VOID, LabelSet, label_set, read_yaml
 
 DESCRIPTION = "dataset.yaml"
@@ -97,7 +98,7 @@ def open_dataset(
         ValueError: dataset.yaml is wrong.
     """
     folder = Path(root)
-    labels = open_labels(folder, layout)
+    labels = open_labels(root, layout)
     devkit = _devkit(folder)
     if devkit is not None:
         ids, images, masks = _voc_files(devkit, split)
@@ -165,6 +166,16 @@ def open_training(config: DataConfig) -> Dataset[Sample]:
     return first if len(sets) == 1 else ConcatDataset(sets)
 
 
+def image_file(samples: Dataset[Sample], index: int) -> tuple[str, str]:
+    """Id and image file of one sample of what `open_training` returned."""
+    if isinstance(samples, ConcatDataset):
+        part = bisect_right(samples.cumulative_sizes, index)
+        before = samples.cumulative_sizes[part - 1] if part else 0
+        return image_file(samples.datasets[part], index - before)
+    assert isinstance(samples, SegmentationDataset)
+    return str(samples.ids[index]), str(samples.images[index])
+
+
 def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
     """Names of the splits that a data set has, sorted."""
     folder = Path(root)
@@ -197,8 +208,9 @@ def _voc_files(devkit: Path, split: str) -> tuple[list[str], list[Path], list[Pa
     if not listed.is_file():
         available = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{listed} does not exist; lists here: {available}")
-    # The SBD lists name image and mask paths, VOC's own only the id: the first word's stem is the id of both.
-    ids = [Path(line.split()[0]).stem for line in listed.read_text().splitlines() if line.strip()]
+    # The SBD lists name image and mask paths, VOC's own only the id, which may have dots in it.
+    first = [Path(line.split()[0]) for line in listed.read_text().splitlines() if line.strip()]
+    ids = [path.stem if path.suffix.lower() in SUFFIXES else path.name for path in first]
     masks = devkit / ("SegmentationClassAug" if listed.stem.endswith("_aug") else "SegmentationClass")
     images = devkit / "JPEGImages"
     return ids, [images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids]

@@ -46,18 +46,21 @@ def read_mask(path: Path) -> np.ndarray:
             )
         indices = np.asarray(image)
     if indices.dtype != np.uint8:
-        if indices.max(initial=0) > 255:
-            raise ValueError(f"{path} holds the index {indices.max()}, but indices go up to 255")
+        lowest, highest = indices.min(initial=0), indices.max(initial=0)
+        if lowest < 0 or highest > 255:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"{path} holds the index {wrong}, but indices go from 0 to 255")
         indices = indices.astype(np.uint8)
     return indices
 
 
 def list_images(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, sorted, hidden ones left out."""
+    """Image files below a folder, sorted; hidden ones and those in hidden folders are left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden:
             yield path
 
 

@@ -45,7 +45,7 @@ class LabelSet:
             raise ValueError(
                 f"palette has {len(palette)} colours for {len(names)} classes, or one beyond 0-255"
             )
-        if not 0 <= self.void <= 255:
+        if not (isinstance(self.void, int) and 0 <= self.void <= 255):
             raise ValueError(f"void is {self.void}, but must be an 8-bit index")
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "palette", palette)

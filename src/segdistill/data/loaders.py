@@ -1,7 +1,9 @@
 """Seeded loaders: samples become batches, and the same ones whatever the number of workers or processes."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -9,8 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segdistill.config import AugmentConfig, TrainConfig
-from segdistill.data.datasets import Sample
+from segdistill.data.datasets import Sample, image_file
+from segdistill.data.logits import LogitsCache, cut_view, image_key
 from segdistill.data.transforms import apply_view, draw_view, normalise, recolour, resize_long_side
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Batch:
     """N x H x W bool, False where augmentation padded."""
     id: list[str]
     """The sample ids."""
+    knowledge: Tensor | None = None
+    """N x K x H x W, the teacher's logits where they come from a cache."""
 
     def to(
         self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
@@ -32,22 +39,55 @@ class Batch:
         """The batch on `device`; bytes travel, and become floats there."""
         image = normalise(self.image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
         mask = self.mask.to(device, non_blocking=True).long()
-        return Batch(image, mask, self.inside.to(device, non_blocking=True), self.id)
+        inside = self.inside.to(device, non_blocking=True)
+        knowledge = None if self.knowledge is None else self.knowledge.to(device, non_blocking=True)
+        return Batch(image, mask, inside, self.id, knowledge)
 
 
-class Views(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
+class SeenSample(NamedTuple):
+    """A view of one sample."""
+
+    image: Tensor
+    """3 x S x S uint8."""
+    mask: Tensor
+    """S x S uint8."""
+    inside: Tensor
+    """S x S bool."""
+    id: str
+    knowledge: Tensor | None
+    """K x S x S float16 logits of the teacher, where there is a cache."""
+
+
+class Views(Dataset[SeenSample]):
     """A data set seen through random views; item (epoch, index) depends on these and the seed alone."""
 
-    def __init__(self, samples: Dataset[Sample], size: int, augment: AugmentConfig, seed: int) -> None:
-        self.samples, self.size, self.augment, self.seed = samples, size, augment, seed
+    def __init__(
+        self,
+        samples: Dataset[Sample],
+        size: int,
+        augment: AugmentConfig,
+        seed: int,
+        cache: LogitsCache | None = None,
+    ) -> None:
+        self.samples, self.size, self.augment, self.seed, self.cache = samples, size, augment, seed, cache
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
+    def __getitem__(self, key: tuple[int, int]) -> SeenSample:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         sample = self.samples[index]
-        view = draw_view(sample.image.shape[1], sample.image.shape[2], self.size, self.augment, rng)
+        size = (sample.image.shape[1], sample.image.shape[2])
+        view = draw_view(*size, self.size, self.augment, rng)
         image, mask, inside = apply_view(sample.image, sample.mask, view, self.size)
-        return recolour(image, self.augment, rng), mask, inside, sample.id
+        knowledge = None
+        if self.cache is not None:
+            logits = self.cache.read(image_key(*image_file(self.samples, index)), size)
+            if logits is None:
+                raise ValueError(
+                    f"the teacher's logits of {sample.id} are not in {self.cache.folder}, or are damaged: "
+                    "start again, which fills the cache"
+                )
+            knowledge = cut_view(logits, view, size, self.size, self.cache.form)
+        return SeenSample(recolour(image, self.augment, rng), mask, inside, sample.id, knowledge)
 
 
 class ViewSampler(Sampler[list[tuple[int, int]]]):
@@ -102,7 +142,13 @@ class ViewSampler(Sampler[list[tuple[int, int]]]):
 
 
 def training_batches(
-    samples: Dataset[Sample], config: TrainConfig, steps: range, *, rank: int = 0, world: int = 1
+    samples: Dataset[Sample],
+    config: TrainConfig,
+    steps: range,
+    *,
+    cache: LogitsCache | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[Batch]:
     """The micro-batches of `steps` for this process, `optim.accumulate` to a step, as uint8 `Batch`es."""
     sampler = ViewSampler(
@@ -115,20 +161,27 @@ def training_batches(
         world=world,
     )
     return DataLoader[Batch](
-        Views(samples, config.size, config.augment, config.seed),  # type: ignore[arg-type]  # collated
+        Views(samples, config.size, config.augment, config.seed, cache),  # type: ignore[arg-type]  # collated
         batch_sampler=sampler,
         num_workers=config.data.workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ignore_stop_signals,
         # The loader draws a seed for its workers: from a generator of its own, not from the global one.
         generator=torch.Generator().manual_seed(config.seed),
     )
 
 
-def collate(views: list[tuple[Tensor, Tensor, Tensor, str]]) -> Batch:
+def collate(views: list[SeenSample]) -> Batch:
     """N views of one size -> a uint8 `Batch`."""
-    images, masks, insides, ids = zip(*views, strict=True)
-    return Batch(torch.stack(images), torch.stack(masks), torch.stack(insides), list(ids))
+    known = [view.knowledge for view in views if view.knowledge is not None]
+    return Batch(
+        torch.stack([view.image for view in views]),
+        torch.stack([view.mask for view in views]),
+        torch.stack([view.inside for view in views]),
+        [view.id for view in views],
+        torch.stack(known) if known else None,
+    )
 
 
 class _NativeSamples(Dataset[tuple[Tensor, Sample]]):
@@ -154,5 +207,28 @@ def evaluation_samples(
         _NativeSamples(samples, indices, long_side),
         batch_size=None,
         num_workers=workers,
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def plainly(loader: Iterable[Item]) -> Iterator[Item]:
+    """The items of a loader; an error in a loader process reads as if it had happened here.
+
+    Raises:
+        FileNotFoundError, ValueError: what reading a sample raised, without that process's traceback.
+    """
+    try:
+        yield from loader
+    except (ValueError, OSError) as error:
+        text = str(error).strip()
+        if "Original Traceback" not in text:
+            raise
+        raise type(error)(text.splitlines()[-1].partition(": ")[2]) from None
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Leave signals to the training process: sent to all, they would end its loaders before it has saved."""
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

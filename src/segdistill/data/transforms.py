@@ -122,3 +122,9 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
     scale = long_side / max(height, width)
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     return F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+
+
+def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """H, W of an image after both sides were multiplied by `scale`; at least one pixel."""
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width

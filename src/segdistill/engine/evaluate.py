@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from segdistill.data.datasets import Sample
 from segdistill.data.labels import LabelSet
-from segdistill.data.loaders import evaluation_samples
+from segdistill.data.loaders import evaluation_samples, plainly
 from segdistill.data.transforms import normalise
 from segdistill.engine.metrics import Metrics
 
@@ -57,7 +57,7 @@ def evaluate(
     network.eval()
     try:
         with torch.inference_mode(), accelerator.autocast():
-            for image, sample in loader:
+            for image, sample in plainly(loader):
                 mask = sample.mask.long()
                 logits = segment(network, image, mask.shape, device=device, flip=flip, scales=scales)
                 known = None if teacher is None else segment(teacher, image, mask.shape, device=device)

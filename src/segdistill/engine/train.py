@@ -10,24 +10,24 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from segdistill.config import TrainConfig
 from segdistill.data.datasets import Sample, SegmentationDataset
-from segdistill.data.loaders import Batch, training_batches
+from segdistill.data.loaders import Batch, plainly, training_batches
+from segdistill.data.logits import LogitsCache
 from segdistill.distillation.objective import Objective
 from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint, save_student, write_atomic
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.history import History, progress, say
+from segdistill.engine.monitor import LossMonitor, NonFiniteLossError
 from segdistill.engine.runtime import StopSignal, seed_step, stop_signal
 from segdistill.engine.state import TrainingState, learning_rate
 from segdistill.models.card import ModelCard
 from segdistill.models.teacher import Teacher
 
-
-class NonFiniteLossError(ValueError):
-    """A loss term was NaN or infinite."""
+__all__ = ["Experiment", "NonFiniteLossError", "Stopped", "train"]
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -47,6 +47,7 @@ class Experiment:
         student: the network to train, with the weights it starts from.
         teacher: the frozen one, or None for supervised training.
         train: what is trained on; unlabelled images have void masks.
+        cache: the teacher's logits of `train`, None to ask it live.
         val: what is evaluated on.
         card: describes the student; scores are filled in.
     """
@@ -57,6 +58,7 @@ class Experiment:
     train: Dataset[Sample]
     val: SegmentationDataset
     card: ModelCard
+    cache: LogitsCache | None = None
 
     @property
     def steps(self) -> int:
@@ -85,23 +87,28 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
     state = TrainingState(experiment.student, objective, config.optim, accelerator)
     start = resume_from(run, state) if resume else 0
     history = History(run / "history.jsonl", start, steps, accelerator)
+    monitor = LossMonitor(run)
     batches = device_batches(experiment, accelerator, range(start, steps))
     evaluate_every = config.evaluate_every or max(1, steps // 10)
 
     with stop_signal() as stop, progress(accelerator.is_main_process) as bar:
         task = bar.add_task("train", total=steps, completed=start, numbers="")
         for step in range(start + 1, steps + 1):
-            terms = optimizer_step(step - 1, experiment, state, batches, accelerator, run)
+            rate = optimizer_step(step - 1, experiment, state, batches, accelerator, monitor)
             bar.update(task, completed=step)
             if step % config.log_every == 0 or step == steps:
+                terms = monitor.means() | {"lr": rate}
                 bar.update(task, numbers=history.log(step, terms, config.batch))
             if step % evaluate_every == 0 or step == steps:
+                monitor.settle()
                 history.evaluation(step, evaluate_and_keep(step, experiment, state, accelerator, run, bar))
                 save_state(run, step, state)
             elif config.checkpoint_every and step % config.checkpoint_every == 0:
+                monitor.settle()
                 save_state(run, step, state)
                 history.restart_clock(step)
             if asked_to_stop(stop, accelerator):
+                monitor.settle()
                 save_state(run, step, state)
                 say(f"Stopped after step {step} of {steps}; its state is saved. Continue with:\n"
                     f"  segdistill train --config {run / 'config.yaml'} --resume", accelerator)  # fmt: skip
@@ -114,12 +121,14 @@ def optimizer_step(
     state: TrainingState,
     batches: Iterator[Batch],
     accelerator: Accelerator,
-    run: Path,
-) -> dict[str, float]:
-    """One step (counted from 0) over `optim.accumulate` micro-batches; returns its loss terms and rate.
+    monitor: LossMonitor,
+) -> float:
+    """One step (counted from 0) over `optim.accumulate` micro-batches; returns its learning rate.
+
+    Nothing in it waits for the device, so that the host can prepare the next step meanwhile.
 
     Raises:
-        NonFiniteLossError: a term is not finite; nothing has been updated.
+        NonFiniteLossError: a term is not finite.
     """
     config, teacher = experiment.config, experiment.teacher
     passes = config.optim.accumulate
@@ -128,50 +137,39 @@ def optimizer_step(
         group["lr"] = rate
     seed_step(config.seed, step, accelerator.process_index)
     state.wrapped.train()
-    sums: dict[str, float] = {}
     for part in range(passes):
         batch = next(batches)
         with nullcontext() if part == passes - 1 else accelerator.no_sync(state.wrapped):
             with accelerator.autocast():
                 logits = state.wrapped(batch.image)
-                knowledge = None if teacher is None else teacher(batch.image)
+                knowledge = batch.knowledge
+                if teacher is not None and knowledge is None:
+                    knowledge = teacher(batch.image)
             terms = state.objective(batch, logits, knowledge)
-            require_finite(terms, step, batch, run)
+            monitor.watch(step + 1, batch.id, terms)
             accelerator.backward(terms["loss"] / passes)
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(term.detach()) / passes
     if config.optim.clip:
-        sums["gradient_norm"] = float(accelerator.clip_grad_norm_(state.parameters, config.optim.clip))
+        monitor.add("gradient_norm", accelerator.clip_grad_norm_(state.parameters, config.optim.clip))
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if state.average is not None:
         state.average.update_parameters(state.student)
-    return sums | {"lr": rate}
-
-
-def require_finite(terms: dict[str, Tensor], step: int, batch: Batch, run: Path) -> None:
-    """Raise `NonFiniteLossError` where a term is NaN or infinite, after writing down which and on what."""
-    values = {name: float(term.detach()) for name, term in terms.items()}
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if not bad:
-        return
-    record = {"step": step, "terms": {k: str(v) for k, v in values.items()}, "ids": batch.id}
-    write_atomic(run / "nonfinite.json", json.dumps(record, indent=2))
-    culprit = next((name for name in bad if name != "loss"), "loss")
-    raise NonFiniteLossError(
-        f"step {step}: the {culprit} loss is {values[culprit]} on {', '.join(batch.id[:8])}; "
-        f"{run / 'nonfinite.json'} names the whole batch. A smaller optim.lr, optim.clip or fp32 may help"
-    )
+    return rate
 
 
 def device_batches(experiment: Experiment, accelerator: Accelerator, steps: range) -> Iterator[Batch]:
     """This process's micro-batches of `steps`, on the device."""
     config = experiment.config
     loader = training_batches(
-        experiment.train, config, steps, rank=accelerator.process_index, world=accelerator.num_processes
+        experiment.train,
+        config,
+        steps,
+        cache=experiment.cache,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
     )
     layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-    for batch in loader:
+    for batch in plainly(loader):
         yield batch.to(accelerator.device, layout)
 
 

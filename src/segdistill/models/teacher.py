@@ -1,5 +1,7 @@
 """The teacher: a trained network, frozen, that answers in the student's classes at the student's size."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -36,6 +38,7 @@ class Teacher(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.to_student = LabelMap(network.labels, labels, rename)
         self.scale = scale
+        self.classes = len(labels)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -44,18 +47,28 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
+    def answer(self, image: Tensor) -> Tensor:
+        """N x 3 x H x W, ImageNet-normalised, not enlarged -> N x K x H x W logits, the student's classes."""
+        return self.to_student(self.network(image))
+
+    @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits over the student's classes."""
         size = image.shape[2:]
         if self.scale != 1:
             view = [max(1, round(side * self.scale)) for side in size]
             image = F.interpolate(image, size=view, mode="bilinear", align_corners=False)
-        logits = self.to_student(self.network(image))
+        logits = self.answer(image)
         return (
             F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
             if self.scale != 1
             else logits
         )
+
+    def fingerprint(self) -> str:
+        """Equal for teachers that answer alike: the network's fingerprint, and where its classes go."""
+        mapped = json.dumps([self.network.fingerprint(), self.to_student.sources])
+        return hashlib.sha256(mapped.encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """What a model card says of its teacher."""

@@ -125,7 +125,7 @@ def build_model(spec: str, num_classes: int, *, width: float = 1.0) -> nn.Module
 def unknown(spec: str) -> ValueError:
     """The error for a spec that names nothing, with the nearest name that does."""
     near = difflib.get_close_matches(spec, BUILT_IN, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     return ValueError(f"there is no network {spec!r}{hint} A network is {FORMS}")
 
 
