@@ -1,6 +1,8 @@
 # The commands of the project; `make help` lists them. Everything is installed into this folder.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
+# Triton's interpreter runs the kernels where there is no GPU.
+PYTEST := TRITON_INTERPRET=1 $(RUN) pytest -m "not gpu"
 
 .PHONY: help install demo test check format
 
@@ -18,14 +20,14 @@ demo: install  ## draw data, train a teacher and two students, compare them: abo
 	$(RUN) segdistill demo --overwrite
 
 test: install  ## all tests that need no accelerator
-	$(RUN) pytest -m "not gpu"
+	$(PYTEST)
 
 check: install  ## format, lint, types, import contract and tests
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(RUN) pytest -m "not gpu"
+	$(PYTEST)
 
 format: install  ## format the code and mend what the linter can mend
 	$(RUN) ruff format .

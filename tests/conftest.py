@@ -22,7 +22,7 @@ from segdistill.data.shapes import write_shapes
 
 Configure = Callable[..., TrainConfig]
 
-# Networks this small gain nothing from threads, and threads that wait for each other make a busy machine crawl.
+# Networks this small gain nothing from threads, and threads that wait for each other stall a busy machine.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_the_card_describes_student_and_teacher(distilled: Path, run: Path) -> N
 
 def test_the_environment_is_recorded(run: Path) -> None:
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["packages"]["torch"] == version("torch")
     assert (environment["device"], environment["precision"], environment["processes"]) == ("cpu", "fp32", 1)
 
 
@@ -202,7 +203,8 @@ def test_images_without_masks_join_the_mix(tmp_path: Path, configure: Any, run: 
     assert len(history) == 12 + len(list(list_images(photos))) == 28
     unlabelled = [record for record in history if record["hard"] == 0]
     assert len(unlabelled) >= 16
-    assert all(record["loss"] == pytest.approx(0.3 * record["soft"]) > 0 for record in unlabelled)
+    assert all(record["loss"] == pytest.approx(0.3 * record["soft"]) for record in unlabelled)
+    assert all(record["soft"] > 0 for record in unlabelled)
 
 
 def test_further_data_sets_are_added(tmp_path: Path, configure: Any, shapes: Path) -> None:
@@ -266,11 +268,7 @@ def interrupted(config: TrainConfig, after: int, monkeypatch: pytest.MonkeyPatch
     [
         pytest.param(3, {}, id="at the end of an epoch"),
         pytest.param(2, {"optim": OptimConfig(ema=0.9, accumulate=2)}, id="in its middle, with an average"),
-        pytest.param(
-            4,
-            {"optim": OptimConfig(name="sgd", lr=0.05, clip=1.0, warmup=5), "workers": 2},
-            id="sgd, two loaders",
-        ),
+        pytest.param(4, {"optim": OptimConfig(name="sgd", lr=0.05, clip=1.0, warmup=5)}, id="sgd"),
         pytest.param(
             5,
             {
@@ -288,10 +286,8 @@ def test_resume_leads_to_the_same_state_bit_by_bit(
 ) -> None:
     if "teacher" in changes:
         changes = changes | {"teacher": TeacherConfig(spec=str(run))}
-    straight = configure(tmp_path / "straight", **{k: v for k, v in changes.items() if k != "workers"})
-    straight = replace(straight, data=replace(straight.data, workers=changes.get("workers", 0)))
-    config = replace(straight, out=str(tmp_path / "resumed"))
-    api.train(straight)
+    api.train(configure(tmp_path / "straight", **changes))
+    config = configure(tmp_path / "resumed", **changes)
     interrupted(config, after, monkeypatch)
     assert [record["step"] for record in steps(tmp_path / "resumed")] == [*range(1, after + 1)]
     resumed = api.train(config, resume=True)
@@ -315,7 +311,7 @@ def test_the_seed_decides_and_the_number_of_workers_does_not(tmp_path: Path, con
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     tmp_path: Path, configure: Any, shapes: Path, capsys: Any, number: int, code: int
 ) -> None:
-    run, file, last = tmp_path / "run", tmp_path / "config.yaml", 300
+    run, file, last = tmp_path / "run", tmp_path / "config.yaml", 150
     data = DataConfig(root=str(shapes), workers=2)
     file.write_text(to_yaml(configure(run, data=data, steps=last, evaluate_every=last)))
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ from segdistill.version import __version__
 if TYPE_CHECKING:
     from segdistill.api import evaluate, load_student, predict, report, train
     from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
 _HOME = {
@@ -16,6 +17,7 @@ _HOME = {
     "TrainConfig": "config",
     "build_model": "models.zoo",
     "evaluate": "api",
+    "fuse": "models.fused",
     "load_student": "api",
     "predict": "api",
     "report": "api",
@@ -29,6 +31,7 @@ __all__ = [
     "__version__",
     "build_model",
     "evaluate",
+    "fuse",
     "load_student",
     "predict",
     "report",

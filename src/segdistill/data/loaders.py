@@ -1,8 +1,10 @@
 """Seeded loaders: samples become batches, and the same ones whatever the number of workers or processes."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from threading import Thread
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -228,7 +230,18 @@ def plainly(loader: Iterable[Item]) -> Iterator[Item]:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """Leave signals to the training process: sent to all, they would end its loaders before it has saved."""
+    """Leave signals to the training process: sent to all, they would end its loaders before it has saved.
+
+    Only that process itself may end a loader with SIGTERM, as it does when it exits.
+    """
     del worker
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_exit_when_parent_asks, daemon=True).start()
+
+
+def _exit_when_parent_asks() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

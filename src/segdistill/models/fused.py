@@ -1,0 +1,148 @@
+"""The student rewritten for inference: the same function, with less memory to read and write.
+
+N: images, C: channels, H, W: rows and columns, K: classes.
+"""
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segdistill.models.student import Block, DSUNet, Up
+
+
+class FusedBlock(nn.Module):
+    """A `Block` in eval mode, its batch norm folded into the pointwise convolution.
+
+    Where the block's input is two maps one after the other (a decoder's), they are taken as they are: a
+    convolution of a concatenation is the sum of two convolutions.
+
+    Args:
+        block: trained.
+        split: channels of the first of two inputs; None for one input.
+    """
+
+    def __init__(self, block: Block, split: int | None = None) -> None:
+        super().__init__()
+        pointwise, norm = block.pointwise, block.bn
+        gain = norm.weight / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
+        point = pointwise.weight * gain.view(-1, 1, 1, 1)
+        bias = cast(Tensor, pointwise.bias) - cast(Tensor, norm.running_mean)
+        bias = bias * gain + norm.bias + cast(Tensor, block.shortcut.bias)
+        channels = block.depthwise.in_channels
+        self.sizes = [channels] if split is None else [split, channels - split]
+        self.dilation = int(block.depthwise.dilation[0])
+        self.register_buffer("taps", block.depthwise.weight.detach().clone())
+        self.register_buffer("taps_bias", cast(Tensor, block.depthwise.bias).detach().clone())
+        self.register_buffer("point", point.detach().clone())
+        self.register_buffer("cut", block.shortcut.weight.detach().clone())
+        self.register_buffer("bias", bias.detach().clone())
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """X N x C x H x W and skip N x C' x H x W -> N x C_out x H x W."""
+        inputs = [x] if skip is None else [x, skip]
+        taps = torch.split(cast(Tensor, self.taps), self.sizes)
+        taps_bias = torch.split(cast(Tensor, self.taps_bias), self.sizes)
+        point = torch.split(cast(Tensor, self.point), self.sizes, dim=1)
+        cut = torch.split(cast(Tensor, self.cut), self.sizes, dim=1)
+        out = None
+        for part, value in enumerate(inputs):
+            mixed = F.conv2d(
+                value, taps[part], taps_bias[part], padding=self.dilation, dilation=self.dilation,
+                groups=self.sizes[part],
+            )  # fmt: skip
+            bias = cast(Tensor, self.bias) if part == 0 else None
+            added = F.conv2d(mixed, point[part], bias) + F.conv2d(value, cut[part])
+            out = added if out is None else out + added
+        assert out is not None
+        return out.relu_()
+
+
+class KernelBlock(nn.Module):
+    """A `FusedBlock` as one Triton kernel, for CUDA; see `segdistill.models.triton_block`."""
+
+    def __init__(self, fused: FusedBlock) -> None:
+        super().__init__()
+        self.dilation = fused.dilation
+        channels = sum(fused.sizes)
+        taps = cast(Tensor, fused.taps).reshape(channels, 9).T.contiguous()
+        self.register_buffer("taps", taps)
+        self.register_buffer("taps_bias", cast(Tensor, fused.taps_bias))
+        self.register_buffer("point", cast(Tensor, fused.point)[:, :, 0, 0].T.contiguous())
+        self.register_buffer("cut", cast(Tensor, fused.cut)[:, :, 0, 0].T.contiguous())
+        self.register_buffer("bias", cast(Tensor, fused.bias))
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """X N x C x H x W and skip N x C' x H x W -> N x C_out x H x W."""
+        from segdistill.models.triton_block import fused_block
+
+        taps, taps_bias, point, cut, bias = self.buffers()
+        return fused_block(x, skip, taps, taps_bias, point, cut, bias, self.dilation)
+
+
+class FusedUp(nn.Module):
+    """A decoder stage whose first block takes the enlarged map and the skip without concatenating them."""
+
+    def __init__(self, stage: Up) -> None:
+        super().__init__()
+        self.up = copy.deepcopy(stage.up)
+        first, second = cast(Block, stage.blocks[0]), cast(Block, stage.blocks[1])
+        self.first: nn.Module = FusedBlock(first, split=stage.up.out_channels)
+        self.second: nn.Module = FusedBlock(second)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """X N x C_in x ceil(H/2) x ceil(W/2), skip N x C_out x H x W -> N x C_out x H x W."""
+        x = self.up(x)[:, :, : skip.shape[2], : skip.shape[3]]
+        return self.second(self.first(x, skip))
+
+
+def fuse(network: nn.Module, *, kernel: bool = False, compile: bool = False) -> nn.Module:
+    """A copy of a trained student for inference: the same logits up to rounding, faster.
+
+    Batch norm is folded into the convolutions, and the decoder's concatenations are never made. Move and cast
+    the network first (`.to(device, dtype)`): weights are folded as they are, in float32 best.
+
+    Args:
+        network: a trained network; a `DSUNet` anywhere in it is rewritten, anything else is kept.
+        kernel: on CUDA, compute each block in one Triton kernel that reads its input once.
+        compile: hand the result to `torch.compile` with its weights frozen. The first call of each image size
+            takes seconds to a minute; needs a C++ compiler on a CPU.
+
+    Returns:
+        The copy, in eval mode and without gradients.
+
+    Raises:
+        ValueError: there is no DSUNet in it.
+    """
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    students = [module for module in copied.modules() if isinstance(module, DSUNet)]
+    if not students:
+        raise ValueError("fuse rewrites the dsunet student, and this network holds none")
+    for student in students:
+        _rewrite(student)
+        if kernel:
+            _use_kernels(student)
+    copied = copied.to(memory_format=torch.channels_last)
+    if compile:
+        copied.compile(options={"freezing": True})
+    return copied
+
+
+def _rewrite(student: DSUNet) -> None:
+    """Put fused blocks in place of the student's own; its forward stays the same."""
+    for stages in (*student.encoder, student.bottleneck):
+        for name, module in cast(nn.Sequential, stages).named_children():
+            if isinstance(module, Block):
+                setattr(stages, name, FusedBlock(module))
+    for index, stage in enumerate(student.decoder):
+        student.decoder[index] = FusedUp(cast(Up, stage))
+
+
+def _use_kernels(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, FusedBlock):
+            setattr(module, name, KernelBlock(child))
+        else:
+            _use_kernels(child)
