@@ -94,13 +94,13 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         config=config, student=student, teacher=teacher, train=samples, val=val, card=card, cache=cache
     )
     train_student(experiment, accelerator, run, resume=resume)
-    accelerator.end_training()
     if accelerator.is_main_process:
         networks = {"student": load_network(str(run))} | ({"teacher": teacher} if teacher else {})
         measured = cost(networks, size=config.size)
         write_atomic(run / "cost.json", json.dumps(measured, indent=2) + "\n")
         say(f"The report is {report([run])}")
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # ends the group of processes too
     return run
 
 

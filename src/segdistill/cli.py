@@ -1,11 +1,14 @@
 """The command line: one verb per command, parsed by jsonargparse, carried out by `segdistill.api`."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -14,6 +17,8 @@ from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
 """Options under the name of a group of settings stand for the network itself."""
+RESULTS: ContextVar[TextIO] = ContextVar("results")
+"""Standard output as the program got it."""
 NETWORK = "run folder, or any network: fcn_resnet50, file.py:function, model.onnx, ... (a file's code is run)"
 
 
@@ -30,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         options = parser.parse_args(given)
-        return VERBS[options.subcommand](parser.instantiate(options)[options.subcommand])
+        RESULTS.set(sys.stdout)
+        with redirect_stdout(sys.stderr):  # networks and libraries print what is not for machines
+            return VERBS[options.subcommand](parser.instantiate(options)[options.subcommand])
     except ArgumentError as error:
         return fail(f"{error} (segdistill {given[0]} --help lists the options)", 2)
     except (ValueError, OSError) as error:
@@ -161,7 +168,8 @@ def run_evaluate(options: Namespace) -> int:
 
     config = EvaluateConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
     summary = api.evaluate(options.target, config)
-    console.print(score_table(summary))
+    if is_main_process():
+        console.print(score_table(summary))
     print_json({"target": options.target, "out": config.out, **_scores(summary)})
     return 0
 
@@ -247,7 +255,13 @@ def run_demo(options: Namespace) -> int:
 
 def print_json(record: dict[str, Any]) -> None:
     """The result for machines: one line, the last of standard output."""
-    print(json.dumps(record))
+    if is_main_process():
+        print(json.dumps(record), file=RESULTS.get(), flush=True)
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that `accelerate launch` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _scores(summary: dict[str, Any]) -> dict[str, float]:

@@ -67,8 +67,45 @@ def test_soft_loss_averages_over_the_pixels_that_take_part() -> None:
     assert soft_loss(student, teacher, 1.0, where).item() == pytest.approx(expected)
 
 
-def test_soft_loss_without_pixels_is_zero() -> None:
-    assert soft_loss(pixel(1, 0), pixel(0, 1), 2.0, ~EVERYWHERE).item() == 0
+def test_soft_loss_weighs_pixels_alike_and_not_images() -> None:
+    # One image takes part with one pixel of loss 0, the other with three of loss L: 3 L / 4, not L / 2.
+    student, teacher = torch.zeros(2, 2, 1, 3), torch.zeros(2, 2, 1, 3)
+    teacher[1, 0] = math.log(3)
+    where = torch.tensor([[[True, False, False]], [[True, True, True]]])
+    expected = 3 / 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert soft_loss(student, teacher, 1.0, where).item() == pytest.approx(expected)
+
+
+def test_hard_loss_weighs_pixels_alike_and_not_images() -> None:
+    # Probabilities (1/2, 1/2) cost ln 2, in one pixel of the first image; the second is right and sure in
+    # all three: ln 2 / 4, not ln 2 / 2.
+    logits, mask = torch.zeros(2, 2, 1, 3), torch.tensor([[[0, VOID, VOID]], [[0, 0, 0]]])
+    logits[1, 0] = 100
+    assert hard_loss(logits, mask).item() == pytest.approx(math.log(2) / 4)
+
+
+def test_soft_loss_of_equal_logits_is_zero_with_a_zero_gradient() -> None:
+    student = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = soft_loss(student, student.detach().clone(), 2.0, torch.ones(2, 4, 4, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-7, rtol=0)
+
+
+def test_soft_loss_without_pixels_is_zero_with_a_zero_gradient() -> None:
+    student = pixel(1.0, 0.0).requires_grad_()
+    loss = soft_loss(student, pixel(0, 1), 2.0, ~EVERYWHERE)
+    loss.backward()
+    assert loss.item() == 0
+    assert student.grad is not None
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+def test_gradient_of_the_soft_loss() -> None:
+    # T^2 d KL / d z = T (q - p): 2 (1/2 - 3/4) for the teacher's likelier class, at T = 2.
+    student = pixel(0.0, 0.0).requires_grad_()
+    soft_loss(student, pixel(2 * math.log(3), 0), 2.0, EVERYWHERE).backward()
+    torch.testing.assert_close(student.grad, pixel(-0.5, 0.5))
 
 
 def test_soft_loss_stays_finite_for_certain_networks() -> None:
@@ -104,12 +141,24 @@ def test_soft_loss_is_zero_only_where_both_agree(seed: int, temperature: float) 
     assert soft_loss(student, student + 3, temperature, where).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_losses_are_computed_in_float32() -> None:
+def test_losses_of_bfloat16_are_computed_in_float32() -> None:
     student, teacher = torch.randn(2, 1, 3, 4, 4).bfloat16()
+    where, mask = torch.ones(1, 4, 4, dtype=torch.bool), torch.randint(0, 3, (1, 4, 4))
+    for loss, exact in (
+        (hard_loss(student, mask), hard_loss(student.float(), mask)),
+        (soft_loss(student, teacher, 2.0, where), soft_loss(student.float(), teacher.float(), 2.0, where)),
+        (cosine_loss(student, teacher, where), cosine_loss(student.float(), teacher.float(), where)),
+    ):
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, exact)
+
+
+def test_losses_stay_in_float32_under_autocast() -> None:
+    student, teacher = torch.randn(2, 1, 3, 4, 4)
     where = torch.ones(1, 4, 4, dtype=torch.bool)
-    exact = soft_loss(student.float(), teacher.float(), 2.0, where)
-    assert torch.equal(soft_loss(student, teacher, 2.0, where), exact)
-    assert hard_loss(student, torch.zeros(1, 4, 4, dtype=torch.int64)).dtype == torch.float32
+    exact = soft_loss(student, teacher, 2.0, where), cosine_loss(student, teacher, where)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (soft_loss(student, teacher, 2.0, where), cosine_loss(student, teacher, where)) == exact
 
 
 def test_cosine_loss_measures_the_angle() -> None:
@@ -127,6 +176,11 @@ def test_cosine_loss_resizes_the_teacher_and_the_places() -> None:
     where[:, :, :4] = True
     assert cosine_loss(student, teacher, where).item() == pytest.approx(0, abs=1e-6)
     assert cosine_loss(student, teacher, ~where).item() == pytest.approx(2, abs=1e-6)
+
+
+def test_cosine_loss_without_positions_is_zero() -> None:
+    features = torch.randn(1, 3, 2, 2)
+    assert cosine_loss(features, -features, torch.zeros(1, 2, 2, dtype=torch.bool)).item() == 0
 
 
 def test_masked_mean_ignores_what_is_not_finite_elsewhere() -> None:

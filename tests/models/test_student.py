@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from segdistill.models.student import Block, DSUNet
 
@@ -12,9 +13,18 @@ SIZES = [
 ]  # fmt: skip
 
 
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
 @pytest.mark.parametrize(("classes", "parameters"), [(21, 2_285_619), (11, 2_284_969)])
 def test_parameters_are_those_of_the_reference(classes: int, parameters: int) -> None:
-    assert sum(p.numel() for p in DSUNet(classes).parameters()) == parameters
+    assert count(DSUNet(classes)) == parameters
+
+
+def test_parameters_of_a_block() -> None:
+    # Depthwise 3 * 9 + 3, pointwise 3 * 64 + 64, batch norm 2 * 64, shortcut 3 * 64 + 64.
+    assert count(Block(3, 64)) == 30 + 256 + 128 + 256
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -24,17 +34,28 @@ def test_logits_have_the_size_of_the_image(height: int, width: int) -> None:
         assert network(torch.randn(2, 3, height, width)).shape == (2, 4, height, width)
 
 
+def test_the_reference_width_takes_an_odd_size_too() -> None:
+    with torch.no_grad():
+        assert DSUNet(21).eval()(torch.randn(1, 3, 33, 47)).shape == (1, 21, 33, 47)
+
+
 def test_gradients_reach_every_parameter() -> None:
-    network = DSUNet(4, width=0.25)
+    torch.manual_seed(0)
+    network = DSUNet(4, width=0.25).eval()  # in training batch norm takes away what the biases before it add
     network(torch.randn(2, 3, 24, 24)).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in network.named_parameters()
-               if not n.endswith(("depthwise.bias", "pointwise.bias")))  # fmt: skip
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
 
 
 def test_dropout_acts_in_training_only() -> None:
     network, image = DSUNet(4, width=0.25), torch.randn(2, 3, 16, 16)
     assert not torch.equal(network(image), network(image))
     network.eval()
+    assert torch.equal(network(image), network(image))
+
+
+def test_without_dropout_training_is_deterministic() -> None:
+    network, image = DSUNet(4, width=0.25, dropout=0.0), torch.randn(2, 3, 16, 16)
     assert torch.equal(network(image), network(image))
 
 
@@ -46,8 +67,22 @@ def test_block_is_what_its_formula_says() -> None:
     assert block.depthwise.dilation == block.depthwise.padding == (2, 2)
 
 
+def test_the_bottleneck_is_dilated_and_named_as_the_deepest() -> None:
+    network = DSUNet(4, width=0.1)
+    first, dropout, second = network.get_submodule(DSUNet.deepest)
+    assert (first.depthwise.dilation, dropout.p, second.depthwise.dilation) == ((2, 2), 0.5, (4, 4))
+
+
 def test_width_scales_all_channels() -> None:
-    assert [stage[0].pointwise.out_channels for stage in DSUNet(4, width=0.5).encoder] == [32, 64, 128]
+    network = DSUNet(4, width=0.5)
+    assert [stage[0].pointwise.out_channels for stage in network.encoder] == [32, 64, 128]
+    assert network.bottleneck[2].pointwise.out_channels == 256
+    assert [stage.up.out_channels for stage in network.decoder] == [128, 64, 32]
+
+
+def test_a_tiny_width_keeps_one_channel() -> None:
+    with torch.no_grad():
+        assert DSUNet(4, width=1e-4).eval()(torch.randn(1, 3, 9, 9)).shape == (1, 4, 9, 9)
 
 
 def test_one_class_is_refused() -> None:

@@ -1,7 +1,10 @@
 """The teacher: frozen, in the student's classes, at the student's size."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from segdistill.data.labels import LabelSet
@@ -18,14 +21,29 @@ def trained(labels: LabelSet = LABELS) -> TrainedNetwork:
     return TrainedNetwork(DSUNet(len(labels), width=0.1), labels, "dsunet")
 
 
+class Echo(nn.Module):
+    """Answers with the image, which it keeps."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen = image
+        return image
+
+
 def test_two_passes_are_identical_even_after_train() -> None:
     teacher, image = Teacher(trained(), LABELS), torch.randn(2, 3, 16, 16)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     nn.ModuleList([teacher]).train()
+    assert teacher.train() is teacher
     first, second = teacher(image), teacher(image)
     assert torch.equal(first, second)
     assert not any(module.training for module in teacher.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_network_in_training_is_frozen_too() -> None:
+    network = trained().train()
+    teacher = Teacher(network, LABELS)
+    assert not any(module.training for module in teacher.modules())
 
 
 def test_nothing_in_it_has_a_gradient() -> None:
@@ -38,6 +56,13 @@ def test_classes_are_mapped_by_name() -> None:
     teacher = Teacher(trained(), LabelSet(names=("roof", "ground", "road")))
     image = torch.randn(1, 3, 8, 8)
     assert torch.equal(teacher(image), trained()(image)[:, [2, 0, 1]])
+    assert teacher.classes == 3
+
+
+def test_classes_are_renamed() -> None:
+    renamed = Teacher(trained(), LabelSet(names=("street", "roof", "ground")), rename={"road": "street"})
+    image = torch.randn(1, 3, 8, 8)
+    assert torch.equal(renamed(image), trained()(image)[:, [1, 2, 0]])
 
 
 def test_several_classes_onto_one_add_up_their_probabilities() -> None:
@@ -53,28 +78,45 @@ def test_what_does_not_map_is_named() -> None:
         Teacher(trained(), LabelSet(names=("ground", "road", "tree")))
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.6, 3.0])
+@pytest.mark.parametrize("scale", [0.01, 0.5, 1.6, 3.0])
 def test_an_enlarged_view_gives_logits_of_the_students_size(scale: float) -> None:
     assert Teacher(trained(), LABELS, scale=scale)(torch.randn(2, 3, 13, 17)).shape == (2, 3, 13, 17)
 
 
-def test_the_network_gets_its_own_normalisation() -> None:
-    class Echo(nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return image
-
-    network = TrainedNetwork(Echo(), LABELS, "echo", mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
-    grey = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    white = (1 - grey) / std
-    # White is 1 in RGB: (1 - 0.5) / 0.25, / 0.5, / 1
-    expected = torch.tensor([2.0, 1.0, 0.5]).view(1, 3, 1, 1)
-    torch.testing.assert_close(network(white), expected)
+def test_the_network_sees_the_enlarged_view() -> None:
+    echo, image = Echo(), torch.randn(2, 3, 13, 17)
+    teacher = Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS, scale=1.6)
+    logits = teacher(image)
+    # 13 * 1.6 = 20.8 and 17 * 1.6 = 27.2
+    expected = F.interpolate(image, size=(21, 27), mode="bilinear", align_corners=False)
+    assert torch.equal(echo.seen, expected)
+    back = F.interpolate(expected, size=(13, 17), mode="bilinear", align_corners=False)
+    assert torch.equal(logits, back)
 
 
-def test_fingerprint_tells_weights_apart() -> None:
-    first, second = trained(), trained()
-    assert first.fingerprint() == second.fingerprint()
-    with torch.no_grad():
-        next(second.parameters()).add_(1e-6)
-    assert first.fingerprint() != second.fingerprint()
+def test_at_scale_one_the_network_sees_the_batch_itself() -> None:
+    echo, image = Echo(), torch.randn(2, 3, 5, 7)
+    assert torch.equal(Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS)(image), image)
+    assert echo.seen is image
+
+
+@pytest.mark.parametrize(
+    ("labels", "rename"),
+    [(LabelSet(names=("roof", "ground", "road")), {}), (LABELS, {"road": "roof", "roof": "road"})],
+)
+def test_fingerprint_depends_on_where_the_classes_go(labels: LabelSet, rename: Any) -> None:
+    plain = Teacher(trained(), LABELS)
+    assert plain.fingerprint() == Teacher(trained(), LABELS).fingerprint()
+    assert plain.fingerprint() != Teacher(trained(), labels, rename=rename).fingerprint()
+
+
+def test_fingerprint_depends_on_the_weights() -> None:
+    plain, other = Teacher(trained(), LABELS), Teacher(trained(), LABELS)
+    next(other.parameters()).add_(1e-6)
+    assert plain.fingerprint() != other.fingerprint()
+
+
+def test_identity_is_what_the_card_says() -> None:
+    network = trained()
+    identity = Teacher(network, LABELS, scale=2.0).identity()
+    assert identity == {"spec": "dsunet", "scale": 2.0, "fingerprint": network.fingerprint()}

@@ -2,44 +2,25 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-
-from segdistill.data.labels import VOC
-from segdistill.models.trained import load_network, read_state
-from segdistill.models.zoo import TORCHVISION, build_model, output_classes
-
-pytestmark = pytest.mark.unit
-SHARED = Path(__file__).parents[2].parent / "shared"
-
-NETWORK = """
-import torch
 from torch import nn
 
-def student(num_classes):
-    return nn.Conv2d(3, num_classes, 1)
+from segdistill.models.student import DSUNet
+from segdistill.models.zoo import (
+    BUILT_IN,
+    TORCHVISION,
+    OnnxNetwork,
+    PaddedNetwork,
+    TorchvisionNetwork,
+    build_model,
+    load_function,
+    output_classes,
+)
 
-def teacher():
-    torch.manual_seed(0)
-    network = nn.Conv2d(3, 2, 1)
-    network.labels = ["ground", "road"]
-    network.mean, network.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return network
-
-def nothing():
-    return 3
-
-def flat():
-    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-"""
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.py"
-    path.write_text(NETWORK)
-    return path
+pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("spec", ["dsunet", "lraspp_mobilenet_v3_large", "smp:Unet/resnet18"])
@@ -55,25 +36,63 @@ def test_every_torchvision_name_is_known_to_torchvision() -> None:
     assert sorted(TORCHVISION) == sorted(list_models(module=segmentation))
 
 
+def test_of_a_torchvision_networks_outputs_the_main_logits_are_taken() -> None:
+    network = TorchvisionNetwork("deeplabv3_mobilenet_v3_large", 4, auxiliary=True).eval()
+    image = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(network(image), network.inner(image)["out"])
+    assert network.inner.aux_classifier is not None
+
+
+def test_width_reaches_the_student() -> None:
+    network = build_model("dsunet", 4, width=0.5)
+    assert isinstance(network, DSUNet)
+    assert network.head.in_channels == 32
+
+
+def test_padding_is_right_and_below_and_is_cut_back() -> None:
+    class Echo(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.seen = image
+            return image
+
+    network, image = PaddedNetwork(Echo()), torch.randn(1, 3, 33, 64)
+    assert torch.equal(network(image), image)
+    seen = network.inner.seen
+    assert seen.shape == (1, 3, 64, 64)
+    assert torch.equal(seen[:, :, :33], image)
+    assert not seen[:, :, 33:].any()
+
+
 def test_a_function_of_a_file_is_told_the_classes(file: Path) -> None:
     assert output_classes(build_model(f"{file}:student", 7), "mine") == 7
+
+
+def test_a_function_without_that_argument_is_called_bare(file: Path) -> None:
+    assert output_classes(build_model(f"{file}:teacher", 7), "mine") == 2
 
 
 def test_a_function_of_a_package() -> None:
     assert output_classes(build_model("segdistill.models.student:DSUNet", 4), "") == 4
 
 
-def test_a_function_may_name_its_classes_and_normalisation(file: Path) -> None:
-    network = load_network(f"{file}:teacher")
-    assert network.labels.names == ("ground", "road")
-    assert network.mean == (0.5, 0.5, 0.5)
+def test_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    functions = []
+    for number in (1, 2):
+        path = tmp_path / str(number) / "mine.py"
+        path.parent.mkdir()
+        path.write_text(f"NUMBER = {number}\ndef build():\n    return NUMBER\n")
+        functions.append(load_function(f"{path}:build"))
+    assert [function() for function in functions] == [1, 2]
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("dsunett", r"no network 'dsunett'; did you mean dsunet\?.*fcn_resnet50.*\.onnx"),
+        ("fcn_resnet5", r"did you mean fcn_resnet50\?"),
         ("smp:Unnet/resnet18", r"no network 'smp:Unnet/resnet18'"),
+        ("smp:Unet/resnet1", r"no network 'smp:Unet/resnet1'"),
         ("FILE:absent", "has no function 'absent'"),
         ("FILE:nothing", "returned a int, not an nn.Module"),
         ("nopackage.models:build", "No module named 'nopackage'"),
@@ -84,14 +103,16 @@ def test_an_unknown_network_is_an_error_that_helps(file: Path, spec: str, messag
         build_model(spec.replace("FILE", str(file)), 3)
 
 
+def test_a_name_like_no_other_gets_the_choices_and_no_guess() -> None:
+    with pytest.raises(ValueError, match="there is no network 'xyzzy'") as caught:
+        build_model("xyzzy", 3)
+    assert "did you mean" not in str(caught.value)
+    assert all(name in str(caught.value) for name in (*BUILT_IN, "smp:", "file.py:function", "run folder"))
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.py does not exist"):
         build_model("absent.py:build", 3)
-
-
-def test_what_is_no_segmentation_network_is_refused(file: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape("with (1, 2), not with 1xKxHxW logits")):
-        output_classes(build_model(f"{file}:flat", 2), "flat")
 
 
 def test_width_belongs_to_dsunet() -> None:
@@ -99,77 +120,51 @@ def test_width_belongs_to_dsunet() -> None:
         build_model("fcn_resnet50", 3, width=0.5)
 
 
-def test_torchvision_teacher_without_a_network_names_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from urllib.error import URLError
-
-    def offline(*_: object, **__: object) -> None:
-        raise URLError("no route")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    monkeypatch.setattr("torch.hub.urlopen", offline)
-    with pytest.raises(ValueError, match=r"could not be downloaded.*https://.*--teacher\.weights FILE"):
-        load_network("lraspp_mobilenet_v3_large")
+@pytest.mark.parametrize(("function", "answer"), [("flat", "(1, 2)"), ("Named", "dict")])
+def test_what_is_no_segmentation_network_is_refused(file: Path, function: str, answer: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"with {answer}, not with 1xKxHxW logits")):
+        output_classes(build_model(f"{file}:{function}", 2), function)
 
 
-def test_torchvision_weights_come_from_a_file(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    own = build_model("lraspp_mobilenet_v3_large", 21)
-    torch.save(own.inner.state_dict(), tmp_path / "own.pth")
-    network = load_network("lraspp_mobilenet_v3_large", weights=tmp_path / "own.pth")
-    assert network.labels.names == VOC.names
-    image = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(network(image), own.eval()(image))
+@pytest.mark.parametrize("mode", [True, False])
+def test_asking_for_the_classes_restores_the_mode(mode: bool) -> None:
+    class Broken(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            raise RuntimeError("broken")
+
+    network, broken = DSUNet(4, width=0.1).train(mode), Broken().train(mode)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert output_classes(network, "dsunet") == 4
+    with pytest.raises(RuntimeError, match="broken"):
+        output_classes(broken, "broken")
+    assert network.training is broken.training is mode
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    torch.save(build_model("dsunet", 3, width=0.1).state_dict(), tmp_path / "small.pth")
-    with pytest.raises(ValueError, match=r"small\.pth"):
-        load_network("lraspp_mobilenet_v3_large", weights=tmp_path / "small.pth")
-
-
-def test_weights_with_code_in_them_are_refused(tmp_path: Path) -> None:
-    torch.save({"weight": Path("a path is an object, and its unpickling runs code")}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"evil\.pth"):
-        read_state(tmp_path / "evil.pth")
-
-
-def test_an_onnx_file_is_a_teacher_with_its_classes(tmp_path: Path, file: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    from onnx import TensorProto, helper, numpy_helper
-
-    plain = load_network(f"{file}:teacher").module
-    parts = {name: numpy_helper.from_array(p.detach().numpy(), name) for name, p in plain.named_parameters()}
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])],
-        "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2, "h", "w"])],
-        list(parts.values()),
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"labels": '["ground", "road"]'})
-    onnx.save(model, tmp_path / "network.onnx")
-    network, image = load_network(str(tmp_path / "network.onnx")), torch.randn(2, 3, 9, 5)
-    assert network.labels.names == ("ground", "road")
+def test_an_onnx_file_answers_like_the_network_it_was_made_from(make_onnx: Any) -> None:
+    plain, image = nn.Conv2d(3, 4, 1), torch.randn(2, 3, 9, 5)
+    network = OnnxNetwork(make_onnx(plain, author="me"))
+    assert network.metadata == {"author": "me"}
     with torch.no_grad():
         torch.testing.assert_close(network(image), plain(image))
+        torch.testing.assert_close(network(image.bfloat16()), plain(image.bfloat16().float()))
+
+
+def test_an_onnx_file_of_a_fixed_size_says_so(make_onnx: Any) -> None:
+    network = OnnxNetwork(make_onnx(nn.Conv2d(3, 2, 1), size=(1, 32, 32)))
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+    with pytest.raises(ValueError, match=r"network\.onnx cannot take 1x3x64x64 images.*free batch, height"):
+        output_classes(network, "network.onnx")
 
 
 def test_a_broken_onnx_file_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.onnx is not an ONNX network"):
-        load_network(str(tmp_path / "broken.onnx"))
+        OnnxNetwork(tmp_path / "broken.onnx")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real teacher lies in ../shared, which is not here")
-def test_the_real_teacher_is_the_same_as_onnx_and_as_a_function() -> None:
-    function = load_network(f"{SHARED}/weights/voc_teacher.py:build")
-    onnx = load_network(f"{SHARED}/weights/deeplabv3_mobilenetv2_voc.onnx")
-    image = torch.randn(1, 3, 65, 97)
-    with torch.no_grad():
-        torch.testing.assert_close(function(image), onnx(image), atol=1e-3, rtol=1e-3)
-    assert function.labels.names == onnx.labels.names == VOC.names
+def test_a_missing_onnx_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.onnx does not exist"):
+        OnnxNetwork(tmp_path / "absent.onnx")

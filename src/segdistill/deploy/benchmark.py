@@ -32,19 +32,21 @@ def cost(
     modes = {name: network.training for name, network in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in networks}
     flops = {}
-    with torch.inference_mode():
-        for name, network in networks.items():
-            network.to(device).eval()
-            with FlopCounterMode(display=False) as counter:
-                network(image)
-            flops[name] = counter.get_total_flops()
-        for turn in range(repeats + 2):
+    try:
+        with torch.inference_mode():
             for name, network in networks.items():
-                seconds = _timed(network, image)
-                if turn >= 2:
-                    times[name].append(seconds)
-    for name, network in networks.items():
-        network.train(modes[name])
+                network.to(device).eval()
+                with FlopCounterMode(display=False) as counter:
+                    network(image)
+                flops[name] = counter.get_total_flops()
+            for turn in range(repeats + 2):
+                for name, network in networks.items():
+                    seconds = _timed(network, image)
+                    if turn >= 2:
+                        times[name].append(seconds)
+    finally:
+        for name, network in networks.items():
+            network.train(modes[name])
     return {
         "device": device.type,
         "threads": torch.get_num_threads(),

@@ -39,9 +39,8 @@ class History:
         self.path, self.steps, self.accelerator = path, steps, accelerator
         self.writes = accelerator.is_main_process
         if self.writes and path.is_file():
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in kept if json.loads(line)["step"] <= start]
-            write_atomic(path, "".join(f"{line}\n" for line in kept))
+            kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            write_atomic(path, "".join(line for line in kept if json.loads(line)["step"] <= start))
         self.clock, self.clocked = time.perf_counter(), start
 
     def log(self, step: int, values: dict[str, float], images: int) -> str:

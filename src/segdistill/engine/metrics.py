@@ -132,7 +132,8 @@ def boundary_overlap(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     """Intersection and union of predicted and true boundary bands (Cheng et al. 2021, Boundary IoU).
 
     A class's band is what an erosion by d pixels takes off its region, d being 2 % of the image's diagonal.
-    Beyond the image's edge lies no region, so that edges count as boundaries, as in the paper's code.
+    Beyond the image's edge lies no region, so that edges count as boundaries, as in the paper's code; nor
+    does one in void, whatever is predicted there.
 
     Args:
         prediction: H x W int64.
@@ -148,11 +149,11 @@ def boundary_overlap(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     overlap = torch.zeros(2, classes, dtype=torch.int64, device=mask.device)
     if not len(here):
         return overlap
-    regions = torch.cat([prediction == here[:, None, None], mask == here[:, None, None]])
+    regions = torch.cat([prediction == here[:, None, None], mask == here[:, None, None]]) & labelled
     # Erosion of a region is dilation of its complement: a max pool, once along rows and once along columns.
     outside = F.pad((~regions).float(), (d, d, d, d), value=1.0)
     eroded = F.max_pool2d(F.max_pool2d(outside, (1, 2 * d + 1), 1), (2 * d + 1, 1), 1) == 0
-    predicted, true = ((regions & ~eroded) & labelled).chunk(2)
+    predicted, true = (regions & ~eroded).chunk(2)
     overlap[0, here] = (predicted & true).sum(dim=(1, 2))
     overlap[1, here] = (predicted | true).sum(dim=(1, 2))
     return overlap

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
 from segdistill.config import Precision
@@ -46,6 +47,14 @@ def make_accelerator(
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     kind = PartialState(cpu=device == "cpu").device.type
     chosen = resolve_precision(precision, kind)
+    # accelerate itself passes over a tracker whose package is not installed.
+    installed = [str(tracker.value) for tracker in get_available_trackers()]
+    missing = sorted({*(trackers or ())} - {*installed, "all"})
+    if missing:
+        raise ValueError(
+            f"trackers: {', '.join(missing)} is not installed, or unknown to accelerate; "
+            f"installed: {', '.join(installed)}"
+        )
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if chosen == "fp32" else chosen,

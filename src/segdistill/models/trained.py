@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import pickle
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -95,7 +93,7 @@ def load_network(
         labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
 
     Label set and normalisation come from the run folder, from torchvision's or the ONNX file's metadata, or
-    from attributes `labels` (class names), `mean` and `std` of the module that a function returned.
+    from attributes `labels` (class names or a label set), `mean` and `std` of a function's module.
 
     Raises:
         ValueError: the spec names nothing, the weights do not fit, or the classes are unknown.
@@ -117,9 +115,8 @@ def load_network(
         known = {"labels": categories}
     elif ":" in spec and not spec.startswith("smp:"):
         module = call_function(spec, len(labels) if labels else None)
-        known = {
-            key: getattr(module, key) for key in KNOWN if isinstance(getattr(module, key, None), list | tuple)
-        }
+        said = {key: getattr(module, key, None) for key in KNOWN}
+        known = {key: value for key, value in said.items() if isinstance(value, list | tuple | LabelSet)}
         if weights:
             load_state(module, Path(weights))
     elif Path(spec).is_dir():
@@ -196,8 +193,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a state dict: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a state dict: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a state dict of tensors alone")
     return state

@@ -73,7 +73,13 @@ class OnnxNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W -> the file's first output, on the image's device."""
         values = image.detach().float().cpu().contiguous().numpy()
-        logits = self.session.run(None, {self.input: values})[0]
+        try:
+            logits = self.session.run(None, {self.input: values})[0]
+        except Exception as error:  # as above
+            raise ValueError(
+                f"{self.path} cannot take {'x'.join(map(str, values.shape))} images: "
+                f"{str(error).splitlines()[0]} (export it with free batch, height and width)"
+            ) from None
         return torch.from_numpy(logits).to(image.device)
 
 
@@ -142,6 +148,8 @@ def load_function(spec: str) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(module_spec)
         sys.modules[module_spec.name] = module
         module_spec.loader.exec_module(module)
+    elif not source or source.startswith("."):
+        raise unknown(spec)
     else:
         try:
             module = importlib.import_module(source)

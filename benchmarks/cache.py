@@ -1,0 +1,94 @@
+"""What the teacher's cache costs and what it changes: bytes per image, fill rate, and the error of its views.
+
+    python benchmarks/cache.py --config configs/voc-animals.yaml --images 200
+
+The error is measured on training views: cached logits against what the live teacher answers to the same whole
+image (rounding and interpolation), and to the crop alone (the context that a crop lacks).
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from segdistill import api
+from segdistill.config import TrainConfig, load
+from segdistill.data.datasets import SegmentationDataset, image_file, open_dataset
+from segdistill.data.logits import cut_view, image_key, to_grid
+from segdistill.data.transforms import apply_view, draw_view, normalise, scaled_size
+from segdistill.engine.cache import look, open_cache
+from segdistill.engine.runtime import make_accelerator
+
+
+def disagreement(
+    cached: torch.Tensor, live: torch.Tensor, inside: torch.Tensor
+) -> tuple[float, float, float]:
+    """Mean absolute difference, KL in nats, and share of pixels with another class, over the view's inside."""
+    a, b = cached[:, inside].float(), live[:, inside].float()
+    kl = F.kl_div(a.log_softmax(0), b.log_softmax(0), log_target=True, reduction="none").sum(0).mean()
+    other = (a.argmax(0) != b.argmax(0)).float().mean()
+    return float((a - b).abs().mean()), float(kl), float(other)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=200)
+    options = parser.parse_args()
+    config = load(TrainConfig, options.config)
+    accelerator = make_accelerator(config.device, config.runtime.precision)
+    whole = open_dataset(config.data.root, config.data.split, layout=config.data.layout)
+    assert whole.masks is not None
+    files = ([Path(path) for path in paths[: options.images]] for paths in (whole.images, whole.masks))
+    samples = SegmentationDataset(whole.labels, list(whole.ids[: options.images]), *files)
+    teacher = api.open_teacher(config.teacher, whole.labels)
+    assert teacher is not None
+    teacher.to(accelerator.device)
+    table = Table(
+        title=f"{options.images} images, teacher.scale {config.teacher.scale}, crops of {config.size}"
+    )
+    for column in ("form", "bytes/image", "images/s", "against", "mean |error|", "KL, nats", "other class"):
+        table.add_column(column, justify="left" if column in {"form", "against"} else "right")
+    for topk in (0, 4, 2):
+        with TemporaryDirectory() as folder:
+            settings = replace(config.teacher, cache=folder, cache_topk=topk)
+            started = time.perf_counter()
+            cache = open_cache(settings, teacher, samples, accelerator)
+            rate = len(samples) / (time.perf_counter() - started)
+            size = sum(part.stat().st_size for part in cache.parts) / len(samples)
+            found: dict[str, list[tuple[float, float, float]]] = {"the whole image": [], "the crop": []}
+            for index in range(len(samples)):
+                image, mask, _ = samples[index]
+                shape = (image.shape[1], image.shape[2])
+                view = draw_view(*shape, config.size, config.augment, np.random.default_rng((0, index)))
+                crop, _, inside = apply_view(image, mask, view, config.size)
+                stored = cache.read(image_key(*image_file(samples, index)), shape)
+                assert stored is not None
+                cached = cut_view(stored, view, shape, config.size, cache.form)
+                full = look(teacher, image, scaled_size(shape, config.teacher.scale), accelerator).cpu()
+                fine = replace(cache.form, stride=1, align_corners=False)
+                exact = cut_view(to_grid(full, fine.grid(shape), False), view, shape, config.size, fine)
+                found["the whole image"].append(disagreement(cached, exact, inside))
+                pixels = normalise(crop.to(accelerator.device))[None]
+                found["the crop"].append(disagreement(cached, teacher(pixels)[0].cpu(), inside))
+        for name, errors in found.items():
+            mean = np.mean(errors, axis=0)
+            table.add_row(
+                f"top {topk}" if topk else "all classes", f"{size:,.0f}", f"{rate:.1f}", name,
+                f"{mean[0]:.4f}", f"{mean[1]:.5f}", f"{mean[2]:.3%}",
+            )  # fmt: skip
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

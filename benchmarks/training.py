@@ -1,0 +1,270 @@
+"""images/s of the product's training step against the hand-written loop, interleaved; and where a step goes.
+
+    python benchmarks/training.py path/to/VOCdevkit/VOC2012 --cache runs/benchmark-cache
+
+The variants are run in turns, a few steps each, so that a machine that slows down slows all of them alike;
+the table holds the medians of the turns. `--agree 50` compares the losses of both loops on the same batches.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from reference import make_teacher
+from reference import steps as reference_steps
+from rich.console import Console
+from rich.table import Table
+
+from segdistill.config import (
+    AugmentConfig,
+    DataConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RuntimeConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from segdistill.data.datasets import SegmentationDataset, open_dataset
+from segdistill.data.labels import VOC
+from segdistill.data.loaders import ViewSampler
+from segdistill.distillation.objective import Objective
+from segdistill.engine.cache import open_cache
+from segdistill.engine.monitor import LossMonitor
+from segdistill.engine.runtime import make_accelerator, seed_everything
+from segdistill.engine.state import TrainingState
+from segdistill.engine.train import Experiment, device_batches, optimizer_step
+from segdistill.models.card import ModelCard
+from segdistill.models.student import DSUNet
+from segdistill.models.teacher import Teacher
+from segdistill.models.trained import TrainedNetwork
+from segdistill.models.zoo import TorchvisionNetwork
+
+console = Console()
+MANY = 10_000
+
+
+class Product:
+    """The product's own training, one optimiser step at a time."""
+
+    def __init__(self, config: TrainConfig, images: int) -> None:
+        self.config = config
+        self.accelerator: Accelerator = make_accelerator(config.device, config.runtime.precision)
+        samples = first_images(config, images)
+        seed_everything(0)
+        student = DSUNet(len(VOC))
+        if config.runtime.channels_last:
+            student = student.to(memory_format=torch.channels_last)
+        if config.runtime.compile:
+            student.compile()
+        teacher, cache = None, None
+        if config.teacher.spec:
+            network = TorchvisionNetwork("fcn_resnet50", len(VOC))
+            network.inner = make_teacher()
+            teacher = Teacher(TrainedNetwork(network, VOC, "fcn_resnet50"), VOC).to(self.accelerator.device)
+            if config.teacher.cache:
+                cache = open_cache(config.teacher, teacher, samples, self.accelerator)
+        card = ModelCard(spec="dsunet", width=1.0, labels=VOC, size=config.size, evaluate_size=None)
+        self.experiment = Experiment(
+            config=config,
+            student=student,
+            teacher=teacher,
+            train=samples,
+            val=samples,
+            card=card,
+            cache=cache,
+        )
+        objective = Objective(config.objective, student, teacher)
+        self.state = TrainingState(student, objective, config.optim, self.accelerator)
+        self.batches = device_batches(self.experiment, self.accelerator, range(MANY))
+        self.monitor = LossMonitor(Path("runs"))
+        self.step = 0
+
+    def run(self, steps: int) -> list[float]:
+        """Take some steps; returns their losses."""
+        losses = []
+        for _ in range(steps):
+            optimizer_step(
+                self.step, self.experiment, self.state, self.batches, self.accelerator, self.monitor
+            )
+            self.step += 1
+            losses.append(self.monitor.means()["loss"])
+        return losses
+
+
+class Reference:
+    """The hand-written loop, one optimiser step at a time."""
+
+    def __init__(self, config: TrainConfig, images: int) -> None:
+        seed_everything(0)
+        devkit = Path(config.data.root)
+        order = islice(ViewSampler(images, config.batch, range(MANY), 0), MANY // 10)
+        device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+        self.loop = reference_steps(
+            devkit, DSUNet(len(VOC)).to(device), make_teacher().to(device), size=config.size, batch=config.batch,
+            order=[[index for _, index in batch] for batch in order], device=device,
+        )  # fmt: skip
+
+    def run(self, steps: int) -> list[float]:
+        """Take some steps; returns their losses."""
+        return list(islice(self.loop, steps))
+
+
+def first_images(config: TrainConfig, images: int) -> SegmentationDataset:
+    """The first images of the training split: as many as a slow teacher can look at for a benchmark."""
+    whole = open_dataset(config.data.root, "train")
+    assert whole.masks is not None
+    files = ([Path(path) for path in paths[:images]] for paths in (whole.images, whole.masks))
+    return SegmentationDataset(whole.labels, list(whole.ids[:images]), *files)
+
+
+def base_config(options: argparse.Namespace) -> TrainConfig:
+    """The reference recipe, as the hand-written loop has it."""
+    return TrainConfig(
+        data=DataConfig(root=str(options.devkit), workers=options.workers),
+        augment=AugmentConfig(stretch=True, flip=0.0, jitter=0.0),
+        teacher=TeacherConfig(spec="fcn_resnet50"),
+        objective=ObjectiveConfig(alpha=0.7, beta=0.3, temperature=2.0),
+        optim=OptimConfig(name="adam", lr=1e-4, weight_decay=0.0, schedule="constant"),
+        runtime=RuntimeConfig(precision="fp32", channels_last=False),
+        size=options.size,
+        batch=options.batch,
+        steps=MANY,
+        device=options.device,
+    )
+
+
+def variants(base: TrainConfig, cache: Path) -> dict[str, TrainConfig]:
+    """What is measured, each line adding one thing to the one above."""
+    cached = replace(base.teacher, cache=str(cache))
+    fast = RuntimeConfig(precision="auto", channels_last=True)
+    return {
+        "product, float32, NCHW, live teacher": base,
+        "+ channels_last, bf16": replace(base, runtime=fast),
+        "+ cached teacher": replace(base, runtime=fast, teacher=cached),
+        "+ compile": replace(base, runtime=replace(fast, compile=True), teacher=cached),
+        "supervised, same settings": replace(
+            base, runtime=replace(fast, compile=True), teacher=TeacherConfig()
+        ),
+    }
+
+
+def compare(options: argparse.Namespace) -> None:
+    """The table of images/s."""
+    base = base_config(options)
+    loops: dict[str, Reference | Product] = {"reference.py": Reference(base, options.images)}
+    for name, config in variants(base, options.cache).items():
+        loops[name] = Product(config, options.images)
+    seconds = defaultdict(list)
+    for turn in range(options.turns + 1):
+        for name, loop in loops.items():
+            steps = 1 if isinstance(loop, Reference) else options.steps
+            started = time.perf_counter()
+            loop.run(steps)
+            if turn:  # the first turn warms up, and compiles
+                seconds[name].append((time.perf_counter() - started) / steps)
+    table = Table(title=f"batch {options.batch} at {options.size} x {options.size}, {options.turns} turns")
+    for column in ("", "s per step", "images/s", "against reference.py"):
+        table.add_column(column, justify="left" if not column else "right")
+    yardstick = statistics.median(seconds["reference.py"])
+    for name in loops:
+        median = statistics.median(seconds[name])
+        row = (f"{median:.3f}", f"{options.batch / median:.2f}", f"{yardstick / median:.2f}")
+        table.add_row(name, *row)
+    console.print(table)
+
+
+def agree(options: argparse.Namespace) -> None:
+    """Losses of the hand-written loop and of the fast product on the same batches from the same weights."""
+    base = base_config(options)
+    fast = list(variants(base, options.cache).values())[2]
+    ours = Product(fast, options.images).run(options.agree)
+    theirs = Reference(base, options.images).run(options.agree)
+    last = slice(-10, None)
+    ratio = np.mean(ours[last]) / np.mean(theirs[last])
+    for step in range(0, options.agree, 10):
+        console.print(f"step {step:3}: product {ours[step]:.4f}, reference.py {theirs[step]:.4f}")
+    console.print(f"mean of the last 10 of {options.agree} steps: product / reference.py = {ratio:.4f}")
+
+
+@contextmanager
+def timed(into: dict[str, list[float]], name: str) -> Iterator[None]:
+    """Add the seconds of a block to a list."""
+    started = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    into[name].append(time.perf_counter() - started)
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Where the time of a step goes, before (float32, NCHW, live teacher) and after."""
+    base = base_config(options)
+    after = list(variants(base, options.cache).values())[3]
+    table = Table(title=f"ms per step of {options.batch} at {options.size} x {options.size} (medians)")
+    table.add_column("")
+    columns = {}
+    for title, config in {"before": base, "after": after}.items():
+        loop = Product(config, options.images)
+        parts: dict[str, list[float]] = defaultdict(list)
+        for _ in range(options.steps + 2):
+            with timed(parts, "waiting for data"):
+                batch = next(loop.batches)
+            with timed(parts, "teacher"), torch.no_grad(), loop.accelerator.autocast():
+                known = batch.knowledge
+                if known is None and loop.experiment.teacher is not None:
+                    known = loop.experiment.teacher(batch.image)
+            with timed(parts, "student forward"), loop.accelerator.autocast():
+                logits = loop.state.wrapped(batch.image)
+            with timed(parts, "losses"):
+                loss = loop.state.objective(batch, logits, known)["loss"]
+            with timed(parts, "backward"):
+                loss.backward()
+            with timed(parts, "optimiser"):
+                loop.state.optimizer.step()
+                loop.state.optimizer.zero_grad(set_to_none=True)
+        columns[title] = {name: 1000 * statistics.median(values[2:]) for name, values in parts.items()}
+        table.add_column(title, justify="right")
+    for name in columns["before"]:
+        table.add_row(name, *(f"{columns[title][name]:.1f}" for title in columns))
+    console.print(table)
+
+
+def main() -> None:
+    """Run what the options ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("devkit", type=Path)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the cached logits")
+    parser.add_argument(
+        "--images", type=int, default=64, help="training images, looked at by the teacher once"
+    )
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="steps of the product per turn")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--agree", type=int, default=0, help="steps to compare the losses of")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
+    options = parser.parse_args()
+    torch.set_num_threads(options.workers)
+    if options.agree:
+        agree(options)
+    elif options.profile:
+        profile(options)
+    else:
+        compare(options)
+
+
+if __name__ == "__main__":
+    main()
