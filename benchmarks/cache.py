@@ -30,7 +30,7 @@ from segdistill.engine.runtime import make_accelerator
 def disagreement(
     cached: torch.Tensor, live: torch.Tensor, inside: torch.Tensor
 ) -> tuple[float, float, float]:
-    """Mean absolute difference, KL in nats, and share of pixels with another class, over the view's inside."""
+    """Mean absolute difference, KL in nats, and share of pixels of another class, inside the view."""
     a, b = cached[:, inside].float(), live[:, inside].float()
     kl = F.kl_div(a.log_softmax(0), b.log_softmax(0), log_target=True, reduction="none").sum(0).mean()
     other = (a.argmax(0) != b.argmax(0)).float().mean()

@@ -109,8 +109,8 @@ class Reference:
         order = islice(ViewSampler(images, config.batch, range(MANY), 0), MANY // 10)
         device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
         self.loop = reference_steps(
-            devkit, DSUNet(len(VOC)).to(device), make_teacher().to(device), size=config.size, batch=config.batch,
-            order=[[index for _, index in batch] for batch in order], device=device,
+            devkit, DSUNet(len(VOC)).to(device), make_teacher().to(device), size=config.size,
+            batch=config.batch, order=[[index for _, index in batch] for batch in order], device=device,
         )  # fmt: skip
 
     def run(self, steps: int) -> list[float]:

@@ -5,23 +5,25 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from segdistill import cli
-from segdistill.config import EvaluateConfig, load, to_yaml
+from segdistill.config import EvaluateConfig, TrainConfig, load, to_yaml
 from segdistill.data.labels import VOID
 
 pytestmark = pytest.mark.integration
-PROGRAM = [sys.executable, "-m", "segdistill.cli"]
+PROGRAM = Path(sys.executable).with_name("segdistill")
 
 
 def answer(capsys: Any, *arguments: object) -> dict[str, Any]:
-    """Run a command that must succeed; returns the JSON line that standard output ends with."""
+    """Run a command that must succeed; returns the JSON line that is all of standard output."""
     code = cli.main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     assert code == 0, err
@@ -29,16 +31,16 @@ def answer(capsys: Any, *arguments: object) -> dict[str, Any]:
     return json.loads(out)
 
 
-def refusal(capsys: Any, *arguments: object) -> str:
-    """Run a command that must be refused; returns its one line of standard error."""
-    code = cli.main([str(argument) for argument in arguments])
+def refusal(capsys: Any, *arguments: object, code: int = 1, begun: bool = False) -> str:
+    """Run a command that must be refused; returns its error, one line that nothing but progress precedes."""
+    assert cli.main([str(argument) for argument in arguments]) == code
     out, err = capsys.readouterr()
-    errors = [line for line in err.splitlines() if line.startswith("segdistill: error: ")]
-    assert code in {1, 2}
+    *before, error = err.splitlines()
     assert out == ""
+    assert begun or before == []
     assert "Traceback" not in err
-    assert len(errors) == 1
-    return errors[0]
+    assert error.startswith("segdistill: error: ")
+    return error
 
 
 @pytest.fixture
@@ -58,7 +60,9 @@ def photos(tmp_path: Path) -> Path:
     picture = Image.fromarray(pixels)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: 30 x 20 stored, 20 x 30 seen
-    picture.save(folder / "upright.jpg", exif=exif)
+    picture.save(folder / "phone.jpg", exif=exif)
+    picture.save(folder / "turned.png", exif=exif)
+    picture.transpose(Image.Transpose.ROTATE_270).save(folder / "seen.png")
     picture.save(folder / "web.webp")
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
     picture.convert("L").save(folder / "grey.png")
@@ -66,28 +70,57 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def copied(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny data set to spoil."""
+    return shutil.copytree(shapes, tmp_path / "copied")
+
+
 # What works
 
 
 def test_train_as_a_process_ends_with_one_line_of_json(quick: list[object], tmp_path: Path) -> None:
-    done = subprocess.run([*PROGRAM, *map(str, quick)], capture_output=True, text=True, check=False)
+    command = [PROGRAM, *map(str, quick)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["run"] == str(tmp_path / "run")
     assert 0 <= result["pixel_accuracy"] <= 1
     assert "The report is" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_help_needs_no_torch_and_explains_every_setting() -> None:
+    code = (
+        "import sys, segdistill.cli as cli\n"
+        "try:\n    cli.main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Softens both distributions" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "report", "data", "demo"])
+def test_every_verb_has_help(capsys: Any, verb: str) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main([verb, "--help"])
+    assert done.value.code == 0
+    assert f"{verb} [" in capsys.readouterr().out
 
 
 def test_options_override_the_file_and_short_names_stand_for_the_network(
-    capsys: Any, quick: list[object]
+    capsys: Any, quick: list[object], tmp_path: Path
 ) -> None:
+    options = ["--student.width=0.2", "--teacher", "fcn_resnet50", "--student=lraspp", "--print_config"]
     with pytest.raises(SystemExit) as done:
-        cli.main([*map(str, quick), "--student.width=0.2", "--teacher", "fcn_resnet50", "--print_config"])
+        cli.main([*map(str, quick), *options])
     assert done.value.code == 0
-    printed = capsys.readouterr().out
-    assert "width: 0.2" in printed
-    assert "spec: fcn_resnet50" in printed
-    assert "steps: 2" in printed
+    printed = yaml.safe_load(capsys.readouterr().out)
+    expected = yaml.safe_load((tmp_path / "quick.yaml").read_text())
+    expected["student"] |= {"width": 0.2, "spec": "lraspp"}
+    expected["teacher"]["spec"] = "fcn_resnet50"
+    assert {key: printed[key] for key in expected} == expected
 
 
 def test_the_printed_configuration_can_be_read_again(
@@ -102,27 +135,80 @@ def test_the_printed_configuration_can_be_read_again(
     assert capsys.readouterr().out == printed
 
 
+def test_a_finished_run_can_be_repeated_and_overwritten(
+    capsys: Any, quick: list[object], tmp_path: Path
+) -> None:
+    first = answer(capsys, *quick)
+    config = tmp_path / "run" / "config.yaml"
+    (tmp_path / "run" / "stale.txt").write_text("of the first run")
+    assert answer(capsys, "train", "--config", config, "--overwrite", "--seed", 1)["run"] == first["run"]
+    assert load(TrainConfig, config).seed == 1
+    assert not (tmp_path / "run" / "stale.txt").exists()
+
+
+def test_what_a_network_prints_is_not_mixed_with_the_answer(
+    capsys: Any, quick: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "loud.py").write_text(
+        "from torch import nn\n\n\n"
+        "def build(num_classes):\n    print('made')\n    return nn.Conv2d(3, num_classes, 1)\n"
+    )
+    loud = ["--student", f"{tmp_path / 'loud.py'}:build", "--student.width", 1]
+    assert answer(capsys, *quick, *loud)["step"] == 2
+
+
 def test_evaluate_a_run_writes_every_score(capsys: Any, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
-    summary = answer(capsys, "evaluate", run, "--out", out, "--classes", "background,disk", "--teacher", run)
+    summary = answer(capsys, "evaluate", run, "--out", out, "--classes", "background, disk", "--teacher", run)
     scores = json.loads(out.read_text())
     best = json.loads((run / "metrics.json").read_text())["best"]
     assert summary["miou"] == scores["miou"] == pytest.approx(best["miou"])
     assert scores["teacher_agreement"] == 1.0
     known = [scores["iou"][name] for name in ("background", "disk") if scores["iou"][name] is not None]
     assert scores["miou_of_classes"] == pytest.approx(sum(known) / len(known))
-    for name in ("mean_accuracy", "frequency_weighted_iou", "boundary_iou", "calibration_error"):
+    for name in ("pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "boundary_iou"):
         assert 0 <= scores[name] <= 1
+    assert 0 <= scores["calibration_error"] <= 1
+    assert np.sum(scores["confusion"]) == scores["pixels"] == sum(map(sum, scores["confusion"]))
+    assert scores["image_count"] == len(scores["images"]) == 4
 
 
-def test_evaluate_any_network_at_another_size_with_views_averaged(
+def test_evaluate_shows_a_table_and_no_agreement_without_a_teacher(
+    capsys: Any, run: Path, tmp_path: Path
+) -> None:
+    assert cli.main(["evaluate", str(run), "--out", str(tmp_path / "scores.json")]) == 0
+    out, err = capsys.readouterr()
+    assert "crescent" in err
+    assert "crescent" not in out
+    assert json.loads((tmp_path / "scores.json").read_text())["teacher_agreement"] is None
+
+
+def test_evaluate_at_another_size_and_with_views_averaged(
     capsys: Any, run: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    common = ["--data.root", shapes, "--out", tmp_path / "scores.json"]
-    plain = answer(capsys, "evaluate", run, *common)
-    small = answer(capsys, "evaluate", run, *common, "--size", 24)
-    views = answer(capsys, "evaluate", run, *common, "--flip", "true", "--scales", "[0.5,1]")
-    assert len({plain["calibration_error"], small["calibration_error"], views["calibration_error"]}) == 3
+    common = ["evaluate", run, "--data.root", shapes, "--data.workers", 0, "--out", tmp_path / "scores.json"]
+    options = [[], ["--size", 24], ["--flip", "true"], ["--scales", "[0.5,1]"]]
+    errors = [answer(capsys, *common, *more)["calibration_error"] for more in options]
+    assert len(set(errors)) == len(options)
+    assert answer(capsys, *common, "--size", 48)["calibration_error"] == errors[0]  # the images' own size
+
+
+def test_evaluate_a_network_that_is_no_run_on_the_training_split(
+    capsys: Any, shapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ground.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Ground(nn.Module):\n"
+        "    def forward(self, x):\n        logits = torch.zeros(len(x), 9, *x.shape[2:])\n"
+        "        logits[:, 0] = 1\n        return logits\n"
+    )
+    spec, out = f"{tmp_path / 'ground.py'}:Ground", tmp_path / "scores.json"
+    options = ["--data.root", shapes, "--data.split", "train", "--out", out]
+    answer(capsys, "evaluate", spec, *options)
+    scores = json.loads(out.read_text())
+    assert scores["image_count"] == 12
+    assert scores["pixel_accuracy"] == scores["iou"]["background"] > 0
+    assert all(value in {0.0, None} for name, value in scores["iou"].items() if name != "background")
+    assert all(scores["iou"][name] is None for name in scores["absent"])
 
 
 def test_predict_writes_masks_of_the_pictures_own_size(
@@ -130,45 +216,83 @@ def test_predict_writes_masks_of_the_pictures_own_size(
 ) -> None:
     out = tmp_path / "masks"
     result = answer(capsys, "predict", run, photos, "--out", out, "--probabilities", "true")
-    assert result["images"] == 5
-    sizes = {"upright": (20, 30), "web": (30, 20), "deep": (30, 20), "grey": (30, 20), "more/alpha": (30, 20)}
+    assert result["images"] == 7
+    upright = dict.fromkeys(("phone", "turned", "seen"), (20, 30))
+    sizes = upright | dict.fromkeys(("web", "deep", "grey", "more/alpha"), (30, 20))
     for name, size in sizes.items():
         with Image.open(out / f"{name}.png") as mask:
             assert mask.mode == "P"
             assert mask.size == size
-            assert np.asarray(mask).max() < 9
+            assert mask.getpalette()[3:6] == [230, 25, 75]
+            indices = np.asarray(mask)
         with Image.open(out / f"{name}_overlay.jpg") as overlay:
             assert overlay.width == size[0]
             assert overlay.height > size[1]  # the legend is below
-        probabilities = np.load(out / f"{name}.npz")
-        assert probabilities["probabilities"].shape == (9, size[1], size[0])
-        np.testing.assert_allclose(probabilities["probabilities"].astype(float).sum(axis=0), 1, atol=5e-3)
+        probabilities = np.load(out / f"{name}.npz")["probabilities"].astype(np.float32)
+        assert probabilities.shape == (9, size[1], size[0])
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=5e-3)
+        chosen = np.take_along_axis(probabilities, indices[None].astype(int), axis=0)[0]
+        assert (chosen >= probabilities.max(axis=0)).all()
+    assert (out / "turned.png").read_bytes() == (out / "seen.png").read_bytes()
 
 
-def test_report_of_two_runs_is_one_self_contained_page(
-    capsys: Any, run: Path, distilled: Path, tmp_path: Path
+def test_predict_takes_files_at_another_size(capsys: Any, run: Path, photos: Path, tmp_path: Path) -> None:
+    files = [photos / "web.webp", photos / "more" / "alpha.png"]
+    options = ["--size", 16, "--flip", "true", "--out", tmp_path / "masks"]
+    assert answer(capsys, "predict", run, *files, *options)["images"] == 2
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {
+        "alpha.png", "alpha_overlay.jpg", "web.png", "web_overlay.jpg",
+    }  # fmt: skip
+
+
+class Sources(HTMLParser):
+    """Collects what a page loads or links to, outside itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in {"src", "href", "srcset", "data", "poster", "xlink:href"}:
+                self.pictures += (value or "").startswith("data:image/")
+                self.outside += [] if re.match("data:|#", value or "#") else [f"{tag} {name}={value}"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_report_is_one_self_contained_page(
+    capsys: Any, run: Path, distilled: Path, tmp_path: Path, count: int
 ) -> None:
-    page = tmp_path / "both.html"
-    assert answer(capsys, "report", run, distilled, "--out", page) == {"report": str(page)}
+    page = tmp_path / "page.html"
+    runs = [distilled, run][:count]
+    assert answer(capsys, "report", *runs, "--out", page) == {"report": str(page)}
     text = page.read_text()
-    assert re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text) == []
-    assert "@import" not in text
-    assert text.count("data:image/") >= 6
-    assert "tiny" in text
-    assert "distilled" in text
+    sources = Sources()
+    sources.feed(text)
+    assert sources.outside == []
+    assert sources.pictures >= 8  # of best, median and worst image: itself, truth, masks, errors
+    assert re.findall(r"@import|url\((?!#|[\"']?data:)", text) == []
+    assert all(path.name in text for path in runs)
+    assert ("tiny" in re.sub("<script.*?</script>", "", text)) or count == 1
+    assert "images_per_second" not in text or "curve" in text
+
+
+def test_a_report_lies_in_the_run_folder_where_nothing_else_is_said(capsys: Any, run: Path) -> None:
+    assert answer(capsys, "report", run) == {"report": str(run / "report.html")}
 
 
 def test_data_shapes_draws_a_data_set_that_passes_the_check(capsys: Any, tmp_path: Path) -> None:
     out = tmp_path / "drawn"
-    answer(capsys, "data", "shapes", "--out", out, "--train", 3, "--val", 2, "--size", 32)
+    drawn = answer(capsys, "data", "shapes", "--out", out, "--train", 3, "--val", 2, "--size", 32)
+    assert drawn == {"devkit": str(out / "VOCdevkit" / "VOC2012")}
     checked = answer(capsys, "data", "check", out)
     assert (checked["pairs"], checked["problems"], checked["splits"]) == (5, 0, ["train", "val"])
+    assert answer(capsys, "data", "check", out, "--split", "val")["pairs"] == 2
 
 
-def test_data_check_names_each_bad_file(capsys: Any, shapes: Path, tmp_path: Path) -> None:
-    root = tmp_path / "bad"
-    shutil.copytree(shapes, root)
-    devkit = root / "VOCdevkit" / "VOC2012"
+def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
+    devkit = copied / "VOCdevkit" / "VOC2012"
     names = (devkit / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
     masks, images = devkit / "SegmentationClass", devkit / "JPEGImages"
     (masks / f"{names[0]}.png").unlink()
@@ -177,25 +301,14 @@ def test_data_check_names_each_bad_file(capsys: Any, shapes: Path, tmp_path: Pat
     content = (images / f"{names[3]}.jpg").read_bytes()
     (images / f"{names[3]}.jpg").write_bytes(content[: len(content) // 2])
     Image.new("RGB", (48, 48)).save(masks / f"{names[4]}.png")
-    code = cli.main(["data", "check", str(root)])
+    (images / f"{names[5]}.jpg").write_text("no image")
+    assert cli.main(["data", "check", str(copied)]) == 1
     out, err = capsys.readouterr()
-    assert code == 1
-    assert json.loads(out)["problems"] == 5
-    lines = err.replace("\n", " ")
-    reasons = ("does not exist", "5x5 pixels", "label 77", "cannot be decoded", "mode RGB")
-    for name, reason in zip(names, reasons, strict=False):
-        assert re.search(rf"train {name}: [^:]*{reason}", lines), reason
-
-
-def test_version_and_help_need_no_torch() -> None:
-    code = (
-        "import sys, segdistill.cli as cli\n"
-        "try:\n    cli.main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Softens both distributions" in " ".join(done.stdout.split())
+    assert json.loads(out)["problems"] == 6
+    assert len(err.splitlines()) == 6
+    reasons = ("does not exist", "5x5 pixels", "label 77", "cannot be decoded", "mode RGB", "not an image")
+    for name, reason, line in zip(names, reasons, err.splitlines(), strict=False):
+        assert re.match(rf"train {name}: .*{reason}", line), reason
 
 
 # What is refused
@@ -204,38 +317,81 @@ def test_version_and_help_need_no_torch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective.temprature", "2"], "temprature"),
         (["--objective.temperature", "0"], "objective.temperature is 0.0, but must be above 0"),
         (["--size", "-64"], "size is -64, but must be above 0"),
+        (["--augment.scale", "[2,1]"], "augment.scale is (2.0, 1.0), but must be two numbers with 0 < low"),
         (["--objective.alpha", "0", "--objective.beta", "0"], "objective.alpha and objective.beta"),
-        (["--batch", "many"], "batch"),
+        (["--objective.alpha", "0"], "objective.alpha is 0, but must be above 0 where there is no teacher"),
+        (["--optim.accumulate", "3"], "batch is 4, but must be a multiple of optim.accumulate"),
         (["--data.root", "nowhere"], "data.root 'nowhere' is not a folder"),
+        (["--data.layout", "nowhere.yaml"], "data.layout nowhere.yaml does not exist"),
         (["--data.split", "tomorrow"], "tomorrow.txt does not exist; lists here: train, val"),
+        (["--data.unlabelled", "[photos]"], "data.unlabelled is ['photos'], but must be empty"),
         (["--student", "dsunett"], "did you mean dsunet?"),
+        (["--student", "hourglass"], "there is no network 'hourglass'. A network is a built-in (dsunet, fcn"),
+        (["--student", "./own:build"], "there is no network './own:build'"),
+        (["--student", "fcn_resnet50"], "only dsunet can be made wider or narrower"),
+        (["--student.init", "nowhere"], "nowhere is not a run folder"),
         (["--teacher", "nowhere.onnx"], "nowhere.onnx does not exist"),
-        (["--device", "abacus"], "device is 'abacus'"),
+        (["--teacher", "nowhere.py:build"], "nowhere.py does not exist"),
+        (["--teacher", "dsunet"], "dsunet has no published weights"),
+        (["--teacher", "fcn_resnet50", "--teacher.weights", "nowhere.pth"], "nowhere.pth does not exist"),
+        (["--device", "abacus"], "device is 'abacus', but must be auto, cpu, cuda or mps"),
+        (["--runtime.precision", "fp16"], "a CPU takes fp32 or bf16"),
+        (["--trackers", "[abacus]"], "trackers: abacus is not installed, or unknown to accelerate"),
         (["--resume"], "to resume"),
+        (["--resume", "--overwrite"], "choose one"),
+        (["--out", __file__], "is a file, not a folder"),
     ],
 )
-def test_train_refuses_on_one_line(
-    capsys: Any, quick: list[object], options: list[str], message: str
+def test_train_refuses_on_one_line_and_leaves_nothing(
+    capsys: Any, quick: list[object], tmp_path: Path, options: list[str], message: str
 ) -> None:
     assert message in refusal(capsys, *quick, *options)
+    assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_key_in_a_file_is_named(capsys: Any, tmp_path: Path) -> None:
-    (tmp_path / "wrong.yaml").write_text("objective:\n  temprature: 2\n")
-    assert "temprature" in refusal(capsys, "train", "--config", tmp_path / "wrong.yaml")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--objective.temprature", "2"], "--objective.temprature"),
+        (["train", "--batch", "many"], "batch"),
+        (["train", "--optim.name", "adagrad"], "'adamw', 'adam', 'sgd'"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["evaluate"], "target"),
+        (["predict", "run"], "paths"),
+        (["report"], "runs"),
+        (["data"], "{check,download,shapes}"),
+        (["data", "download", "coco", "--root", "here"], "'coco'"),
+        (["distill"], "'distill'"),
+    ],
+)
+def test_wrong_usage_ends_with_two(capsys: Any, arguments: list[str], message: str) -> None:
+    assert message in refusal(capsys, *arguments, code=2)
 
 
-def test_a_missing_configuration_is_named(capsys: Any) -> None:
-    assert "nowhere.yaml" in refusal(capsys, "train", "--config", "nowhere.yaml")
+@pytest.mark.parametrize("content", ["objective:\n  temprature: 2\n", "- temprature\n", "[temprature\n"])
+def test_a_file_that_is_no_configuration_is_refused(capsys: Any, tmp_path: Path, content: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(content)
+    message = refusal(capsys, "train", "--config", tmp_path / "wrong.yaml", code=2)
+    assert "temprature" in message or "parsing" in message
+
+
+def test_no_verb_is_wrong_usage(capsys: Any) -> None:
+    assert cli.main([]) == 2
+    assert "usage: segdistill" in capsys.readouterr().err
+
+
+def test_an_error_as_a_process_is_one_line(tmp_path: Path) -> None:
+    command = [PROGRAM, "train", "--data.root", tmp_path / "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
 
 
 def test_another_run_is_not_overwritten_unless_asked(capsys: Any, run: Path, quick: list[object]) -> None:
-    before = (run / "model.safetensors").read_bytes()
-    assert "--overwrite deletes it" in refusal(capsys, *quick, "--out", run)
-    assert (run / "model.safetensors").read_bytes() == before
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "--resume continues it, --overwrite deletes it" in refusal(capsys, *quick, "--out", run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(
@@ -258,44 +414,82 @@ def test_a_teacher_that_knows_other_classes_is_refused(
     assert "aeroplane" in message
 
 
-def test_a_mask_with_a_label_outside_the_set_is_refused(
-    capsys: Any, shapes: Path, tmp_path: Path, quick: list[object]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mask_with_a_label_outside_the_set_is_refused_by_name(
+    capsys: Any, copied: Path, quick: list[object], workers: int
 ) -> None:
-    shutil.copytree(shapes, tmp_path / "bad")
-    masks = sorted((tmp_path / "bad").rglob("SegmentationClass/*.png"))
-    Image.fromarray(np.full((48, 48), VOID - 1, np.uint8)).save(masks[0])
-    message = refusal(capsys, *quick, "--data.root", tmp_path / "bad", "--steps", "3")
-    assert f"{masks[0]} holds the label 254, but labels are 0 to 8 and void is 255" in message
+    mask = min(copied.rglob("SegmentationClass/*.png"))
+    Image.fromarray(np.full((48, 48), VOID - 1, np.uint8)).save(mask)
+    options = ["--data.root", copied, "--data.workers", workers, "--steps", "3"]
+    message = refusal(capsys, *quick, *options, begun=True)
+    assert f"error: {mask} holds the label 254, but labels are 0 to 8 and void is 255" in message
 
 
-def test_a_truncated_image_is_refused_by_name(capsys: Any, run: Path, tmp_path: Path) -> None:
-    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "whole.jpg")
-    (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
-    assert "torn.jpg cannot be decoded" in refusal(
-        capsys, "predict", run, tmp_path / "torn.jpg", "--out", tmp_path
-    )
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_is_refused_by_name(
+    capsys: Any, run: Path, copied: Path, tmp_path: Path, workers: int
+) -> None:
+    image = max(copied.rglob("JPEGImages/*.jpg"))
+    image.write_bytes(image.read_bytes()[:900])
+    out = ["--out", tmp_path / "scores.json"]
+    message = refusal(capsys, "evaluate", run, "--data.root", copied, "--data.workers", workers, *out)
+    assert f"error: {image} cannot be decoded" in message
+    assert not (tmp_path / "scores.json").exists()
+    assert f"error: {image} cannot be decoded" in refusal(capsys, "predict", run, image, "--out", tmp_path)
+
+
+def test_a_loss_that_is_not_finite_names_the_images(capsys: Any, quick: list[object]) -> None:
+    message = refusal(capsys, *quick, "--optim.lr", "1e30", begun=True)
+    assert re.search(r"error: step 2: the hard loss is (nan|inf) on shape_\d+, shape_\d+", message)
+    assert "nonfinite.json" in message
 
 
 @pytest.mark.parametrize("verb", [["evaluate"], ["predict", "PHOTO"], ["report"]])
-def test_a_folder_that_is_no_run_is_refused(capsys: Any, tmp_path: Path, verb: list[str]) -> None:
+def test_a_folder_that_is_no_run_is_refused(
+    capsys: Any, tmp_path: Path, shapes: Path, verb: list[str]
+) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     command = [verb[0], tmp_path, *(tmp_path / "photo.png" for _ in verb[1:])]
-    more = ["--data.root", tmp_path] if verb[0] == "evaluate" else []
-    assert str(tmp_path) in refusal(capsys, *command, *more)
+    more = ["--data.root", shapes] if verb[0] == "evaluate" else []
+    assert f"error: {tmp_path} is not a run folder" in refusal(capsys, *command, *more)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classes", "disk,cat"], "no class is called cat; classes are background, disk"),
+        (["--data.root", "nowhere"], "data.root 'nowhere' is not a folder"),
+        (["--data.split", "test"], "test.txt does not exist; lists here: train, val"),
+        (["--size", "0"], "size is 0, but must be above 0"),
+        (["--scales", "[0]"], "scales is [0.0]"),
+        (["--teacher", "dsunett"], "did you mean dsunet?"),
+    ],
+)
+def test_evaluate_refuses_on_one_line(
+    capsys: Any, run: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    assert message in refusal(capsys, "evaluate", run, "--out", tmp_path / "scores.json", *options)
 
 
 def test_evaluate_without_a_data_set_says_which_option_is_missing(capsys: Any) -> None:
     assert "--data.root" in refusal(capsys, "evaluate", "dsunet")
 
 
-def test_predict_on_a_folder_without_images(capsys: Any, run: Path, tmp_path: Path) -> None:
+def test_predict_without_images_is_refused(capsys: Any, run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in refusal(capsys, "predict", run, tmp_path / "empty", "--out", tmp_path / "out")
+    (tmp_path / "text.png").write_text("no image")
+    out = ["--out", tmp_path / "out"]
+    assert "holds no images" in refusal(capsys, "predict", run, tmp_path / "empty", *out)
+    assert "does not exist" in refusal(capsys, "predict", run, tmp_path / "nothing.jpg", *out)
+    assert "is not an image" in refusal(capsys, "predict", run, tmp_path / "text.png", *out)
 
 
-def test_no_verb_is_wrong_usage(capsys: Any) -> None:
-    assert cli.main([]) == 2
-    assert "usage: segdistill" in capsys.readouterr().err
+def test_data_verbs_refuse_on_one_line(capsys: Any, shapes: Path, tmp_path: Path) -> None:
+    assert "is not a folder" in refusal(capsys, "data", "check", tmp_path / "nowhere")
+    assert "is neither a VOC devkit" in refusal(capsys, "data", "check", tmp_path)
+    assert "lists here: train, val" in refusal(capsys, "data", "check", shapes, "--split", "x")
+    assert "train is 0" in refusal(capsys, "data", "shapes", "--out", tmp_path / "new", "--train", 0)
+    assert "other arguments" in refusal(capsys, "data", "shapes", "--out", shapes)
 
 
 def test_evaluation_settings_have_a_file_form(tmp_path: Path) -> None:

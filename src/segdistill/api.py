@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segdistill.config import (
     EvaluateConfig,
@@ -280,15 +280,18 @@ def gather_examples(runs: Sequence[Path]) -> list[Example]:
     scores = {names[run]: read_scores(run) for run in runs}
     val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
     teacher = open_teacher(config.teacher, val.labels)
-    networks: dict[str, nn.Module] = {} if teacher is None else {"teacher": teacher}
-    networks |= {names[run]: load_network(str(run)) for run in runs}
+    networks = {names[run]: load_network(str(run)) for run in runs}
     position = {str(name): index for index, name in enumerate(val.ids)}
     examples = []
     for role, name in pick_examples(scores[names[runs[0]]]):
         if name not in position:
             raise ValueError(f"{name} is no longer in {config.data.root}")
         sample = val[position[name]]
-        seen = resize_long_side(sample.image, config.evaluate_size)
+        # Each network looks as it did when it was scored; the teacher at the whole image, enlarged for it.
+        views: list[tuple[str, nn.Module, Tensor]] = (
+            [] if teacher is None else [("teacher", teacher, sample.image)]
+        )
+        views += [(run, net, resize_long_side(sample.image, net.size)) for run, net in networks.items()]
         examples.append(
             Example(
                 id=name,
@@ -298,7 +301,7 @@ def gather_examples(runs: Sequence[Path]) -> list[Example]:
                 truth=sample.mask.numpy(),
                 predictions={
                     label: segment(network, seen, sample.mask.shape).argmax(dim=0).to(torch.uint8).numpy()
-                    for label, network in networks.items()
+                    for label, network, seen in views
                 },
             )
         )

@@ -1,5 +1,7 @@
 """The teacher's cache as training uses it: filled once, rebuilt where torn, and equal to the live teacher."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from torch import nn
 
 from segdistill import api
-from segdistill.config import AugmentConfig, DataConfig, TeacherConfig
+from segdistill.config import AugmentConfig, DataConfig, TeacherConfig, to_yaml
 from segdistill.data.datasets import open_dataset, open_training
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import training_batches
@@ -109,3 +111,22 @@ def test_the_networks_own_grid_is_found(stride: int, corners: bool) -> None:
     image = torch.randint(0, 256, (3, 129, 97), dtype=torch.uint8)
     found = find_grid(teacher, image, 1.0, make_accelerator("cpu", "fp32"))
     assert found == (stride, corners)
+
+
+def test_two_processes_fill_one_cache(configure: Any, run: Path, tmp_path: Path) -> None:
+    config = with_cache(configure, run, tmp_path / "together", tmp_path / "out")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    options = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    )
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "segdistill.cli", "cache"]
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "config.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    together = next((tmp_path / "together").iterdir())
+    assert len(list(together.glob("part-*.bin"))) == 2
+    alone = api.cache(with_cache(configure, run, tmp_path / "alone", tmp_path / "out"))
+    assert Path(alone["cache"]).name == together.name
+    assert sum(part.stat().st_size for part in together.glob("*.bin")) == alone["bytes"]
+    assert api.cache(config)["bytes"] == alone["bytes"]  # one process finds all that two have written

@@ -11,6 +11,7 @@ from segdistill.data.datasets import Sample
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.engine.evaluate import evaluate, segment
+from segdistill.engine.runtime import make_accelerator
 from segdistill.models.student import DSUNet
 
 pytestmark = pytest.mark.unit
@@ -25,6 +26,11 @@ class Brightness(nn.Module):
         return torch.cat([-mean, mean], dim=1)
 
 
+class Broken(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("broken")
+
+
 class Pictures(torch.utils.data.Dataset[Sample]):
     """Halves of black and white, of several sizes."""
 
@@ -37,11 +43,6 @@ class Pictures(torch.utils.data.Dataset[Sample]):
         return Sample(255 * mask.expand(3, -1, -1), mask, str(index))
 
 
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
 @pytest.mark.parametrize("size", [None, 12, 24])
 def test_a_perfect_network_scores_one(accelerator: Accelerator, size: int | None) -> None:
     scores = evaluate(Brightness(), Pictures(), LABELS, accelerator=accelerator, size=size).summary()
@@ -50,19 +51,63 @@ def test_a_perfect_network_scores_one(accelerator: Accelerator, size: int | None
     assert list(scores["images"]) == ["0", "1", "2"]
 
 
-def test_the_mode_is_restored_also_after_an_error(accelerator: Accelerator) -> None:
-    class Broken(nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("broken")
+def test_the_network_sees_the_long_side_that_is_asked_for(accelerator: Accelerator) -> None:
+    class Recorder(Brightness):
+        sizes: tuple[tuple[int, ...], ...] = ()
 
-    for network in (Brightness(), Broken()):
-        for mode in (True, False):
-            network.train(mode)
-            try:
-                evaluate(network, Pictures(), LABELS, accelerator=accelerator)
-            except RuntimeError:
-                assert isinstance(network, Broken)
-            assert network.training is mode
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.sizes += (tuple(image.shape),)
+            return super().forward(image)
+
+    for size, heights in ((None, (8, 9, 10)), (24, (16, 18, 20)), (6, (4, 4, 5))):  # 9 / 2 rounds to even
+        network = Recorder()
+        evaluate(network, Pictures(), LABELS, accelerator=accelerator, size=size)
+        assert network.sizes == tuple((1, 3, height, size or 12) for height in heights)
+
+
+def test_logits_are_enlarged_and_not_classes() -> None:
+    class Coarse(nn.Module):
+        """Answers two columns: class 1 with logits 0 and 4 against 0.9."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[[0.9, 0.9]], [[0.0, 4.0]]])[None]
+
+    # Four columns of class 1 get 0, 1, 3, 4: the second is above 0.9 already, its half of the classes is not.
+    logits = segment(Coarse(), torch.zeros(3, 1, 2, dtype=torch.uint8), (1, 4))
+    torch.testing.assert_close(logits[1], torch.tensor([[0.0, 1.0, 3.0, 4.0]]))
+    assert logits.argmax(dim=0).tolist() == [[0, 1, 1, 1]]
+
+
+def test_each_image_is_counted_once(accelerator: Accelerator) -> None:
+    done = []
+    evaluate(Brightness(), Pictures(), LABELS, accelerator=accelerator, advance=lambda: done.append(1))
+    assert len(done) == 3
+
+
+def test_half_precision_scores_the_same_decisions() -> None:
+    half = make_accelerator("cpu", "bf16")
+    scores = evaluate(Brightness(), Pictures(), LABELS, accelerator=half, size=24).summary()
+    assert scores["miou"] == 1.0
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_is_restored(accelerator: Accelerator, mode: bool) -> None:
+    class Watched(Brightness):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return super().forward(image)
+
+    network = Watched().train(mode)
+    evaluate(network, Pictures(), LABELS, accelerator=accelerator)
+    assert network.training is mode
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_is_restored_after_an_error_too(accelerator: Accelerator, mode: bool) -> None:
+    network = Broken().train(mode)
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate(network, Pictures(), LABELS, accelerator=accelerator)
+    assert network.training is mode
 
 
 def test_a_teacher_is_compared_with(accelerator: Accelerator) -> None:
@@ -83,6 +128,35 @@ def test_with_mirrored_views_flipping_the_image_flips_the_answer(seed: int, heig
     plain = segment(network, image, (17, 11), flip=True)
     mirrored = segment(network, image.flip(2), (17, 11), flip=True)
     torch.testing.assert_close(plain, mirrored.flip(2), atol=1e-4, rtol=1e-4)
+
+
+class Noise(torch.utils.data.Dataset[Sample]):
+    """Random pictures with random masks, or their mirror images."""
+
+    def __init__(self, seed: int, mirrored: bool) -> None:
+        self.seed, self.mirrored = seed, mirrored
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Sample:
+        generator = torch.Generator().manual_seed(self.seed + index)
+        image = torch.randint(0, 256, (3, 9, 11 + index), dtype=torch.uint8, generator=generator)
+        mask = torch.randint(0, 2, (9, 11 + index), dtype=torch.uint8, generator=generator)
+        return Sample(*((image.flip(2), mask.flip(1)) if self.mirrored else (image, mask)), str(index))
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_with_mirrored_views_a_mirrored_data_set_has_the_same_scores(seed: int) -> None:
+    torch.manual_seed(seed)
+    network, accelerator = DSUNet(2, width=0.1).eval(), make_accelerator("cpu", "fp32")
+    plain, mirrored = (
+        evaluate(network, Noise(seed, flipped), LABELS, accelerator=accelerator, flip=True).confusion
+        for flipped in (False, True)
+    )
+    assert torch.equal(plain, mirrored)
+    assert plain.sum() == 9 * (11 + 12)
 
 
 def test_one_view_gives_the_networks_own_logits() -> None:

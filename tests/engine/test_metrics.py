@@ -1,9 +1,14 @@
 """The scores against numbers worked out by hand, and against torchmetrics."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.morphology import erosion
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -12,7 +17,16 @@ from torchmetrics.classification import (
 )
 
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.engine.metrics import BINS, Metrics, boundary_overlap
+from segdistill.engine.metrics import (
+    BINS,
+    Metrics,
+    boundary_overlap,
+    calibration_bins,
+    confusion_matrix,
+    expected_calibration_error,
+    iou,
+    mean,
+)
 
 pytestmark = pytest.mark.unit
 LABELS = LabelSet(names=("ground", "road", "roof"))
@@ -21,6 +35,24 @@ LABELS = LabelSet(names=("ground", "road", "roof"))
 def sure(prediction: torch.Tensor, classes: int = 3) -> torch.Tensor:
     """Logits of a network that is certain of `prediction` (H x W)."""
     return torch.nn.functional.one_hot(prediction, classes).permute(2, 0, 1) * 100.0
+
+
+def test_confusion_counts_truth_by_row_and_leaves_void_out() -> None:
+    prediction, mask = torch.tensor([[0, 1, 1], [2, 2, 0]]), torch.tensor([[0, 0, 1], [1, VOID, VOID]])
+    confusion = confusion_matrix(prediction, mask, 3)
+    assert confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert confusion.dtype == torch.int64
+
+
+def test_iou_of_a_confusion_matrix() -> None:
+    # 6 / (6 + 2 + 1 + 0), 3 / (3 + 1 + 2 + 1), and a class that is predicted once but never true.
+    confusion = torch.tensor([[6, 2, 0], [1, 3, 1], [0, 0, 0]])
+    assert iou(confusion) == [pytest.approx(6 / 9), pytest.approx(3 / 7), None]
+
+
+def test_the_mean_is_over_what_is_there() -> None:
+    assert mean([1.0, None, 0.0]) == 0.5
+    assert mean([None, None]) is None
 
 
 def test_scores_of_four_pixels() -> None:
@@ -71,6 +103,26 @@ def test_calibration_error_of_two_bins() -> None:
     assert metrics.summary()["calibration_error"] == pytest.approx(0.1, abs=1e-6)
 
 
+def test_confidences_fall_into_equal_bins() -> None:
+    # 15 bins of 1/15: 0.5 lies in bin 7 (7/15 = 0.467 to 0.533), 0.95 in bin 14, and 1 in the last one too.
+    bins = calibration_bins(torch.tensor([0.5, 0.95, 1.0]), torch.tensor([True, False, True]))
+    pixels, confidence, correct = bins
+    assert {i: n for i, n in enumerate(pixels.tolist()) if n} == {7: 1, 14: 2}
+    assert confidence[[7, 14]].tolist() == pytest.approx([0.5, 1.95])
+    assert correct[[7, 14]].tolist() == [1, 1]
+    # (|0.5 - 1| + |1.95 - 1|) / 3
+    assert expected_calibration_error(bins) == pytest.approx((0.5 + 0.95) / 3)
+
+
+def test_errors_of_one_bin_cancel_over_images_and_not_within_each() -> None:
+    # Confidence 0.75 and 3 of 4 right over both images: no error, though each image alone has one.
+    logits = torch.tensor([[[0.75, 0.75]], [[0.25, 0.25]]]).log()
+    metrics = Metrics(LabelSet(names=("ground", "road")))
+    metrics.update(logits, torch.tensor([[0, 0]]), "a")
+    metrics.update(logits, torch.tensor([[0, 1]]), "b")
+    assert metrics.summary()["calibration_error"] == pytest.approx(0, abs=1e-6)
+
+
 def test_boundary_of_a_shifted_square() -> None:
     # 20 x 20 pixels: d = round(0.02 * 28.3) = 1, so a 10 x 10 square has a band of 100 - 64 = 36 pixels.
     truth, shifted = torch.zeros(2, 20, 20, dtype=torch.int64)
@@ -83,6 +135,87 @@ def test_boundary_of_a_shifted_square() -> None:
     assert boundary_overlap(truth, truth, 3)[:, 1].tolist() == [36, 36]
 
 
+def test_the_images_edge_is_a_boundary() -> None:
+    # 10 x 10 pixels of one class: d = max(1, round(0.02 * 14.1)) = 1, the outermost ring has 36 pixels.
+    whole = torch.zeros(10, 10, dtype=torch.int64)
+    assert boundary_overlap(whole, whole, 2)[:, 0].tolist() == [36, 36]
+
+
+def test_boundary_iou_is_of_the_data_set() -> None:
+    metrics, whole = Metrics(LABELS), torch.zeros(10, 10, dtype=torch.int64)
+    metrics.update(sure(whole), whole, "a")  # 36 of 36 pixels
+    metrics.update(sure(whole + 1), whole, "b")  # 0 of 36 pixels
+    scores = metrics.summary()
+    assert scores["boundary_iou_by_class"] == {"ground": pytest.approx(36 / 72), "road": None, "roof": None}
+    assert scores["boundary_iou"] == pytest.approx(1 / 2)
+
+
+def blobs(seed: int, height: int, width: int) -> torch.Tensor:
+    """Three classes in smooth regions."""
+    noise = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")[0].argmax(dim=0)
+
+
+@given(seed=st.integers(0, 1000), height=st.integers(5, 120), width=st.integers(5, 120))
+@settings(max_examples=15, deadline=None)
+def test_boundaries_are_what_an_erosion_takes_off(seed: int, height: int, width: int) -> None:
+    prediction, mask = blobs(seed, height, width), blobs(seed + 1, height, width)
+    mask[: height // 4] = VOID
+    d = max(1, round(0.02 * math.hypot(height, width)))
+
+    def band(labels: torch.Tensor, index: int) -> np.ndarray:
+        region = np.pad(((labels == index) & (mask != VOID)).numpy(), d)
+        return (region & ~erosion(region, np.ones((2 * d + 1, 2 * d + 1))))[d:-d, d:-d]
+
+    bands = [(band(prediction, index), band(mask, index)) for index in range(3)]
+    expected = [[int((a & b).sum()) for a, b in bands], [int((a | b).sum()) for a, b in bands]]
+    assert boundary_overlap(prediction, mask, 3).tolist() == expected
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_what_is_seen_in_void_changes_no_score(seed: int) -> None:
+    torch.manual_seed(seed)
+    logits, teacher, mask = torch.randn(3, 40, 30), torch.randn(3, 40, 30), blobs(seed, 40, 30)
+    mask[10:20, 5:25] = VOID
+    scores = []
+    for _ in range(2):
+        metrics = Metrics(LABELS)
+        metrics.update(logits, mask, "a", teacher)
+        scores.append(metrics.summary())
+        logits[:, mask == VOID] = torch.randn(3, 200)
+        teacher[:, mask == VOID] = torch.randn(3, 200)
+    assert scores[0] == scores[1]
+
+
+def test_a_perfect_network_is_perfect_beside_void_too() -> None:
+    metrics, truth = Metrics(LABELS), torch.zeros(60, 80, dtype=torch.int64)
+    truth[20:40, 20:50] = 1
+    mask = truth.clone()
+    mask[17:20, 17:53] = mask[40:43, 17:53] = mask[17:43, 17:20] = mask[17:43, 50:53] = VOID
+    metrics.update(sure(truth), mask, "a")
+    scores = metrics.summary()
+    assert (scores["miou"], scores["boundary_iou"], scores["pixel_accuracy"]) == (1, 1, 1)
+
+
+def test_scores_are_json_without_nan() -> None:
+    metrics = Metrics(LABELS)
+    metrics.update(torch.randn(3, 4, 4), torch.full((4, 4), VOID), "a")
+    metrics.update(torch.randn(3, 4, 4), torch.ones(4, 4, dtype=torch.int64), "b")
+    scores = metrics.summary()
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
+
+
+def test_logits_in_bfloat16_are_scored_in_float32() -> None:
+    logits, mask = torch.randn(3, 9, 9).bfloat16(), torch.randint(0, 3, (9, 9))
+    scores = []
+    for values in (logits, logits.float()):
+        metrics = Metrics(LABELS)
+        metrics.update(values, mask, "a")
+        scores.append(metrics.summary())
+    assert scores[0] == scores[1]
+
+
 def test_agreement_counts_labelled_pixels() -> None:
     metrics = Metrics(LABELS)
     student, teacher = sure(torch.tensor([[0, 1, 2, 2]])), sure(torch.tensor([[0, 2, 2, 2]]))
@@ -90,8 +223,15 @@ def test_agreement_counts_labelled_pixels() -> None:
     assert metrics.summary()["teacher_agreement"] == pytest.approx(2 / 3)
 
 
-def test_torchmetrics_agrees() -> None:
-    torch.manual_seed(0)
+def test_without_a_teacher_there_is_no_agreement() -> None:
+    metrics = Metrics(LABELS)
+    metrics.update(torch.randn(3, 2, 2), torch.zeros(2, 2, dtype=torch.int64), "a")
+    assert metrics.summary()["teacher_agreement"] is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_torchmetrics_agrees(seed: int) -> None:
+    torch.manual_seed(seed)
     metrics = Metrics(LABELS)
     images = [(2 * torch.randn(3, h, w), torch.randint(0, 3, (h, w))) for h, w in ((17, 9), (8, 30))]
     oracles = {

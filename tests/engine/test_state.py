@@ -1,17 +1,24 @@
-"""Schedules, optimisers, averages and checkpoints, by numbers worked out by hand."""
+"""Schedules, optimisers and averages, by numbers worked out by hand; and what a resumed state continues."""
 
-import json
-from pathlib import Path
+import io
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from torch import nn
 
-from segdistill.config import OptimConfig
-from segdistill.engine.checkpoint import KEEP, load_checkpoint, save_checkpoint, write_atomic
-from segdistill.engine.state import learning_rate, make_optimizer, warmed_up_average
+from segdistill.config import ObjectiveConfig, OptimConfig
+from segdistill.data.labels import LabelSet
+from segdistill.data.loaders import Batch
+from segdistill.distillation.objective import Objective
+from segdistill.engine.state import TrainingState, learning_rate, make_optimizer, warmed_up_average
 from segdistill.models.student import DSUNet
+from segdistill.models.teacher import Teacher
+from segdistill.models.trained import TrainedNetwork
 
 pytestmark = pytest.mark.unit
+LABELS = LabelSet(names=("ground", "road", "roof"))
 
 
 @pytest.mark.parametrize(
@@ -22,17 +29,27 @@ pytestmark = pytest.mark.unit
         ("cosine", 4, 1.0),
         ("cosine", 9, 0.5),  # half way from step 4 to step 14
         ("cosine", 14, 0.0),
-        ("poly", 9, 0.5**0.9),
+        ("cosine", 13, 0.0245),  # (1 + cos(0.9 pi)) / 2
+        ("poly", 0, 0.25),
+        ("poly", 9, 0.5359),  # 0.5 to the power of 0.9
+        ("poly", 13, 0.1259),  # 0.1 to the power of 0.9
+        ("constant", 1, 0.5),
         ("constant", 13, 1.0),
     ],
 )
 def test_learning_rate(schedule: str, step: int, expected: float) -> None:
     config = OptimConfig(lr=1.0, warmup=4, schedule=schedule)  # type: ignore[arg-type]
-    assert learning_rate(config, step, 14) == pytest.approx(expected)
+    assert learning_rate(config, step, 14) == pytest.approx(expected, abs=1e-4)
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
     assert learning_rate(OptimConfig(lr=0.5), 0, 10) == 0.5
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "constant"])
+def test_no_step_has_a_rate_of_zero(schedule: str) -> None:
+    config = OptimConfig(lr=1.0, warmup=3, schedule=schedule)  # type: ignore[arg-type]
+    assert all(0 < learning_rate(config, step, 10) <= 1 for step in range(10))
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -59,41 +76,126 @@ def test_the_average_forgets_its_first_weights() -> None:
     assert average[0].item() == pytest.approx(0.5 + 0.5 * 0.9 * 2 / 11)
 
 
-def test_the_newest_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) is None
-    for step in (10, 20, 30):
-        save_checkpoint(tmp_path, step, {"x": torch.tensor(step)})
-    assert len(list(tmp_path.glob("*.pt"))) == KEEP
-    assert load_checkpoint(tmp_path) == (30, {"x": torch.tensor(30)})
+def test_frozen_parameters_are_left_out() -> None:
+    network = DSUNet(3, width=0.1)
+    network.encoder.requires_grad_(False)
+    moved = {id(p) for group in make_optimizer(OptimConfig(), network).param_groups for p in group["params"]}
+    assert moved == {id(p) for p in network.parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "unmarked"])
-def test_a_damaged_checkpoint_is_passed_over(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "momentum", "kind", "expected"),
+    [
+        ("adamw", 0.8, torch.optim.AdamW, {"betas": (0.8, 0.999)}),
+        ("adam", 0.8, torch.optim.Adam, {"betas": (0.8, 0.999)}),
+        ("sgd", 0.8, torch.optim.SGD, {"momentum": 0.8, "nesterov": True}),
+        ("sgd", 0.0, torch.optim.SGD, {"momentum": 0.0, "nesterov": False}),
+    ],
+)
+def test_optimisers_are_what_they_are_called(
+    name: Any, momentum: float, kind: type, expected: dict[str, Any]
 ) -> None:
-    for step in (10, 20):
-        save_checkpoint(tmp_path, step, {"x": torch.tensor(step)})
-    newest = tmp_path / "step-00000020.pt"
-    data = bytearray(newest.read_bytes())
-    if damage == "cut":
-        newest.write_bytes(data[:-1])
-    elif damage == "flip":
-        data[len(data) // 2] ^= 1
-        newest.write_bytes(data)
-    else:
-        newest.with_suffix(".json").unlink()
-    assert load_checkpoint(tmp_path) == (10, {"x": torch.tensor(10)})
-    assert "step-00000020.pt is damaged" in capsys.readouterr().err
+    optimizer = make_optimizer(OptimConfig(name=name, momentum=momentum), nn.Conv2d(3, 2, 1))
+    assert type(optimizer) is kind
+    assert {key: optimizer.param_groups[0][key] for key in expected} == expected
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError("no space left on device")
+def test_one_step_of_sgd() -> None:
+    weight = nn.Conv2d(1, 1, 1)
+    with torch.no_grad():
+        weight.weight.fill_(2.0)
+        weight.bias.fill_(2.0)
+    optimizer = make_optimizer(OptimConfig(name="sgd", lr=0.1, momentum=0, weight_decay=0.5), weight)
+    weight(torch.ones(1, 1, 1, 1)).sum().backward()
+    optimizer.step()
+    # Both gradients are 1. The weight has decay: 2 - 0.1 (1 + 0.5 * 2) = 1.8; the bias has none: 2 - 0.1.
+    assert (weight.weight.item(), weight.bias.item()) == (pytest.approx(1.8), pytest.approx(1.9))
 
-    path = tmp_path / "x.json"
-    write_atomic(path, json.dumps({"old": True}))
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomic(path, json.dumps({"old": False}))
-    assert json.loads(path.read_text()) == {"old": True}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+def test_the_average_of_a_state_follows_its_student(accelerator: Accelerator) -> None:
+    student = nn.Conv2d(3, 3, 1)
+    state = TrainingState(
+        student, Objective(ObjectiveConfig(), student, None), OptimConfig(ema=0.9), accelerator
+    )
+    assert state.average is not None
+    assert state.evaluated is state.average.module
+    seen = []
+    for value in (1.0, 0.0, 1.0):
+        with torch.no_grad():
+            student.weight.fill_(value)
+        state.average.update_parameters(student)
+        seen.append(state.evaluated.weight[0, 0].item())
+    # The first weights are copied. Then the decay is min(0.9, 2/11), and min(0.9, 3/12):
+    # 1 * 2/11 + 0 = 2/11; 2/11 * 1/4 + 1 * 3/4.
+    assert seen == pytest.approx([1, 2 / 11, 2 / 44 + 3 / 4])
+
+
+def test_without_an_average_the_student_is_evaluated(accelerator: Accelerator) -> None:
+    student = DSUNet(3, width=0.1)
+    state = TrainingState(student, Objective(ObjectiveConfig(), student, None), OptimConfig(), accelerator)
+    assert state.evaluated is student
+
+
+def new_state(seed: int, accelerator: Accelerator) -> TrainingState:
+    """A state with everything that a state can have: a teacher, an adapter, an average."""
+    torch.manual_seed(seed)
+    student, large = DSUNet(3, width=0.1, dropout=0.0), DSUNet(3, width=0.2)
+    teacher = Teacher(TrainedNetwork(large, LABELS, "dsunet"), LABELS)
+    objective = Objective(ObjectiveConfig(gamma=1.0), student, teacher)
+    state = TrainingState(student, objective, OptimConfig(lr=0.01, ema=0.9), accelerator)
+    state.teacher = teacher  # type: ignore[attr-defined]
+    return state
+
+
+def train(state: Any, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        image = torch.randn(2, 3, 16, 16, generator=generator)
+        mask = torch.randint(0, 3, (2, 16, 16), generator=generator)
+        batch = Batch(image, mask, torch.ones(2, 16, 16, dtype=torch.bool), ["a", "b"])
+        state.wrapped.train()
+        state.objective(batch, state.wrapped(image), state.teacher(image))["loss"].backward()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.average.update_parameters(state.student)
+
+
+def test_only_student_and_adapter_move(accelerator: Accelerator) -> None:
+    state = new_state(0, accelerator)
+    adapter = list(state.objective.adapter.parameters())
+    moved = [p for group in state.optimizer.param_groups for p in group["params"]]
+    assert len(adapter) == 2
+    assert {id(p) for p in moved} == {id(p) for p in (*state.student.parameters(), *adapter)}
+    assert {id(p) for p in state.parameters} == {id(p) for p in moved}
+
+
+def test_a_state_that_was_saved_goes_on_as_if_it_never_stopped(accelerator: Accelerator) -> None:
+    whole = new_state(0, accelerator)
+    train(whole, range(2))
+    whole.best = 0.25
+    file = io.BytesIO()
+    torch.save(whole.state_dict(), file)
+    file.seek(0)
+    train(whole, range(2, 4))
+
+    resumed = new_state(1, accelerator)
+    resumed.teacher.load_state_dict(whole.teacher.state_dict())  # type: ignore[attr-defined]
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.best == 0.25
+    train(resumed, range(2, 4))
+    for ours, theirs in (
+        (whole.student, resumed.student),
+        (whole.average, resumed.average),
+        (whole.objective.adapter, resumed.objective.adapter),
+    ):
+        assert ours is not None
+        assert theirs is not None
+        expected = ours.state_dict()
+        assert all(torch.equal(expected[name], tensor) for name, tensor in theirs.state_dict().items())
+
+
+def test_a_saved_state_holds_no_teacher(accelerator: Accelerator) -> None:
+    saved = new_state(0, accelerator).state_dict()
+    assert set(saved) == {"student", "average", "adapter", "optimizer", "scaler", "best"}
+    assert set(saved["adapter"]) == {"weight", "bias"}
+    assert not any("network" in name or "teacher" in name for name in saved["student"])

@@ -15,6 +15,8 @@ from segdistill.data.images import SUFFIXES, list_images, read_image, read_mask
 from segdistill.data.labels import VOC, VOID, LabelSet, label_set, read_yaml
 
 DESCRIPTION = "dataset.yaml"
+NAME = np.dtypes.StringDType()
+"""Strings of any length, kept as UTF-8 beside each other."""
 
 
 class Sample(NamedTuple):
@@ -41,10 +43,10 @@ class SegmentationDataset(Dataset[Sample]):
         self, labels: LabelSet, ids: list[str], images: list[Path], masks: list[Path] | None = None
     ) -> None:
         self.labels = labels
-        # Arrays, not lists of objects: forked loader workers would copy the lists page by page.
-        self.ids = np.array(ids, dtype=np.str_)
-        self.images = np.array([str(path) for path in images], dtype=np.str_)
-        self.masks = None if masks is None else np.array([str(path) for path in masks], dtype=np.str_)
+        # Arrays of bytes, not lists of objects: forked loader workers would copy the lists page by page.
+        self.ids = np.array(ids, dtype=NAME)
+        self.images = np.array([str(path) for path in images], dtype=NAME)
+        self.masks = None if masks is None else np.array([str(path) for path in masks], dtype=NAME)
         self._from_file = np.full(256, VOID - 1, dtype=np.uint8)  # VOID - 1 marks what is outside the set
         self._from_file[: len(labels)] = np.arange(len(labels), dtype=np.uint8)
         self._from_file[[VOID, labels.void]] = VOID

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Thread
@@ -226,7 +227,12 @@ def plainly(loader: Iterable[Item]) -> Iterator[Item]:
         text = str(error).strip()
         if "Original Traceback" not in text:
             raise
-        raise type(error)(text.splitlines()[-1].partition(": ")[2]) from None
+        clean = type(error)(text.splitlines()[-1].partition(": ")[2])
+        # The frames hold the loader, which would keep its processes until the program ends, and then hold it up.
+        traceback.clear_frames(error.__traceback__)
+    else:
+        return
+    raise clean
 
 
 def ignore_stop_signals(worker: int) -> None:

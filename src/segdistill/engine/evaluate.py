@@ -41,7 +41,7 @@ def evaluate(
         accelerator: device, precision and processes.
         size: long side, in pixels, that the network sees; None for the image's own.
         workers: loader processes.
-        teacher: a network with the same output to compare decisions with.
+        teacher: a network with the same output to compare decisions with; it sees images at their own size.
         flip, scales: views of the image to average, see `segment`.
         advance: called after each image.
 
@@ -60,7 +60,7 @@ def evaluate(
             for image, sample in plainly(loader):
                 mask = sample.mask.long()
                 logits = segment(network, image, mask.shape, device=device, flip=flip, scales=scales)
-                known = None if teacher is None else segment(teacher, image, mask.shape, device=device)
+                known = None if teacher is None else segment(teacher, sample.image, mask.shape, device=device)
                 with torch.autocast(device.type, enabled=False):
                     metrics.update(logits, mask, sample.id, known)
                 advance()
