@@ -228,7 +228,7 @@ def plainly(loader: Iterable[Item]) -> Iterator[Item]:
         if "Original Traceback" not in text:
             raise
         clean = type(error)(text.splitlines()[-1].partition(": ")[2])
-        # The frames hold the loader, which would keep its processes until the program ends, and then hold it up.
+        # The frames hold the loader, which would keep its processes until the program ends.
         traceback.clear_frames(error.__traceback__)
     else:
         return
