@@ -127,7 +127,7 @@ def test_two_images_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run segdistill in two processes; `--device cpu` puts them on the CPU (launch's own --cpu starts one)."""
+    """Run segdistill in two processes; `--device cpu` puts them on the CPU (launch's --cpu is for one)."""
     options = (
         "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     )

@@ -106,7 +106,7 @@ def test_every_verb_has_help(capsys: Any, verb: str) -> None:
     with pytest.raises(SystemExit) as done:
         cli.main([verb, "--help"])
     assert done.value.code == 0
-    assert f"{verb} [" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith(f"usage: segdistill [options] {verb} ")
 
 
 def test_options_override_the_file_and_short_names_stand_for_the_network(
@@ -274,8 +274,6 @@ def test_a_report_is_one_self_contained_page(
     assert sources.pictures >= 8  # of best, median and worst image: itself, truth, masks, errors
     assert re.findall(r"@import|url\((?!#|[\"']?data:)", text) == []
     assert all(path.name in text for path in runs)
-    assert ("tiny" in re.sub("<script.*?</script>", "", text)) or count == 1
-    assert "images_per_second" not in text or "curve" in text
 
 
 def test_a_report_lies_in_the_run_folder_where_nothing_else_is_said(capsys: Any, run: Path) -> None:
@@ -329,7 +327,7 @@ def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
         (["--data.unlabelled", "[photos]"], "data.unlabelled is ['photos'], but must be empty"),
         (["--student", "dsunett"], "did you mean dsunet?"),
         (["--student", "hourglass"], "there is no network 'hourglass'. A network is a built-in (dsunet, fcn"),
-        (["--student", "./own:build"], "there is no network './own:build'"),
+        (["--student", "./own:build", "--student.width", "1"], "there is no network './own:build'"),
         (["--student", "fcn_resnet50"], "only dsunet can be made wider or narrower"),
         (["--student.init", "nowhere"], "nowhere is not a run folder"),
         (["--teacher", "nowhere.onnx"], "nowhere.onnx does not exist"),
@@ -382,8 +380,8 @@ def test_no_verb_is_wrong_usage(capsys: Any) -> None:
     assert "usage: segdistill" in capsys.readouterr().err
 
 
-def test_an_error_as_a_process_is_one_line(tmp_path: Path) -> None:
-    command = [PROGRAM, "train", "--data.root", tmp_path / "nowhere"]
+def test_an_error_as_a_process_is_one_line(quick: list[object]) -> None:
+    command = [PROGRAM, *map(str, quick), "--objective.temperature", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
 

@@ -1,5 +1,6 @@
 """The shipped configurations: each is parsed, and runs two steps on tiny data of its own layout."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def write_pair(image: Path, mask: Path, labels: LabelSet, seed: int) -> None:
     for path in (image, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(image)
-    Image.fromarray(rng.integers(0, len(labels), (40, 48), dtype=np.uint8)).save(mask)
+    indices = rng.integers(0, len(labels), (40, 48), dtype=np.uint8)
+    indices[0] = labels.void
+    Image.fromarray(indices).save(mask)
 
 
 def tiny_data(config: TrainConfig, root: Path) -> LabelSet:
@@ -32,49 +35,58 @@ def tiny_data(config: TrainConfig, root: Path) -> LabelSet:
     devkit = root / "VOCdevkit" / "VOC2012"
     for split in (config.data.split, config.data.val_split):
         names = [f"{split}_{index}" for index in range(4)]
-        for index, name in enumerate(names):
-            if config.data.layout:
-                write_pair(root / split / "images" / f"{name}.jpg", root / split / "masks" / f"{name}.png",
-                           labels, index)  # fmt: skip
-            else:
-                masks = "SegmentationClassAug" if split.endswith("_aug") else "SegmentationClass"
-                write_pair(
-                    devkit / "JPEGImages" / f"{name}.jpg", devkit / masks / f"{name}.png", labels, index
-                )
+        images, masks = root / split / "images", root / split / "masks"
         if not config.data.layout:
+            images = devkit / "JPEGImages"
+            masks = devkit / ("SegmentationClassAug" if split.endswith("_aug") else "SegmentationClass")
             lists = devkit / "ImageSets" / "Segmentation"
             lists.mkdir(parents=True, exist_ok=True)
             (lists / f"{split}.txt").write_text("\n".join(names))
+        for index, name in enumerate(names):
+            write_pair(images / f"{name}.jpg", masks / f"{name}.png", labels, index)
     return labels
 
 
 def test_all_configurations_are_found() -> None:
-    assert {"shapes", "voc", "voc-animals", "voc-reference", "camvid"} == set(NAMES)
+    assert set(NAMES) == {"shapes", "voc", "voc-animals", "voc-reference", "camvid"}
+
+
+def test_the_reference_recipe_is_the_one_that_the_design_states() -> None:
+    config = load(TrainConfig, CONFIGS / "voc-reference.yaml")
+    objective, optim = config.objective, config.optim
+    assert (objective.alpha, objective.beta, objective.temperature) == (0.7, 0.3, 2.0)
+    assert (optim.name, optim.lr, optim.schedule) == ("adam", 1e-4, "constant")
+    assert (config.batch, config.size, config.steps, config.epochs) == (8, 256, 0, 50)
+    assert (config.teacher.spec, config.student.spec, config.student.width) == ("fcn_resnet50", "dsunet", 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     config = load(TrainConfig, CONFIGS / f"{name}.yaml")
+    assert config.out == f"runs/{name}"
     labels = tiny_data(config, tmp_path / "data")
-    teacher = tmp_path / "teacher.py"
-    teacher.write_text(f"from torch import nn\n\n\ndef build():\n    return nn.Conv2d(3, {len(labels)}, 1)\n")
+    file = tmp_path / "teacher.py"
+    file.write_text(f"from torch import nn\n\n\ndef build():\n    return nn.Conv2d(3, {len(labels)}, 1)\n")
+    teacher = replace(config.teacher, spec=f"{file}:build") if config.teacher.spec else TeacherConfig()
     run = api.train(
         replace(
             config,
             data=replace(config.data, root=str(tmp_path / "data"), workers=0),
-            teacher=replace(config.teacher, spec=f"{teacher}:build")
-            if config.teacher.spec
-            else TeacherConfig(),
+            teacher=teacher,
             student=replace(config.student, width=0.1),
             runtime=RuntimeConfig(precision="fp32"),
             size=32,
             batch=2,
             steps=2,
-            evaluate_every=0,
+            evaluate_every=2,
+            log_every=1,
             device="cpu",
             out=str(tmp_path / "run"),
         )
     )
+    steps = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()][:2]
+    assert [record["step"] for record in steps] == [1, 2]
+    assert all(record["hard"] > 0 and ("soft" in record) == bool(teacher.spec) for record in steps)
+    assert list(json.loads((run / "metrics.json").read_text())["best"]["iou"]) == list(labels.names)
     assert (run / "report.html").is_file()
-    assert (run / "model.safetensors").is_file()

@@ -26,6 +26,16 @@ class Brightness(nn.Module):
         return torch.cat([-mean, mean], dim=1)
 
 
+class Recorder(Brightness):
+    """Notes the sizes of what it sees."""
+
+    sizes: tuple[tuple[int, ...], ...] = ()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.sizes += (tuple(image.shape),)
+        return super().forward(image)
+
+
 class Broken(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("broken")
@@ -52,13 +62,6 @@ def test_a_perfect_network_scores_one(accelerator: Accelerator, size: int | None
 
 
 def test_the_network_sees_the_long_side_that_is_asked_for(accelerator: Accelerator) -> None:
-    class Recorder(Brightness):
-        sizes: tuple[tuple[int, ...], ...] = ()
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            self.sizes += (tuple(image.shape),)
-            return super().forward(image)
-
     for size, heights in ((None, (8, 9, 10)), (24, (16, 18, 20)), (6, (4, 4, 5))):  # 9 / 2 rounds to even
         network = Recorder()
         evaluate(network, Pictures(), LABELS, accelerator=accelerator, size=size)
@@ -117,6 +120,13 @@ def test_a_teacher_is_compared_with(accelerator: Accelerator) -> None:
 
     scores = evaluate(Brightness(), Pictures(), LABELS, accelerator=accelerator, teacher=Contrary()).summary()
     assert scores["teacher_agreement"] == 0.0
+
+
+def test_the_teacher_sees_images_at_their_own_size(accelerator: Accelerator) -> None:
+    student, teacher = Recorder(), Recorder()
+    evaluate(student, Pictures(), LABELS, accelerator=accelerator, size=24, teacher=teacher)
+    assert student.sizes == tuple((1, 3, height, 24) for height in (16, 18, 20))
+    assert teacher.sizes == tuple((1, 3, height, 12) for height in (8, 9, 10))
 
 
 @given(seed=st.integers(0, 1000), height=st.integers(3, 20), width=st.integers(3, 20))

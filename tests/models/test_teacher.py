@@ -83,12 +83,12 @@ def test_an_enlarged_view_gives_logits_of_the_students_size(scale: float) -> Non
     assert Teacher(trained(), LABELS, scale=scale)(torch.randn(2, 3, 13, 17)).shape == (2, 3, 13, 17)
 
 
-def test_the_network_sees_the_enlarged_view() -> None:
+@pytest.mark.parametrize(("scale", "seen"), [(1.6, (21, 27)), (0.5, (6, 8))])  # 20.8, 27.2; 6.5, 8.5 to even
+def test_the_network_sees_the_scaled_view(scale: float, seen: tuple[int, int]) -> None:
     echo, image = Echo(), torch.randn(2, 3, 13, 17)
-    teacher = Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS, scale=1.6)
+    teacher = Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS, scale=scale)
     logits = teacher(image)
-    # 13 * 1.6 = 20.8 and 17 * 1.6 = 27.2
-    expected = F.interpolate(image, size=(21, 27), mode="bilinear", align_corners=False)
+    expected = F.interpolate(image, size=seen, mode="bilinear", align_corners=False)
     assert torch.equal(echo.seen, expected)
     back = F.interpolate(expected, size=(13, 17), mode="bilinear", align_corners=False)
     assert torch.equal(logits, back)
