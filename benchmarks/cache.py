@@ -22,7 +22,7 @@ from segdistill import api
 from segdistill.config import TrainConfig, load
 from segdistill.data.datasets import SegmentationDataset, image_file, open_dataset
 from segdistill.data.logits import cut_view, image_key, to_grid
-from segdistill.data.transforms import apply_view, draw_view, normalise, scaled_size
+from segdistill.data.transforms import apply_view, draw_view, normalise
 from segdistill.engine.cache import look, open_cache
 from segdistill.engine.runtime import make_accelerator
 
@@ -61,7 +61,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column in {"form", "against"} else "right")
     for topk in (0, 4, 2):
         with TemporaryDirectory() as folder:
-            settings = replace(config.teacher, cache=folder, cache_topk=topk)
+            settings = replace(config, teacher=replace(config.teacher, cache=folder, cache_topk=topk))
             started = time.perf_counter()
             cache = open_cache(settings, teacher, samples, accelerator)
             rate = len(samples) / (time.perf_counter() - started)
@@ -75,7 +75,7 @@ def main() -> None:
                 stored = cache.read(image_key(*image_file(samples, index)), shape)
                 assert stored is not None
                 cached = cut_view(stored, view, shape, config.size, cache.form)
-                full = look(teacher, image, scaled_size(shape, config.teacher.scale), accelerator).cpu()
+                full = look(teacher, image, cache.form.seen(shape), accelerator).cpu()
                 fine = replace(cache.form, stride=1, align_corners=False)
                 exact = cut_view(to_grid(full, fine.grid(shape), False), view, shape, config.size, fine)
                 found["the whole image"].append(disagreement(cached, exact, inside))

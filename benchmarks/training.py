@@ -71,7 +71,7 @@ class Product:
             network.inner = make_teacher()
             teacher = Teacher(TrainedNetwork(network, VOC, "fcn_resnet50"), VOC).to(self.accelerator.device)
             if config.teacher.cache:
-                cache = open_cache(config.teacher, teacher, samples, self.accelerator)
+                cache = open_cache(config, teacher, samples, self.accelerator)
         card = ModelCard(spec="dsunet", width=1.0, labels=VOC, size=config.size, evaluate_size=None)
         self.experiment = Experiment(
             config=config,

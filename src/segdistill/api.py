@@ -89,7 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         f"the run folder is {run}", accelerator)  # fmt: skip
     cache = None
     if teacher is not None and config.teacher.cache:
-        cache = open_cache(config.teacher, teacher.to(accelerator.device), samples, accelerator)
+        cache = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
     experiment = Experiment(
         config=config, student=student, teacher=teacher, train=samples, val=val, card=card, cache=cache
     )
@@ -125,7 +125,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     assert teacher is not None
     samples = open_training(config.data)
     started = time.perf_counter()
-    logits = open_cache(config.teacher, teacher.to(accelerator.device), samples, accelerator)
+    logits = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
     return {
         "cache": str(logits.folder),
         "images": len(logits),

@@ -1,5 +1,6 @@
 """The cache of a teacher's logits: what is written is read, what is torn is missed, views are cut exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 
 from segdistill.config import AugmentConfig
 from segdistill.data.logits import LogitsCache, LogitsFormat, cut_view, image_key
-from segdistill.data.transforms import View, draw_view, scaled_size
+from segdistill.data.transforms import View, draw_view
 
 pytestmark = pytest.mark.unit
 
 
 def form(**changes: object) -> LogitsFormat:
-    settings_ = {"classes": 5, "scale": 2.0, "stride": 4, "align_corners": False, "topk": 0, "teacher": "abc"}
-    return LogitsFormat(**settings_ | changes)  # type: ignore[arg-type]
+    plain = LogitsFormat(
+        classes=5, square=None, scale=2.0, stride=4, align_corners=False, topk=0, teacher="abc"
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def random_logits(kind: LogitsFormat, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
@@ -53,7 +56,7 @@ def test_parts_of_several_processes_are_one_cache(tmp_path: Path) -> None:
 def test_another_teacher_or_view_never_mixes(tmp_path: Path) -> None:
     with LogitsCache(tmp_path, form()).writer(0) as writer:
         writer.write(1, (8, 8), random_logits(form(), (8, 8)))
-    for changed in ({"teacher": "abd"}, {"scale": 1.5}, {"stride": 8}, {"topk": 2}):
+    for changed in ({"teacher": "abd"}, {"scale": 1.5}, {"stride": 8}, {"topk": 2}, {"square": 8}):
         assert not LogitsCache(tmp_path, form(**changed)).holds(1), changed
 
 
@@ -100,15 +103,16 @@ def test_the_sparse_form_keeps_the_largest_and_the_sum_of_the_others() -> None:
 @given(
     height=st.integers(9, 40), width=st.integers(9, 40), canvas=st.integers(4, 24),
     seed=st.integers(0, 10**6), corners=st.booleans(), scale=st.sampled_from([1.0, 1.6, 2.0]),
+    square=st.sampled_from([None, 20]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_a_view_of_linear_logits_is_cut_exactly(
-    height: int, width: int, canvas: int, seed: int, corners: bool, scale: float
+    height: int, width: int, canvas: int, seed: int, corners: bool, scale: float, square: int | None
 ) -> None:
     """Logits that grow linearly over the image have a known value at every pixel of every view."""
-    kind = form(align_corners=corners, scale=scale, classes=2)
+    kind = form(align_corners=corners, scale=scale, classes=2, square=square)
     size = (height, width)
-    seen, grid = scaled_size(size, scale), kind.grid(size)
+    seen, grid = kind.seen(size), kind.grid(size)
 
     def along(points: int, pixels: int, length: int) -> torch.Tensor:
         """Place in the image, 0 to its length, of each grid point."""

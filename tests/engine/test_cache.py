@@ -50,21 +50,22 @@ def test_what_is_torn_is_made_again(configure: Any, run: Path, tmp_path: Path) -
     teacher = api.open_teacher(config.teacher, labels)
     assert teacher is not None
     before = part.stat().st_size
-    assert len(open_cache(config.teacher, teacher, open_training(config.data), accelerator)) >= 12
+    assert len(open_cache(config, teacher, open_training(config.data), accelerator)) >= 12
     assert part.stat().st_size == before  # nothing is missing any more
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize(("stretch", "size"), [(False, 48), (True, 40)])
 def test_cached_views_are_what_the_live_teacher_answers(
-    configure: Any, run: Path, shapes: Path, tmp_path: Path, flip: float
+    configure: Any, run: Path, shapes: Path, tmp_path: Path, flip: float, stretch: bool, size: int
 ) -> None:
-    whole = AugmentConfig(scale=(1, 1), flip=flip, jitter=0)
-    config = with_cache(configure, run, tmp_path / "cache", tmp_path / "out", augment=whole, size=48)
+    whole = AugmentConfig(scale=(1, 1), flip=flip, jitter=0, stretch=stretch)
+    config = with_cache(configure, run, tmp_path / "cache", tmp_path / "out", augment=whole, size=size)
     accelerator = make_accelerator("cpu", "fp32")
     samples = open_training(config.data)
     teacher = api.open_teacher(config.teacher, open_dataset(shapes, "train").labels)
     assert teacher is not None
-    cache = open_cache(config.teacher, teacher, samples, accelerator)
+    cache = open_cache(config, teacher, samples, accelerator)
     for batch in training_batches(samples, config, range(2), cache=cache):
         views = batch.to(accelerator.device)
         assert views.knowledge is not None
@@ -109,7 +110,7 @@ def test_the_networks_own_grid_is_found(stride: int, corners: bool) -> None:
     labels = LabelSet(names=("a", "b"))
     teacher = Teacher(TrainedNetwork(Coarse(), labels, "coarse"), labels)
     image = torch.randint(0, 256, (3, 129, 97), dtype=torch.uint8)
-    found = find_grid(teacher, image, 1.0, make_accelerator("cpu", "fp32"))
+    found = find_grid(teacher, image, (129, 97), make_accelerator("cpu", "fp32"))
     assert found == (stride, corners)
 
 

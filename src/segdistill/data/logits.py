@@ -29,7 +29,8 @@ class LogitsFormat:
 
     Attributes:
         classes: K.
-        scale: enlargement of the image before the teacher looked at it.
+        square: side in pixels of the square that images are stretched to first; None keeps their proportions.
+        scale: enlargement of the image before the teacher looks at it.
         stride: pixels of that view per grid point.
         align_corners: whether the outermost grid points lie on the centres of the outermost pixels (else
             each grid point is the centre of its cell).
@@ -38,15 +39,20 @@ class LogitsFormat:
     """
 
     classes: int
+    square: int | None
     scale: float
     stride: int
     align_corners: bool
     topk: int
     teacher: str
 
+    def seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        """H, W of what the teacher sees of an H x W image."""
+        return scaled_size((self.square, self.square) if self.square else size, self.scale)
+
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns (h, w) of the grid of an H x W image."""
-        height, width = scaled_size(size, self.scale)
+        height, width = self.seen(size)
         return -(-height // self.stride), -(-width // self.stride)
 
     def record_bytes(self, size: tuple[int, int]) -> int:
@@ -208,7 +214,7 @@ def cut_view(logits: Tensor, view: View, size: tuple[int, int], canvas: int, for
     Returns:
         K x S x S float16; 0 on padding.
     """
-    seen = scaled_size(size, form.scale)
+    seen = form.seen(size)
     height, width = logits.shape[2:]
     rows = _hats(
         _places(view.top, view.height, view.out_height) / size[0], height, seen[0], form.align_corners

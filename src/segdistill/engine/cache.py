@@ -1,5 +1,6 @@
 """Fills the cache of a teacher's logits: every image once, whole, enlarged, and mirrored."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as T
 
-from segdistill.config import TeacherConfig
+from segdistill.config import TrainConfig
 from segdistill.data.datasets import Sample, image_file
 from segdistill.data.loaders import plainly
 from segdistill.data.logits import LogitsCache, LogitsFormat, image_key, to_grid
-from segdistill.data.transforms import normalise, scaled_size
+from segdistill.data.transforms import normalise
 from segdistill.engine.history import progress, say
 from segdistill.models.teacher import Teacher
 
@@ -23,19 +24,20 @@ LOSSLESS = 0.01
 
 
 def open_cache(
-    config: TeacherConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
+    config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
 ) -> LogitsCache:
     """The cache of `config` with the logits of all `samples`; what is missing is computed, by all processes.
 
     Args:
-        config: where the cache is, and how logits are kept.
+        config: where the cache is, how logits are kept, and how training sees the images.
         teacher: on the accelerator's device.
         samples: the training images; their masks are not looked at.
         accelerator: device, precision and processes.
     """
-    assert config.cache is not None
+    assert config.teacher is not None
+    assert config.teacher.cache is not None
     form = logits_format(config, teacher, samples, accelerator)
-    cache = LogitsCache(Path(config.cache), form)
+    cache = LogitsCache(Path(config.teacher.cache), form)
     missing = find_missing(cache, samples, accelerator)
     if missing:
         fill(cache, teacher, samples, missing, accelerator)
@@ -45,37 +47,41 @@ def open_cache(
 
 
 def logits_format(
-    config: TeacherConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
+    config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
 ) -> LogitsFormat:
     """The format of a teacher's logits, on the coarsest grid that loses nothing where none is asked for.
 
     Raises:
         ValueError: `cache_topk` leaves no class to the others.
     """
-    if config.cache_topk >= teacher.classes:
-        raise ValueError(
-            f"teacher.cache_topk is {config.cache_topk}, but must be below the {teacher.classes} classes"
-        )
-    stride, corners = config.cache_stride, False
-    if stride is None:
-        stride, corners = find_grid(teacher, samples[0].image, config.scale, accelerator)
-    return LogitsFormat(
+    assert config.teacher is not None
+    topk, stride = config.teacher.cache_topk, config.teacher.cache_stride
+    if topk >= teacher.classes:
+        raise ValueError(f"teacher.cache_topk is {topk}, but must be below the {teacher.classes} classes")
+    form = LogitsFormat(
         classes=teacher.classes,
-        scale=config.scale,
-        stride=stride,
-        align_corners=corners,
-        topk=config.cache_topk,
+        square=config.size if config.augment.stretch else None,
+        scale=config.teacher.scale,
+        stride=stride or 1,
+        align_corners=False,
+        topk=topk,
         teacher=teacher.fingerprint(),
     )
+    if stride is None:
+        image = samples[0].image
+        stride, corners = find_grid(teacher, image, form.seen((image.shape[1], image.shape[2])), accelerator)
+        form = replace(form, stride=stride, align_corners=corners)
+    return form
 
 
-def find_grid(teacher: Teacher, image: Tensor, scale: float, accelerator: Accelerator) -> tuple[int, bool]:
+def find_grid(
+    teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Accelerator
+) -> tuple[int, bool]:
     """Stride and `align_corners` of the coarsest grid whose bilinear enlargement is what the teacher answers.
 
     Most networks enlarge a coarse map themselves; kept on that grid, nothing is lost. One that answers in
     full detail gets a stride of 1.
     """
-    seen = scaled_size(image.shape[1:], scale)
     full = look(teacher, image, seen, accelerator)[:1]
     for stride in STRIDES:
         grid = (-(-seen[0] // stride), -(-seen[1] // stride))
@@ -127,7 +133,7 @@ def fill(
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in plainly(loader):
             size = (image.shape[1], image.shape[2])
-            logits = look(teacher, image, scaled_size(size, form.scale), accelerator)
+            logits = look(teacher, image, form.seen(size), accelerator)
             image_id, path = image_file(samples, index)
             writer.write(
                 image_key(image_id, path), size, to_grid(logits, form.grid(size), form.align_corners)
