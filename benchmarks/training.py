@@ -2,11 +2,13 @@
 
     python benchmarks/training.py path/to/VOCdevkit/VOC2012 --cache runs/benchmark-cache
 
-The variants are run in turns, a few steps each, so that a machine that slows down slows all of them alike;
-the table holds the medians of the turns. `--agree 50` compares the losses of both loops on the same batches.
+The variants are run in turns, a few steps each, so that a machine that slows down slows all of them alike, and
+each in a process of its own, since the product's keeps the memory that it frees; the table holds the medians
+of the turns. `--agree 50` compares the losses of both loops on the same batches.
 """
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections import defaultdict
@@ -19,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from own_process import OwnProcess
 from reference import make_teacher
 from reference import steps as reference_steps
 from rich.console import Console
@@ -39,7 +42,13 @@ from segdistill.data.loaders import ViewSampler
 from segdistill.distillation.objective import Objective
 from segdistill.engine.cache import open_cache
 from segdistill.engine.monitor import LossMonitor
-from segdistill.engine.runtime import make_accelerator, seed_everything
+from segdistill.engine.runtime import (
+    M_MMAP_MAX,
+    M_TRIM_THRESHOLD,
+    keep_freed_memory,
+    make_accelerator,
+    seed_everything,
+)
 from segdistill.engine.state import TrainingState
 from segdistill.engine.train import Experiment, device_batches, optimizer_step
 from segdistill.models.card import ModelCard
@@ -50,6 +59,7 @@ from segdistill.models.zoo import TorchvisionNetwork
 
 console = Console()
 MANY = 10_000
+M_MMAP_THRESHOLD = -3
 
 
 class Product:
@@ -103,7 +113,9 @@ class Product:
 class Reference:
     """The hand-written loop, one optimiser step at a time."""
 
-    def __init__(self, config: TrainConfig, images: int) -> None:
+    def __init__(self, config: TrainConfig, images: int, keep_memory: bool = False) -> None:
+        if keep_memory:
+            keep_freed_memory()
         seed_everything(0)
         devkit = Path(config.data.root)
         order = islice(ViewSampler(images, config.batch, range(MANY), 0), MANY // 10)
@@ -151,26 +163,29 @@ def variants(base: TrainConfig, cache: Path) -> dict[str, TrainConfig]:
         "+ channels_last, bf16": replace(base, runtime=fast),
         "+ cached teacher": replace(base, runtime=fast, teacher=cached),
         "+ compile": replace(base, runtime=replace(fast, compile=True), teacher=cached),
-        "supervised, same settings": replace(
-            base, runtime=replace(fast, compile=True), teacher=TeacherConfig()
-        ),
+        "supervised, channels_last, bf16": replace(base, runtime=fast, teacher=TeacherConfig()),
     }
 
 
 def compare(options: argparse.Namespace) -> None:
     """The table of images/s."""
     base = base_config(options)
-    loops: dict[str, Reference | Product] = {"reference.py": Reference(base, options.images)}
+    loops = {
+        "reference.py": OwnProcess(Reference, base, options.images),
+        "reference.py, freed memory kept": OwnProcess(Reference, base, options.images, True),
+    }
     for name, config in variants(base, options.cache).items():
-        loops[name] = Product(config, options.images)
+        loops[name] = OwnProcess(Product, config, options.images)
     seconds = defaultdict(list)
     for turn in range(options.turns + 1):
         for name, loop in loops.items():
-            steps = 1 if isinstance(loop, Reference) else options.steps
+            steps = 1 if name.startswith("reference.py") else options.steps
+            loop.call("run", 1)  # warms up
             started = time.perf_counter()
-            loop.run(steps)
-            if turn:  # the first turn warms up, and compiles
+            loop.call("run", steps)
+            if turn:  # the first turn compiles
                 seconds[name].append((time.perf_counter() - started) / steps)
+            loop.rest()
     table = Table(title=f"batch {options.batch} at {options.size} x {options.size}, {options.turns} turns")
     for column in ("", "s per step", "images/s", "against reference.py"):
         table.add_column(column, justify="left" if not column else "right")
@@ -186,8 +201,8 @@ def agree(options: argparse.Namespace) -> None:
     """Losses of the hand-written loop and of the fast product on the same batches from the same weights."""
     base = base_config(options)
     fast = list(variants(base, options.cache).values())[2]
-    ours = Product(fast, options.images).run(options.agree)
-    theirs = Reference(base, options.images).run(options.agree)
+    ours = OwnProcess(Product, fast, options.images).call("run", options.agree)
+    theirs = OwnProcess(Reference, base, options.images).call("run", options.agree)
     last = slice(-10, None)
     ratio = np.mean(ours[last]) / np.mean(theirs[last])
     for step in range(0, options.agree, 10):
@@ -205,15 +220,28 @@ def timed(into: dict[str, list[float]], name: str) -> Iterator[None]:
     into[name].append(time.perf_counter() - started)
 
 
+def hand_back_freed_memory() -> None:
+    """Undo `keep_freed_memory`: set what glibc's own thresholds grow to where feature maps are freed."""
+    libc = ctypes.CDLL(None)
+    for parameter, value in {
+        M_MMAP_MAX: 65536,
+        M_MMAP_THRESHOLD: 32 << 20,
+        M_TRIM_THRESHOLD: 64 << 20,
+    }.items():
+        libc.mallopt(parameter, value)
+
+
 def profile(options: argparse.Namespace) -> None:
-    """Where the time of a step goes, before (float32, NCHW, live teacher) and after."""
+    """Where the time of a step goes, before (float32, NCHW, live teacher, memory handed back) and after."""
     base = base_config(options)
-    after = list(variants(base, options.cache).values())[3]
+    after = list(variants(base, options.cache).values())[2]
     table = Table(title=f"ms per step of {options.batch} at {options.size} x {options.size} (medians)")
     table.add_column("")
     columns = {}
     for title, config in {"before": base, "after": after}.items():
         loop = Product(config, options.images)
+        if config is base:
+            hand_back_freed_memory()
         parts: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.steps + 2):
             with timed(parts, "waiting for data"):

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.integration
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
         "EvaluateConfig", "PredictConfig", "TrainConfig", "__version__",
-        "build_model", "evaluate", "fuse", "load_student", "predict", "report", "train",
+        "build_model", "evaluate", "fuse", "keep_freed_memory",
+        "load_student", "predict", "report", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
 

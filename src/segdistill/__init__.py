@@ -8,6 +8,7 @@ from segdistill.version import __version__
 if TYPE_CHECKING:
     from segdistill.api import evaluate, load_student, predict, report, train
     from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
@@ -18,6 +19,7 @@ _HOME = {
     "build_model": "models.zoo",
     "evaluate": "api",
     "fuse": "models.fused",
+    "keep_freed_memory": "engine.runtime",
     "load_student": "api",
     "predict": "api",
     "report": "api",
@@ -32,6 +34,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "fuse",
+    "keep_freed_memory",
     "load_student",
     "predict",
     "report",

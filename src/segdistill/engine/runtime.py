@@ -1,5 +1,6 @@
 """Device, precision, seeds, stop signals and the record of the environment, on top of accelerate."""
 
+import ctypes
 import os
 import platform
 import random
@@ -22,6 +23,9 @@ from accelerate.utils import ProjectConfiguration
 
 from segdistill.config import Precision
 
+# Parameters of glibc's mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
 PACKAGES = ("segdistill", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
@@ -32,7 +36,7 @@ def make_accelerator(
     trackers: list[str] | None = None,
     out: Path | None = None,
 ) -> Accelerator:
-    """The accelerator for a device and precision.
+    """The accelerator for a device and precision; on a CPU the process keeps freed memory from here on.
 
     Raises:
         ValueError: the device is not there, cannot do the precision, or a tracker's package is missing.
@@ -55,6 +59,8 @@ def make_accelerator(
             f"trackers: {', '.join(missing)} is not installed, or unknown to accelerate; "
             f"installed: {', '.join(installed)}"
         )
+    if kind == "cpu":
+        keep_freed_memory()
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if chosen == "fp32" else chosen,
@@ -74,6 +80,23 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
     if device == "cuda":
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
     return "bf16" if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, instead of handing it back to the system each time.
+
+    A feature map takes megabytes, which glibc maps afresh for every layer: the kernel then fills page after
+    page with zeros, which on a CPU can take as long as the layer itself. The process stays as large as it
+    was at its peak.
+
+    Returns:
+        False where the C library has no such setting (it is glibc's).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def seed_everything(seed: int) -> None:
