@@ -2,9 +2,9 @@
 
     python benchmarks/training.py path/to/VOCdevkit/VOC2012 --cache runs/benchmark-cache
 
-The variants are run in turns, a few steps each, so that a machine that slows down slows all of them alike, and
-each in a process of its own, since the product's keeps the memory that it frees; the table holds the medians
-of the turns. `--agree 50` compares the losses of both loops on the same batches.
+The variants are run in turns, a few steps each, so that a machine that slows down slows all of them alike,
+and each in a process of its own, since the product's keeps the memory that it frees; the table holds the
+medians of the turns. `--agree 50` compares the losses of both loops on the same batches.
 """
 
 import argparse
@@ -109,6 +109,11 @@ class Product:
             losses.append(self.monitor.means()["loss"])
         return losses
 
+    def graphs(self) -> str:
+        """What `torch.compile` made of the student; more than one graph means a break or a recompilation."""
+        counters = torch._dynamo.utils.counters
+        return f"{counters['stats']['unique_graphs']} graph, {sum(counters['graph_break'].values())} breaks"
+
 
 class Reference:
     """The hand-written loop, one optimiser step at a time."""
@@ -195,6 +200,7 @@ def compare(options: argparse.Namespace) -> None:
         row = (f"{median:.3f}", f"{options.batch / median:.2f}", f"{yardstick / median:.2f}")
         table.add_row(name, *row)
     console.print(table)
+    console.print(f"compiled in {loops['+ compile'].call('graphs')}")
 
 
 def agree(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
         "EvaluateConfig", "PredictConfig", "TrainConfig", "__version__",
-        "build_model", "evaluate", "fuse", "keep_freed_memory",
+        "build_model", "cache", "evaluate", "fuse", "keep_freed_memory",
         "load_student", "predict", "report", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
@@ -31,6 +31,7 @@ def test_public_names_are_pinned() -> None:
     ("name", "parameters"),
     [
         ("train", "(config, *, resume, overwrite)"),
+        ("cache", "(config)"),
         ("evaluate", "(target, config)"),
         ("predict", "(target, paths, config)"),
         ("report", "(runs, out)"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import evaluate, load_student, predict, report, train
+    from segdistill.api import cache, evaluate, load_student, predict, report, train
     from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
@@ -17,6 +17,7 @@ _HOME = {
     "PredictConfig": "config",
     "TrainConfig": "config",
     "build_model": "models.zoo",
+    "cache": "api",
     "evaluate": "api",
     "fuse": "models.fused",
     "keep_freed_memory": "engine.runtime",
@@ -32,6 +33,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "build_model",
+    "cache",
     "evaluate",
     "fuse",
     "keep_freed_memory",
