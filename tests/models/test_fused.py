@@ -63,3 +63,17 @@ def test_the_kernel_computes_the_block(dilation: int, split: int | None, height:
         found = kernel(*(part.float().to(device) for part in parts))
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found.double().cpu(), expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_student_of_kernels_sees_the_same_classes(dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    student = trained(DSUNet(21)).double()
+    image = torch.randn(2, 3, 250, 131, dtype=torch.float64)
+    kernels = fuse(student.float(), kernel=True).to("cuda", dtype)
+    with torch.no_grad():
+        found = kernels(image.to("cuda", dtype)).argmax(dim=1).cpu()
+        expected = student.double()(image).argmax(dim=1)
+    assert (found == expected).float().mean() > 0.98
