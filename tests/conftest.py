@@ -1,6 +1,8 @@
 """What several tests share: a tiny drawn data set, a quick configuration, and a run trained with it."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from segdistill.config import (
 from segdistill.data.shapes import write_shapes
 
 Configure = Callable[..., TrainConfig]
+Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 # Networks this small gain nothing from threads, and threads that wait for each other stall a busy machine.
 torch.set_num_threads(1)
@@ -57,6 +60,20 @@ def configure(shapes: Path) -> Configure:
         return TrainConfig(**settings | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def launch() -> Launch:
+    """Runs segdistill in two processes; `--device cpu` puts them on the CPU (launch's --cpu is for one)."""
+    options = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    )
+    command = [Path(sys.executable).with_name("accelerate"), "launch", *options, "-m", "segdistill.cli"]
+
+    def start(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+    return start
 
 
 @pytest.fixture(scope="session")

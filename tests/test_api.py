@@ -3,8 +3,6 @@
 import inspect
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +126,7 @@ def test_two_images_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
 # Several processes
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run segdistill in two processes; `--device cpu` puts them on the CPU (launch's --cpu is for one)."""
-    options = (
-        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    )
-    command = [Path(sys.executable).with_name("accelerate"), "launch", *options, "-m", "segdistill.cli"]
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-def test_two_processes_score_as_one(run: Path, tmp_path: Path) -> None:
+def test_two_processes_score_as_one(launch: Any, run: Path, tmp_path: Path) -> None:
     alone = segdistill.evaluate(
         run, segdistill.EvaluateConfig(device="cpu", out=str(tmp_path / "one.json"), flip=True)
     )
@@ -152,7 +141,7 @@ def test_two_processes_score_as_one(run: Path, tmp_path: Path) -> None:
     assert together["calibration_error"] == pytest.approx(alone["calibration_error"], rel=1e-12)
 
 
-def test_two_processes_train_into_one_run_folder(run: Path, tmp_path: Path) -> None:
+def test_two_processes_train_into_one_run_folder(launch: Any, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = launch(
         "train", "--config", run / "config.yaml", "--teacher", run, "--objective.gamma", 1,

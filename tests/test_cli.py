@@ -375,6 +375,11 @@ def test_a_file_that_is_no_configuration_is_refused(capsys: Any, tmp_path: Path,
     assert "temprature" in message or "parsing" in message
 
 
+def test_a_group_of_settings_that_is_null_is_refused(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "null.yaml").write_text("teacher:\nsize: 64\n")
+    assert "teacher is null" in refusal(capsys, "train", "--config", tmp_path / "null.yaml", code=1)
+
+
 def test_no_verb_is_wrong_usage(capsys: Any) -> None:
     assert cli.main([]) == 2
     assert "usage: segdistill" in capsys.readouterr().err

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.unit
     [
         (ObjectiveConfig, {"temperature": 0}, "objective.temperature is 0, but must be above 0"),
         (ObjectiveConfig, {"alpha": -1.0}, "objective.alpha is -1.0"),
+        (ObjectiveConfig, {"beta": float("inf")}, "objective.beta is inf, but must be 0 or more, and finite"),
         (ObjectiveConfig, {"alpha": 0, "beta": 0}, "objective.alpha and objective.beta"),
         (AugmentConfig, {"scale": (2.0, 0.5)}, "augment.scale"),
         (AugmentConfig, {"flip": 1.5}, "augment.flip is 1.5"),

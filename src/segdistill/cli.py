@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         options = parser.parse_args(given)
+        refuse_empty_groups(options[options.subcommand])
         RESULTS.set(sys.stdout)
         with redirect_stdout(sys.stderr):  # networks and libraries print what is not for machines
             return VERBS[options.subcommand](parser.instantiate(options)[options.subcommand])
@@ -51,6 +53,17 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         yield SHORT.get(name, name) + equals + value
+
+
+def refuse_empty_groups(options: Namespace) -> None:
+    """A group of settings that a file gives as null, `teacher:` with nothing below it, is an error.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for group in (field.name for field in fields(TrainConfig) if is_dataclass(field.type)):
+        if group in options and options[group] is None:
+            raise ValueError(f"{group} is null, but is a group of settings: leave it out for the defaults")
 
 
 def fail(error: object, code: int) -> int:

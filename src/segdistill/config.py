@@ -1,6 +1,7 @@
 """Every setting of segdistill as frozen dataclasses, and their YAML form."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -131,9 +132,12 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
-            require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "0 or more")
+            weight = getattr(self, name)
+            require(0 <= weight < math.inf, f"objective.{name}", weight, "0 or more, and finite")
         require(self.alpha + self.beta > 0, "objective.alpha and objective.beta", 0, "not both 0")
-        require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
+        require(
+            0 < self.temperature < math.inf, "objective.temperature", self.temperature, "above 0, and finite"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

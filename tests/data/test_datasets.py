@@ -88,6 +88,13 @@ def test_the_augmented_list_is_every_extra_mask_outside_val(devkit: Path) -> Non
     assert augmented[0].mask.unique().tolist() == [7]
 
 
+def test_a_split_may_be_a_part_of_a_folders_name(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"images_{split}" / "sub").mkdir(parents=True)
+    (tmp_path / "dataset.yaml").write_text("images: images_{split}\nmasks: masks_{split}\nnames: [x, y]\n")
+    assert splits(tmp_path) == ["train", "val"]
+
+
 def test_folders_are_described_by_a_file(folders: Callable[..., Path]) -> None:
     root = folders()
     dataset = open_dataset(root, "train")

@@ -1,7 +1,5 @@
 """The teacher's cache as training uses it: filled once, rebuilt where torn, and equal to the live teacher."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +112,10 @@ def test_the_networks_own_grid_is_found(stride: int, corners: bool) -> None:
     assert found == (stride, corners)
 
 
-def test_two_processes_fill_one_cache(configure: Any, run: Path, tmp_path: Path) -> None:
+def test_two_processes_fill_one_cache(launch: Any, configure: Any, run: Path, tmp_path: Path) -> None:
     config = with_cache(configure, run, tmp_path / "together", tmp_path / "out")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    options = (
-        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    )
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "segdistill.cli", "cache"]
-    done = subprocess.run(
-        [*command, "--config", str(tmp_path / "config.yaml")], capture_output=True, text=True, check=False
-    )
+    done = launch("cache", "--config", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     together = next((tmp_path / "together").iterdir())
     assert len(list(together.glob("part-*.bin"))) == 2

@@ -186,11 +186,15 @@ def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
         return sorted(path.stem for path in (devkit / "ImageSets" / "Segmentation").glob("*.txt"))
     described = _description(folder, layout)
     parts = Path(read_yaml(described).get("images", "") if described.is_file() else "").parts
-    if "{split}" not in parts:
+    marked = next((part for part in parts if "{split}" in part), None)
+    if marked is None:
         return ["all"] if parts else []
-    depth = len(folder.parts) + parts.index("{split}")
-    found = folder.glob("/".join("*" if part == "{split}" else part for part in parts))
-    return sorted(path.parts[depth] for path in found if path.is_dir())
+    depth = len(folder.parts) + parts.index(marked)
+    found = folder.glob("/".join(parts).replace("{split}", "*"))
+    before, after = marked.split("{split}", 1)
+    return sorted(
+        path.parts[depth].removeprefix(before).removesuffix(after) for path in found if path.is_dir()
+    )
 
 
 def _devkit(folder: Path) -> Path | None:

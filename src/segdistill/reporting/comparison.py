@@ -110,7 +110,7 @@ def headline(runs: Sequence[Records]) -> list[Row]:
         Row(
             title="parameters",
             cells=cells(parameters, amount, relative=True, lower_is_better=True),
-            note=_against_teacher(runs, "parameters", "fewer than its teacher"),
+            note=_against_teacher(runs, "parameters", ("fewer than its teacher", "more than its teacher")),
         )
     )
     latencies = [network.get("latency_ms") for network in networks]
@@ -227,17 +227,26 @@ def _share_of_truth(evaluation: Mapping[str, Any], name: str) -> str:
     return percent(1)(sum(confusion[names.index(name)]) / total) if confusion and total else DASH
 
 
-def _against_teacher(runs: Sequence[Records], key: str, words: str) -> str:
-    """How many times fewer than its teacher's, for a single run."""
+def _against_teacher(runs: Sequence[Records], key: str, words: tuple[str, str]) -> str:
+    """How many times fewer or more than its teacher's, for a single run."""
     own, teachers = runs[0].network("student").get(key), runs[0].network(TEACHER).get(key)
-    return f"{teachers / own:.1f}{TIMES} {words}" if len(runs) == 1 and own and teachers else ""
+    return _times(own, teachers, words) if len(runs) == 1 and own and teachers else ""
+
+
+def _times(own: float, teachers: float, words: tuple[str, str]) -> str:
+    """The factor between two costs, and the word for a gain or a loss."""
+    return f"{max(own, teachers) / min(own, teachers):.1f}{TIMES} {words[own > teachers]}"
 
 
 def _gains(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    """How many times smaller, cheaper and faster a student is than its teacher."""
-    words = {"parameters": "fewer parameters", "flops": "fewer operations", "latency_ms": "faster"}
+    """How many times smaller, cheaper and faster a student is than its teacher, or the contrary."""
+    words = {
+        "parameters": ("fewer parameters", "more parameters"),
+        "flops": ("fewer operations", "more operations"),
+        "latency_ms": ("faster", "slower"),
+    }
     return ", ".join(
-        f"{teacher[key] / student[key]:.1f}{TIMES} {text}"
+        _times(student[key], teacher[key], text)
         for key, text in words.items()
         if student.get(key) and teacher.get(key)
     )
