@@ -144,7 +144,9 @@ def test_two_processes_score_as_one(launch: Any, run: Path, tmp_path: Path) -> N
 def test_two_processes_train_into_one_run_folder(launch: Any, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = launch(
-        "train", "--config", run / "config.yaml", "--teacher", run, "--objective.gamma", 1,
+        "train", "--config", run / "config.yaml", "--teacher", run,
+        "--objective.losses", "{cosine: 1, mgd: [0, 1]}",
+        "--objective.auxiliary", 0.4, "--objective.alpha", "[0, 1]", "--objective.class_weights", 0.5,
         "--student.width", 0.05, "--optim.ema", 0.9, "--optim.accumulate", 2, "--optim.clip", 1,
         "--out", out,
     )  # fmt: skip

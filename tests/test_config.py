@@ -55,7 +55,28 @@ pytestmark = pytest.mark.unit
         (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every is -1"),
         (TrainConfig, {"evaluate_size": 0}, "evaluate_size is 0"),
         (ObjectiveConfig, {"beta": -0.1}, "objective.beta is -0.1"),
-        (ObjectiveConfig, {"gamma": -1}, "objective.gamma is -1"),
+        (ObjectiveConfig, {"alpha": (0.5, -1.0)}, r"objective.alpha is \(0.5, -1.0\), but must be 0 or more"),
+        (ObjectiveConfig, {"temperature": (0.0, 1.0)}, r"objective.temperature is \(0.0, 1.0\)"),
+        (ObjectiveConfig, {"losses": {"cwd": -1.0}}, "objective.losses.cwd is -1.0, but must be 0 or more"),
+        (ObjectiveConfig, {"losses": {"cwd": {"weight": "much"}}}, "objective.losses.cwd is 'much'"),
+        (ObjectiveConfig, {"losses": {"cwd": (1.0, 2.0, 3.0)}}, "objective.losses.cwd is"),
+        (ObjectiveConfig, {"alpha": 0, "beta": 0, "losses": {"cwd": 0.0}}, "unless objective.losses names"),
+        (ObjectiveConfig, {"label_smoothing": 1.0}, "objective.label_smoothing is 1.0"),
+        (ObjectiveConfig, {"class_weights": -0.5}, "objective.class_weights is -0.5"),
+        (ObjectiveConfig, {"auxiliary": -1.0}, "objective.auxiliary is -1.0"),
+        (
+            ObjectiveConfig,
+            {"alpha": 0, "beta": 0, "losses": {"cwd": 1.0}, "auxiliary": 0.4},
+            "objective.auxiliary is 0.4, but must be .* 0 where alpha and beta",
+        ),
+        (
+            TrainConfig,
+            {
+                "objective": ObjectiveConfig(losses={"mgd": 1.0, "cwd": 1.0}),
+                "teacher": TeacherConfig(spec="fcn_resnet50", cache="c"),
+            },
+            r"objective.losses is \['mgd'\], but must be losses of logits with teacher.cache",
+        ),
         (ObjectiveConfig, {"temperature": float("nan")}, "objective.temperature is nan"),
         (AugmentConfig, {"scale": (0, 1)}, "augment.scale"),
         (AugmentConfig, {"jitter": 1.1}, "augment.jitter is 1.1"),
@@ -81,6 +102,10 @@ def test_yaml_reads_back_to_an_equal_configuration(tmp_path: Path) -> None:
         data=DataConfig(root="data: with, signs", unlabelled=["a", "b"]),
         augment=AugmentConfig(scale=(0.25, 0.75)),
         teacher=TeacherConfig(spec="fcn_resnet50", map={"motorcycle": "motorbike"}),
+        objective=ObjectiveConfig(
+            alpha=(1.0, 0.5),
+            losses={"cwd": 3.0, "js": (0.0, 1.0), "dist": {"weight": (1.0, 2.0), "beta": 2.0}},
+        ),
         optim=OptimConfig(lr=1e-4, name="sgd"),
         evaluate_size=320,
     )
@@ -123,6 +148,14 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optim: {lr: 1e-4}\nepochs: 3\naugment: {scale: [1, 2]}\n")
     read = load(TrainConfig, tmp_path / "c.yaml")
     assert (read.optim.lr, read.epochs, read.augment.scale) == (1e-4, 3.0, (1.0, 2.0))
+    (tmp_path / "c.yaml").write_text(
+        "objective: {alpha: [1, 1e-1], losses: {dice: 1e-3, ohem: {kept: 2e-1}}}"
+    )
+    read = load(TrainConfig, tmp_path / "c.yaml")
+    assert (read.objective.alpha, read.objective.losses) == (
+        (1.0, 0.1),
+        {"dice": 1e-3, "ohem": {"kept": 0.2}},
+    )
 
 
 @given(
@@ -176,6 +209,9 @@ def test_teacher_only_and_supervised_are_ordinary_settings() -> None:
         == 1
     )
     assert TrainConfig(objective=ObjectiveConfig(alpha=1, beta=0)).teacher.spec is None
+    assert TrainConfig(objective=ObjectiveConfig(alpha=0, losses={"dice": 1.0})).teacher.spec is None
+    cached = TeacherConfig(spec="fcn_resnet50", cache="c")
+    assert TrainConfig(teacher=cached, objective=ObjectiveConfig(losses={"cwd": 1.0, "mgd": 0.0}))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

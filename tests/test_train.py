@@ -161,7 +161,7 @@ def test_a_teacher_alone_can_teach(tmp_path: Path, configure: Any, run: Path) ->
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
-def test_features_train_an_adapter_that_is_no_part_of_the_student(
+def test_features_and_heads_train_along_and_are_no_part_of_the_student(
     tmp_path: Path, configure: Any, run: Path
 ) -> None:
     out = api.train(
@@ -169,11 +169,12 @@ def test_features_train_an_adapter_that_is_no_part_of_the_student(
             tmp_path / "run",
             student=StudentConfig(width=0.05),
             teacher=TeacherConfig(spec=str(run)),
-            objective=ObjectiveConfig(gamma=0.5),
+            objective=ObjectiveConfig(losses={"cosine": 0.5, "mgd": 0.1}, auxiliary=0.4),
         )
     )
-    assert all(0 < record["feature"] < 2 for record in steps(out))
-    assert set(state(out)["adapter"]) == {"weight", "bias"}
+    assert all(0 < record["cosine"] < 2 for record in steps(out))
+    assert all(record["mgd"] > 0 and record["auxiliary"] > 0 for record in steps(out))
+    assert set(state(out)["adapters"]) == {"cosine", "mgd", "auxiliary_0", "auxiliary_1", "auxiliary_2"}
     assert (
         load_file(out / "model.safetensors").keys()
         == build_model("dsunet", 9, width=0.05).state_dict().keys()
@@ -273,7 +274,9 @@ def interrupted(config: TrainConfig, after: int, monkeypatch: pytest.MonkeyPatch
             5,
             {
                 "optim": OptimConfig(name="adam", ema=0.5, accumulate=2, schedule="poly"),
-                "objective": ObjectiveConfig(gamma=1.0),
+                "objective": ObjectiveConfig(
+                    alpha=(1.0, 0.2), losses={"cosine": 1.0, "mgd": (0.0, 1.0)}, auxiliary=0.4
+                ),
                 "student": StudentConfig(width=0.05),
                 "teacher": "run",
             },

@@ -25,6 +25,7 @@ from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
 from segdistill.deploy.predict import Prediction, find_images, write_prediction
 from segdistill.deploy.predict import predict as predict_image
+from segdistill.distillation.objective import check_losses
 from segdistill.engine.cache import open_cache
 from segdistill.engine.checkpoint import write_atomic
 from segdistill.engine.evaluate import evaluate as evaluate_network
@@ -59,6 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
         segdistill.engine.train.Stopped: SIGINT or SIGTERM came; the state is saved.
     """
+    check_losses(config.objective, distils=config.teacher.spec is not None)
     run = Path(config.out)
     check_run(run, config, resume=resume, overwrite=overwrite)
     accelerator = make_accelerator(config.device, config.runtime.precision, trackers=config.trackers, out=run)

@@ -14,6 +14,11 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "poly", "constant"]
+Scheduled = float | tuple[float, float]
+"""A number, or two: linear from the first to the last step."""
+
+FEATURE_LOSSES = frozenset({"cosine", "fitnet", "attention", "pairwise", "ifvd", "mgd"})
+"""Those of `ObjectiveConfig.losses` that compare feature maps: the teacher's logits alone do not do."""
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -113,31 +118,68 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is minimised: alpha * hard + beta * soft + gamma * feature."""
+    """What is minimised: alpha * hard + beta * soft + the weighted sum of further losses (docs/losses.md)."""
 
-    alpha: float = 0.7
-    """Weight of the hard loss (cross entropy with the masks)."""
-    beta: float = 0.3
-    """Weight of the soft loss (KL divergence from the teacher); unused without a teacher."""
-    temperature: float = 2.0
-    """Softens both distributions of the soft loss, which is multiplied by its square."""
-    gamma: float = 0.0
-    """Weight of the cosine loss between the teacher's and the student's deepest features."""
+    alpha: Scheduled = 0.7
+    """Weight of the hard loss (cross entropy with the masks); two numbers: from first to last step."""
+    beta: Scheduled = 0.3
+    """Weight of the soft loss (KL divergence from the teacher), or two; unused without a teacher."""
+    temperature: Scheduled = 2.0
+    """Softens both distributions of the soft loss, which is multiplied by its square; one number or two."""
+    losses: dict[str, Scheduled | dict[str, Scheduled]] = field(default_factory=dict)
+    """Further losses by name, each a weight (or two), or a mapping of `weight` and the loss's own options."""
+    label_smoothing: float = 0.0
+    """Share of the hard loss's target that is spread over all classes."""
+    class_weights: float = 0.0
+    """Pixels count by their class's frequency to the power of minus this in the hard loss; 0.5 is usual."""
+    auxiliary: float = 0.0
+    """Weight of hard and soft loss of extra heads on the student's inner layers, which are not saved."""
     student_layer: str | None = None
-    """Module of the student whose output is compared where gamma > 0; null takes its deepest."""
+    """Module of the student whose output feature losses compare; null takes its deepest."""
     teacher_layer: str | None = None
-    """Module of the teacher whose output is compared where gamma > 0; null takes its deepest."""
+    """Module of the teacher whose output feature losses compare; null takes its deepest."""
     soft_on_void: bool = True
-    """Whether void pixels have soft loss: there the teacher is the only one who knows."""
+    """Whether void pixels have the losses of logits: there the teacher is the only one who knows."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "gamma"):
-            weight = getattr(self, name)
-            require(0 <= weight < math.inf, f"objective.{name}", weight, "0 or more, and finite")
-        require(self.alpha + self.beta > 0, "objective.alpha and objective.beta", 0, "not both 0")
-        require(
-            0 < self.temperature < math.inf, "objective.temperature", self.temperature, "above 0, and finite"
-        )
+        weights = {name: self.weight(name) for name in self.losses}
+        for name, weight in {"alpha": self.alpha, "beta": self.beta, **weights}.items():
+            setting = f"objective.losses.{name}" if name in weights else f"objective.{name}"
+            require(valid(weight), setting, weight, "0 or more, and finite (one number, or two)")
+        require(valid(self.temperature, above=True), "objective.temperature", self.temperature,
+                "above 0, and finite (one number, or two)")  # fmt: skip
+        ours = largest(self.alpha) + largest(self.beta)
+        require(ours > 0 or any(map(largest, weights.values())), "objective.alpha and objective.beta", 0,
+                "not both 0, unless objective.losses names another")  # fmt: skip
+        require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing,
+                "from 0 to below 1")  # fmt: skip
+        require(0 <= self.class_weights <= 2, "objective.class_weights", self.class_weights, "from 0 to 2")
+        possible = 0 <= self.auxiliary < math.inf and (ours > 0 or not self.auxiliary)
+        require(possible, "objective.auxiliary", self.auxiliary,
+                "0 or more, and finite; 0 where alpha and beta, which its heads have too, are 0")  # fmt: skip
+
+    def weight(self, name: str) -> Scheduled:
+        """The weight of one of `losses`; a mapping without one has the weight 1."""
+        value = self.losses[name]
+        return value.get("weight", 1.0) if isinstance(value, dict) else value
+
+    @property
+    def weighted(self) -> list[str]:
+        """The names of `losses` that have a weight above 0 at some step."""
+        return [name for name in self.losses if largest(self.weight(name)) > 0]
+
+
+def largest(value: Scheduled) -> float:
+    """The larger end of a number that may change over the steps."""
+    return max(value) if isinstance(value, tuple) else value
+
+
+def valid(value: object, *, above: bool = False) -> bool:
+    """Whether a `Scheduled` holds one or two finite numbers that are 0 or more, or above 0."""
+    ends = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    return all(
+        isinstance(end, int | float) and (end > 0 if above else end >= 0) and end < math.inf for end in ends
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,14 +288,13 @@ class TrainConfig:
         require(
             self.batch % self.optim.accumulate == 0, "batch", self.batch, "a multiple of optim.accumulate"
         )
-        require(
-            self.teacher.cache is None or not self.objective.gamma,
-            "objective.gamma",
-            self.objective.gamma,
-            "0 with teacher.cache, which holds logits and no features",
-        )
+        of_features = sorted(FEATURE_LOSSES.intersection(self.objective.weighted))
+        require(not (self.teacher.cache and of_features), "objective.losses", of_features,
+                "losses of logits with teacher.cache, which holds no features")  # fmt: skip
         if self.teacher.spec is None:
-            require(self.objective.alpha > 0, "objective.alpha", 0, "above 0 where there is no teacher")
+            enough = self.objective.weighted and not self.objective.auxiliary
+            require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,
+                    "above 0 where there is no teacher")  # fmt: skip
             require(
                 not self.data.unlabelled,
                 "data.unlabelled",

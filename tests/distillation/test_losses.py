@@ -1,4 +1,4 @@
-"""The losses against numbers worked out by hand, and the laws that they must keep."""
+"""The losses of logits against numbers worked out by hand, and the laws that they must keep."""
 
 import math
 
@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdistill.data.labels import VOID
-from segdistill.distillation.losses import cosine_loss, hard_loss, masked_mean, soft_loss
+from segdistill.distillation.losses import (
+    channel_loss,
+    decoupled_loss,
+    dist_loss,
+    hard_loss,
+    jensen_shannon_loss,
+    masked_mean,
+    reverse_kl_loss,
+    soft_loss,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -141,48 +150,129 @@ def test_soft_loss_is_zero_only_where_both_agree(seed: int, temperature: float) 
     assert soft_loss(student, student + 3, temperature, where).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_losses_of_bfloat16_are_computed_in_float32() -> None:
-    student, teacher = torch.randn(2, 1, 3, 4, 4).bfloat16()
-    where, mask = torch.ones(1, 4, 4, dtype=torch.bool), torch.randint(0, 3, (1, 4, 4))
-    for loss, exact in (
-        (hard_loss(student, mask), hard_loss(student.float(), mask)),
-        (soft_loss(student, teacher, 2.0, where), soft_loss(student.float(), teacher.float(), 2.0, where)),
-        (cosine_loss(student, teacher, where), cosine_loss(student.float(), teacher.float(), where)),
-    ):
-        assert loss.dtype == torch.float32
-        assert torch.equal(loss, exact)
-
-
-def test_losses_stay_in_float32_under_autocast() -> None:
-    student, teacher = torch.randn(2, 1, 3, 4, 4)
-    where = torch.ones(1, 4, 4, dtype=torch.bool)
-    exact = soft_loss(student, teacher, 2.0, where), cosine_loss(student, teacher, where)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (soft_loss(student, teacher, 2.0, where), cosine_loss(student, teacher, where)) == exact
-
-
-def test_cosine_loss_measures_the_angle() -> None:
-    student = torch.tensor([[[[1.0, 1.0]], [[0.0, 1.0]]]])  # directions 0 and 45 degrees
-    teacher = torch.tensor([[[[5.0, 0.0]], [[0.0, 2.0]]]])  # directions 0 and 90 degrees
-    where = torch.ones(1, 1, 2, dtype=torch.bool)
-    # (1 - cos 0 + 1 - cos 45) / 2
-    assert cosine_loss(student, teacher, where).item() == pytest.approx((1 - math.sqrt(0.5)) / 2, abs=1e-6)
-
-
-def test_cosine_loss_resizes_the_teacher_and_the_places() -> None:
-    student, teacher = torch.ones(1, 2, 4, 4), torch.ones(1, 2, 2, 2)
-    student[:, :, :, 2:] = -1
-    where = torch.zeros(1, 8, 8, dtype=torch.bool)
-    where[:, :, :4] = True
-    assert cosine_loss(student, teacher, where).item() == pytest.approx(0, abs=1e-6)
-    assert cosine_loss(student, teacher, ~where).item() == pytest.approx(2, abs=1e-6)
-
-
-def test_cosine_loss_without_positions_is_zero() -> None:
-    features = torch.randn(1, 3, 2, 2)
-    assert cosine_loss(features, -features, torch.zeros(1, 2, 2, dtype=torch.bool)).item() == 0
-
-
 def test_masked_mean_ignores_what_is_not_finite_elsewhere() -> None:
     values = torch.tensor([1.0, 3.0, float("nan")])
     assert masked_mean(values, torch.tensor([True, True, False])).item() == 2
+
+
+# KL of the distributions (3/4, 1/4) || (1/2, 1/2).
+QUARTERS = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+
+
+def test_smoothing_spreads_part_of_the_target_over_all_classes() -> None:
+    # Probabilities (1/4, 3/4), class 1: a smoothing of 0.2 makes the target (0.1, 0.9).
+    loss = hard_loss(pixel(0, math.log(3)), torch.ones(1, 1, 1, dtype=torch.long), smoothing=0.2)
+    assert loss.item() == pytest.approx(0.1 * math.log(4) + 0.9 * math.log(4 / 3))
+
+
+def test_class_weights_multiply_the_pixels_of_a_class() -> None:
+    # Three labelled pixels at ln 2 each, of classes 0, 0 and 1: (1/2 + 1/2 + 2) / 3 of it. Void has none.
+    mask = torch.tensor([[[0, 0, 1, VOID]]])
+    loss = hard_loss(torch.zeros(1, 2, 1, 4), mask, weights=torch.tensor([0.5, 2.0]))
+    assert loss.item() == pytest.approx(math.log(2))
+    loss = hard_loss(torch.zeros(1, 2, 1, 4), mask, weights=torch.tensor([0.5, 5.0]))
+    assert loss.item() == pytest.approx(2 * math.log(2))
+
+
+def test_a_mixed_image_has_the_cross_entropy_of_both_masks() -> None:
+    # Probabilities (1/4, 3/4); a share of 3/4 says class 1, the rest class 0.
+    logits, share = pixel(0, math.log(3)), torch.tensor([0.75])
+    one, zero = torch.ones(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long)
+    loss = hard_loss(logits, one, partner=zero, share=share)
+    assert loss.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
+    # A partner that knows nothing leaves the mean to the mask alone; two such have no loss.
+    void = torch.full((1, 1, 1), VOID)
+    assert hard_loss(logits, one, partner=void, share=share).item() == pytest.approx(math.log(4 / 3))
+    assert hard_loss(logits, void, partner=void, share=share) == 0
+
+
+def test_a_share_of_one_is_no_mixture() -> None:
+    logits, mask = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    mask[0, 0] = VOID
+    mixed = hard_loss(logits, mask, partner=mask.flip(0), share=torch.ones(2), smoothing=0.1)
+    torch.testing.assert_close(mixed, hard_loss(logits, mask, smoothing=0.1))
+
+
+def test_reverse_kl_is_from_student_to_teacher() -> None:
+    # Student (1/2, 1/2), teacher (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2, and four times that at T = 2.
+    expected = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    loss = reverse_kl_loss(pixel(0, 0), pixel(math.log(3), 0), EVERYWHERE, temperature=1.0)
+    assert loss.item() == pytest.approx(expected)
+    loss = reverse_kl_loss(pixel(0, 0), pixel(2 * math.log(3), 0), EVERYWHERE, temperature=2.0)
+    assert loss.item() == pytest.approx(4 * expected)
+
+
+def test_jensen_shannon_is_the_mean_divergence_from_the_average() -> None:
+    # (1/2, 1/2) and (3/4, 1/4) have the average (5/8, 3/8).
+    ours = 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)
+    theirs = 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)
+    loss = jensen_shannon_loss(pixel(0, 0), pixel(math.log(3), 0), EVERYWHERE, temperature=1.0)
+    assert loss.item() == pytest.approx((ours + theirs) / 2, abs=1e-6)
+
+
+def test_jensen_shannon_has_a_bound() -> None:
+    loss = jensen_shannon_loss(pixel(1e4, 0), pixel(0, 1e4), EVERYWHERE, temperature=2.0)
+    assert loss.item() == pytest.approx(4 * math.log(2))
+
+
+def test_channel_loss_compares_distributions_over_the_positions() -> None:
+    # At T = 4 the teacher's class 0 is (3/4, 1/4) over the two positions, its class 1 is even; the student is
+    # even in both. Mean over the classes: KL / 2, times 16. The third position takes no part.
+    teacher = torch.tensor([[[[4 * math.log(3), 0.0, 90.0]], [[5.0, 5.0, -90.0]]]])
+    where = torch.tensor([[[True, True, False]]])
+    loss = channel_loss(torch.zeros(1, 2, 1, 3), teacher, where)
+    assert loss.item() == pytest.approx(16 * QUARTERS / 2, rel=1e-5)
+    # A second image without positions does not count; a second equal one changes no mean.
+    nowhere, twice = torch.cat([where, ~where & False]), torch.cat([where, where])
+    for both in (nowhere, twice):
+        again = channel_loss(torch.zeros(2, 2, 1, 3), torch.cat([teacher, teacher]), both)
+        torch.testing.assert_close(again, loss)
+
+
+def test_dist_correlates_the_classes_of_a_pixel() -> None:
+    # (.5, .3, .2) and (.5, .2, .3) minus 1/3 in thirtieths: (5, -1, -4) and (5, -4, -1): 33 / 42 = 11 / 14.
+    student, teacher = torch.tensor([0.5, 0.3, 0.2]).log(), torch.tensor([0.5, 0.2, 0.3]).log()
+    loss = dist_loss(student.view(1, 3, 1, 1), teacher.view(1, 3, 1, 1), EVERYWHERE, beta=2.0, gamma=0.0)
+    assert loss.item() == pytest.approx(2 * 3 / 14, rel=1e-5)
+
+
+def test_dist_correlates_the_pixels_of_a_class() -> None:
+    # Class 0 over three pixels: (.2, .5, .8) and (.1, .1, .4), minus their means (-.3, 0, .3) and
+    # (-.1, -.1, .2): .09 / sqrt(.18 * .06) = sqrt(3) / 2. Class 1 is one minus both. The fourth pixel is out.
+    def logits(*first: float) -> torch.Tensor:
+        p = torch.tensor(first)
+        return torch.stack([p, 1 - p]).log().view(1, 2, 1, -1)
+
+    where = torch.tensor([[[True, True, True, False]]])
+    ours, theirs = logits(0.2, 0.5, 0.8, 0.9), logits(0.1, 0.1, 0.4, 0.01)
+    loss = dist_loss(ours, theirs, where, beta=0.0, gamma=1.0)
+    assert loss.item() == pytest.approx(1 - math.sqrt(3) / 2, rel=1e-5)
+
+
+def test_dist_of_a_student_without_an_opinion_has_a_finite_gradient() -> None:
+    student = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    loss = dist_loss(student, torch.randn(1, 3, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == pytest.approx(2)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_decoupled_loss_splits_the_true_class_from_the_others() -> None:
+    # Teacher (1/2, 3/8, 1/8), student (1/3, 1/3, 1/3), true class 0. True against others: KL of (1/2, 1/2)
+    # and (1/3, 2/3); among the others: KL of (3/4, 1/4) and (1/2, 1/2).
+    teacher, mask = torch.tensor([1 / 2, 3 / 8, 1 / 8]).log().view(1, 3, 1, 1), torch.tensor([[[0]]])
+    target = 0.5 * math.log(3 / 2) + 0.5 * math.log(3 / 4)
+    loss = decoupled_loss(pixel(0, 0, 0), teacher, mask, EVERYWHERE, alpha=2.0, beta=3.0)
+    assert loss.item() == pytest.approx(2 * target + 3 * QUARTERS, rel=1e-5)
+    # With the others weighed by the teacher's doubt, 1/2 here, it is the plain KL.
+    loss = decoupled_loss(pixel(0, 0, 0), teacher, mask, EVERYWHERE, alpha=1.0, beta=0.5)
+    assert loss.item() == pytest.approx(soft_loss(pixel(0, 0, 0), teacher, 1.0, EVERYWHERE).item(), rel=1e-5)
+
+
+def test_decoupled_loss_leaves_void_out() -> None:
+    student, teacher = torch.randn(2, 1, 3, 1, 2)
+    mask = torch.tensor([[[1, VOID]]])
+    both = torch.ones(1, 1, 2, dtype=torch.bool)
+    alone = decoupled_loss(student[..., :1], teacher[..., :1], mask[..., :1], EVERYWHERE)
+    torch.testing.assert_close(decoupled_loss(student, teacher, mask, both), alone)

@@ -10,8 +10,9 @@ from torch import nn
 from segdistill.config import ObjectiveConfig
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.loaders import Batch
-from segdistill.distillation.losses import hard_loss, soft_loss
-from segdistill.distillation.objective import Objective
+from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
+from segdistill.distillation.objective import LOSSES, Objective, check_losses, shrink
+from segdistill.distillation.region_losses import dice_loss
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
@@ -112,38 +113,39 @@ def test_a_batch_that_nothing_is_known_of_moves_nothing(logits: Any) -> None:
 
 def test_features_of_other_width_get_an_adapter_that_trains() -> None:
     student, large = DSUNet(3, width=0.1), teacher(width=0.2)
-    objective = Objective(ObjectiveConfig(gamma=1.0), student, large)
-    adapter = objective.adapter
+    objective = Objective(ObjectiveConfig(losses={"cosine": 1.0}), student, large)
+    assert list(objective.adapters) == ["cosine"]
+    adapter = objective.adapters["cosine"]
     assert isinstance(adapter, nn.Conv2d)
     assert (adapter.in_channels, adapter.out_channels) == (51, 102)  # the bottlenecks: 512 times the width
     views = batch()
     terms = objective(views, student(views.image), large(views.image))
-    assert 0 < terms["feature"] < 2
+    assert 0 < terms["cosine"] < 2
     terms["loss"].backward()
     assert adapter.weight.grad is not None
     assert all(p.grad is None for p in large.parameters())
 
 
 def test_features_of_equal_width_need_no_adapter() -> None:
-    objective = Objective(ObjectiveConfig(gamma=1.0), DSUNet(3, width=0.1), teacher())
-    assert isinstance(objective.adapter, nn.Identity)
+    objective = Objective(ObjectiveConfig(losses={"cosine": 1.0}), DSUNet(3, width=0.1), teacher())
+    assert not objective.adapters
 
 
 def test_equal_features_have_no_feature_loss() -> None:
     known = teacher()
     student, views = DSUNet(3, width=0.1).eval(), batch()
     student.load_state_dict(known.network.module.state_dict())
-    objective = Objective(ObjectiveConfig(alpha=1, beta=0, gamma=0.5), student, known)
+    objective = Objective(ObjectiveConfig(alpha=1, beta=0, losses={"cosine": 0.5}), student, known)
     terms = objective(views, student(views.image), known(views.image))
-    assert list(terms) == ["loss", "hard", "feature"]
-    assert terms["feature"].item() == pytest.approx(0, abs=1e-6)
-    torch.testing.assert_close(terms["loss"].detach(), terms["hard"] + 0.5 * terms["feature"])
+    assert list(terms) == ["loss", "hard", "cosine"]
+    assert terms["cosine"].item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(terms["loss"].detach(), terms["hard"] + 0.5 * terms["cosine"])
 
 
 def test_layers_to_compare_can_be_named() -> None:
     student, large = DSUNet(3, width=0.1), teacher(width=0.2)
-    config = ObjectiveConfig(gamma=1.0, student_layer="encoder.0", teacher_layer="decoder.1")
-    adapter = Objective(config, student, large).adapter
+    config = ObjectiveConfig(losses={"cosine": 1.0}, student_layer="encoder.0", teacher_layer="decoder.1")
+    adapter = Objective(config, student, large).adapters["cosine"]
     assert isinstance(adapter, nn.Conv2d)
     assert (adapter.in_channels, adapter.out_channels) == (6, 26)  # 64 * 0.1 and 128 * 0.2
 
@@ -152,12 +154,205 @@ def test_layers_to_compare_can_be_named() -> None:
 def test_looking_at_the_features_leaves_the_student_as_it_was(mode: bool) -> None:
     student = DSUNet(3, width=0.1).train(mode)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    Objective(ObjectiveConfig(gamma=1.0), student, teacher())
+    Objective(ObjectiveConfig(losses={"cosine": 1.0}), student, teacher())
     assert student.training is mode
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
 
 def test_an_unknown_layer_is_named_with_the_choices() -> None:
-    config = ObjectiveConfig(gamma=1.0, student_layer="middle")
+    config = ObjectiveConfig(losses={"cosine": 1.0}, student_layer="middle")
     with pytest.raises(ValueError, match=r"objective.student_layer is 'middle'.*bottleneck"):
         Objective(config, DSUNet(3, width=0.1), teacher())
+
+
+# Further losses
+
+
+def test_further_losses_are_added_under_their_names(logits: Any) -> None:
+    student, known = logits
+    views = batch()
+    config = ObjectiveConfig(
+        alpha=1,
+        beta=0,
+        losses={"dice": 2.0, "cwd": {"temperature": 3.0}, "dist": {"weight": 0.5, "beta": 4.0}},
+    )
+    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
+    assert list(terms) == ["loss", "hard", "dice", "cwd", "dist"]
+    torch.testing.assert_close(terms["dice"], dice_loss(student, views.mask).detach())
+    cwd = channel_loss(student, known, views.inside, temperature=3.0)
+    torch.testing.assert_close(terms["cwd"], cwd.detach())
+    torch.testing.assert_close(terms["dist"], dist_loss(student, known, views.inside, beta=4.0).detach())
+    expected = terms["hard"] + 2 * terms["dice"] + terms["cwd"] + 0.5 * terms["dist"]
+    torch.testing.assert_close(terms["loss"].detach(), expected)
+
+
+def test_every_loss_trains_a_student_and_spares_its_teacher() -> None:
+    student, large = DSUNet(3, width=0.1), teacher(width=0.2)
+    config = ObjectiveConfig(losses=dict.fromkeys(LOSSES, 1.0))
+    objective = Objective(config, student, large)
+    assert set(objective.adapters) == {"cosine", "fitnet", "mgd"}
+    views = batch()
+    terms = objective(views, student(views.image), large(views.image))
+    assert list(terms) == ["loss", "hard", "soft", *LOSSES]
+    torch.testing.assert_close(terms["loss"].detach(), 0.7 * terms["hard"] + 0.3 * terms["soft"] + sum(
+        terms[name] for name in LOSSES))  # fmt: skip
+    terms["loss"].backward()
+    for network in (student, objective):
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+    assert all(p.grad is None for p in large.parameters())
+
+
+def test_a_loss_of_features_alone_leaves_no_parameter_without_a_gradient() -> None:
+    # Several processes wait for the gradient of every parameter, the head's included.
+    student, large = DSUNet(3, width=0.1), teacher(width=0.2)
+    objective = Objective(ObjectiveConfig(alpha=0, beta=0, losses={"fitnet": 1.0}), student, large)
+    views = batch()
+    terms = objective(views, student(views.image), large(views.image))
+    assert list(terms) == ["loss", "fitnet"]
+    terms["loss"].backward()
+    assert student.head.weight.grad is not None
+    assert not student.head.weight.grad.any()
+
+
+def test_void_can_be_left_out_of_further_losses_of_logits(logits: Any) -> None:
+    student, known = logits
+    views = batch()
+    config = ObjectiveConfig(losses={"cwd": 1.0}, soft_on_void=False)
+    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
+    expected = channel_loss(student, known, views.inside & (views.mask != VOID))
+    torch.testing.assert_close(terms["cwd"], expected.detach())
+
+
+def test_weights_and_temperature_may_go_from_one_value_to_another(logits: Any) -> None:
+    student, known = logits
+    views = batch()
+    config = ObjectiveConfig(
+        alpha=(1.0, 0.0), beta=(0.0, 2.0), temperature=(4.0, 2.0), losses={"dice": (0.0, 1.0)}
+    )
+    objective = Objective(config, DSUNet(3, width=0.1), teacher())
+    for progress, weights, temperature in (
+        (0.0, (1, 0, 0), 4),
+        (0.25, (0.75, 0.5, 0.25), 3.5),
+        (1, (0, 2, 1), 2),
+    ):
+        terms = objective(views, student, known, progress)
+        assert list(terms) == ["loss", "hard", "soft", "dice"]
+        expected = soft_loss(student, known, temperature, views.inside)
+        torch.testing.assert_close(terms["soft"], expected.detach())
+        summed = sum(w * terms[name] for w, name in zip(weights, ("hard", "soft", "dice"), strict=True))
+        torch.testing.assert_close(terms["loss"].detach(), summed)
+
+
+def test_smoothing_class_weights_and_mixtures_reach_the_hard_loss(logits: Any) -> None:
+    student, weights = logits[0], torch.tensor([0.5, 1.0, 2.0])
+    views = batch()
+    mixed = batch(mask=views.mask, partner=views.mask.flip(0), share=torch.tensor([0.6, 0.9]))
+    config = ObjectiveConfig(alpha=1.0, label_smoothing=0.1)
+    objective = Objective(config, DSUNet(3, width=0.1), None, weights)
+    expected = hard_loss(student, views.mask, smoothing=0.1, weights=weights)
+    torch.testing.assert_close(objective(views, student, None)["hard"], expected.detach())
+    expected = hard_loss(
+        student, views.mask, partner=mixed.partner, share=mixed.share, smoothing=0.1, weights=weights
+    )
+    torch.testing.assert_close(objective(mixed, student, None)["hard"], expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ({"cwdd": 1.0}, "objective.losses names 'cwdd', but the losses are ohem, dice, .*cwd.*mgd"),
+        (
+            {"dist": {"betta": 1.0}},
+            "losses.dist has no option 'betta'; it has weight, temperature, beta, gamma",
+        ),
+        ({"dice": {"power": 1.0}}, "losses.dice has no option 'power'; it has weight$"),
+        (
+            {"cwd": {"temperature": 0.0}},
+            r"losses.cwd.temperature is 0.0, but must be one number from 0.01 to",
+        ),
+        (
+            {"cwd": {"temperature": (1.0, 2.0)}},
+            r"losses.cwd.temperature is \(1.0, 2.0\), but must be one number",
+        ),
+        ({"pairwise": {"patches": 2.5}}, "losses.pairwise.patches is 2.5, but must be a whole number from 1"),
+        ({"dist": {"beta": -1.0}}, "losses.dist.beta is -1.0, but must be one number of 0 or more"),
+        ({"dist": {"beta": float("nan")}}, "losses.dist.beta is nan"),
+        ({"mgd": {"masked": float("inf")}}, "losses.mgd.masked is inf"),
+    ],
+)
+def test_unknown_losses_and_impossible_options_are_refused(losses: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_losses(ObjectiveConfig(losses=losses), distils=True)
+
+
+def test_a_loss_that_needs_a_teacher_is_refused_without_one() -> None:
+    config = ObjectiveConfig(losses={"dice": 1.0, "cwd": 1.0, "mgd": 0.0, "ifvd": (0.0, 1.0)})
+    message = "names cwd, ifvd, but there is no teacher: set --teacher, or take ohem, dice, lovasz"
+    with pytest.raises(ValueError, match=message):
+        check_losses(config, distils=False)
+    assert list(check_losses(config, distils=True)) == ["dice", "cwd", "ifvd"]
+
+
+def test_numbers_of_a_file_become_whole_where_an_option_is() -> None:
+    # A settings file reads every option as a fraction.
+    options = check_losses(ObjectiveConfig(losses={"pairwise": {"patches": 4.0}}), distils=True)
+    assert options == {"pairwise": {"patches": 4}}
+    assert isinstance(options["pairwise"]["patches"], int)
+
+
+# Heads on inner layers
+
+
+def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
+    student, large = DSUNet(3, width=0.1, dropout=0.0), teacher()
+    objective = Objective(ObjectiveConfig(alpha=0.25, beta=1.5, auxiliary=0.4), student, large)
+    assert [objective.adapters[f"auxiliary_{i}"].in_channels for i in range(3)] == [51, 26, 13]  # type: ignore[union-attr]
+    views, kept = batch(), []
+    for layer in (student.bottleneck, *student.decoder[:2]):
+        layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    known = large(views.image)
+    terms = objective(views, student(views.image), known)
+    each = []
+    for index, features in enumerate(kept):
+        logits = objective.adapters[f"auxiliary_{index}"](features)
+        small, coarse = shrink(views, known, logits.shape[2:])
+        each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, 2.0, small.inside))
+    assert [f.shape[2] for f in kept] == [2, 4, 8]
+    assert list(terms) == ["loss", "hard", "soft", "auxiliary"]
+    torch.testing.assert_close(terms["auxiliary"], torch.stack(each).mean().detach())
+    expected = 0.25 * terms["hard"] + 1.5 * terms["soft"] + 0.4 * terms["auxiliary"]
+    torch.testing.assert_close(terms["loss"].detach(), expected)
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in objective.parameters())
+
+
+def test_a_coarse_batch_has_nearest_masks_and_average_logits() -> None:
+    mask = torch.tensor([[[0, 0, 1, 1], [0, 2, 1, VOID]]])
+    views = Batch(torch.zeros(1, 3, 2, 4), mask, mask != 1, ["a"], partner=2 - mask.clamp(max=2))
+    known = torch.tensor([[1.0, 2.0, 0.0, 4.0], [3.0, 4.0, 4.0, 0.0]]).view(1, 1, 2, 4)
+    small, coarse = shrink(views, known, torch.Size((1, 2)))
+    # The middle of each 2 x 2 square is at its lower right pixel's corner, which nearest neighbour takes.
+    assert small.mask.tolist() == [[[2, VOID]]]
+    assert small.partner.tolist() == [[[0, 0]]]
+    assert small.inside.tolist() == [[[True, True]]]
+    assert coarse.tolist() == [[[[2.5, 2.0]]]]
+
+
+def test_a_network_without_inner_layers_for_heads_takes_its_deepest() -> None:
+    class Plain(nn.Module):
+        deepest = "body"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 3, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(image))
+
+    student, views = Plain(), batch()
+    objective = Objective(ObjectiveConfig(auxiliary=1.0), student, None)
+    assert list(objective.adapters) == ["auxiliary_0"]
+    assert list(objective(views, student(views.image), None)) == ["loss", "hard", "auxiliary"]
+    del Plain.deepest
+    with pytest.raises(ValueError, match="the network's `auxiliary` is None, but must name a module"):
+        Objective(ObjectiveConfig(auxiliary=1.0), Plain(), None)

@@ -137,11 +137,13 @@ def test_without_an_average_the_student_is_evaluated(accelerator: Accelerator) -
 
 
 def new_state(seed: int, accelerator: Accelerator) -> TrainingState:
-    """A state with everything that a state can have: a teacher, an adapter, an average."""
+    """A state with everything that a state can have: a teacher, adapters, heads, an average."""
     torch.manual_seed(seed)
     student, large = DSUNet(3, width=0.1, dropout=0.0), DSUNet(3, width=0.2)
     teacher = Teacher(TrainedNetwork(large, LABELS, "dsunet"), LABELS)
-    objective = Objective(ObjectiveConfig(gamma=1.0), student, teacher)
+    objective = Objective(
+        ObjectiveConfig(losses={"cosine": 1.0, "mgd": 1.0}, auxiliary=0.4), student, teacher
+    )
     state = TrainingState(student, objective, OptimConfig(lr=0.01, ema=0.9), accelerator)
     state.teacher = teacher  # type: ignore[attr-defined]
     return state
@@ -149,6 +151,7 @@ def new_state(seed: int, accelerator: Accelerator) -> TrainingState:
 
 def train(state: Any, steps: range) -> None:
     for step in steps:
+        torch.manual_seed(step)  # as the loop does: the masks of mgd come from there
         generator = torch.Generator().manual_seed(step)
         image = torch.randn(2, 3, 16, 16, generator=generator)
         mask = torch.randint(0, 3, (2, 16, 16), generator=generator)
@@ -160,11 +163,11 @@ def train(state: Any, steps: range) -> None:
         state.average.update_parameters(state.student)
 
 
-def test_only_student_and_adapter_move(accelerator: Accelerator) -> None:
+def test_only_student_and_adapters_move(accelerator: Accelerator) -> None:
     state = new_state(0, accelerator)
-    adapter = list(state.objective.adapter.parameters())
+    adapter = list(state.objective.adapters.parameters())
     moved = [p for group in state.optimizer.param_groups for p in group["params"]]
-    assert len(adapter) == 2
+    assert len(adapter) == 2 * (1 + 3 + 3)  # weights and biases of the 1x1, the generator, the heads
     assert {id(p) for p in moved} == {id(p) for p in (*state.student.parameters(), *adapter)}
     assert {id(p) for p in state.parameters} == {id(p) for p in moved}
 
@@ -186,7 +189,7 @@ def test_a_state_that_was_saved_goes_on_as_if_it_never_stopped(accelerator: Acce
     for ours, theirs in (
         (whole.student, resumed.student),
         (whole.average, resumed.average),
-        (whole.objective.adapter, resumed.objective.adapter),
+        (whole.objective.adapters, resumed.objective.adapters),
     ):
         assert ours is not None
         assert theirs is not None
@@ -196,6 +199,7 @@ def test_a_state_that_was_saved_goes_on_as_if_it_never_stopped(accelerator: Acce
 
 def test_a_saved_state_holds_no_teacher(accelerator: Accelerator) -> None:
     saved = new_state(0, accelerator).state_dict()
-    assert set(saved) == {"student", "average", "adapter", "optimizer", "scaler", "best"}
-    assert set(saved["adapter"]) == {"weight", "bias"}
+    assert set(saved) == {"student", "average", "adapters", "optimizer", "scaler", "best"}
+    assert set(saved["adapters"]) == {"cosine", "mgd", "auxiliary_0", "auxiliary_1", "auxiliary_2"}
+    assert set(saved["adapters"]["cosine"]) == {"weight", "bias"}
     assert not any("network" in name or "teacher" in name for name in saved["student"])

@@ -35,6 +35,10 @@ class Batch:
     """The sample ids."""
     knowledge: Tensor | None = None
     """N x K x H x W, the teacher's logits where they come from a cache."""
+    partner: Tensor | None = None
+    """N x H x W int64, the mask of the other image where two are mixed."""
+    share: Tensor | None = None
+    """N, the weight of `mask`; the partner's is 1 - share."""
 
     def to(
         self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format

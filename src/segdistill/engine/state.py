@@ -1,7 +1,7 @@
 """What changes while a student trains and so is saved: weights, their average, optimiser, best score."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,8 +39,9 @@ class TrainingState:
             average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
             self.average = average.to(accelerator.device)
         self.wrapped: nn.Module = accelerator.prepare(student)
-        if any(True for _ in objective.parameters()):
-            objective.adapter = accelerator.prepare(objective.adapter)
+        objective.to(accelerator.device)
+        for name, adapter in objective.adapters.items():  # each on its own: it is called on its own
+            objective.adapters[name] = accelerator.prepare(adapter)
         self.optimizer: Optimizer = accelerator.prepare(make_optimizer(config, student, objective))
 
     @property
@@ -53,13 +54,18 @@ class TrainingState:
         """What the optimiser moves."""
         return [*self.student.parameters(), *self.objective.parameters()]
 
+    def _adapters(self) -> Iterator[tuple[str, nn.Module]]:
+        """What of the objective trains along, by name, as it was before the accelerator wrapped it."""
+        for name, adapter in self.objective.adapters.items():
+            yield name, self.accelerator.unwrap_model(adapter)
+
     def state_dict(self) -> dict[str, Any]:
         """All of it, as tensors and plain values."""
         scaler = self.accelerator.scaler
         return {
             "student": self.student.state_dict(),
             "average": self.average and self.average.state_dict(),
-            "adapter": self.accelerator.unwrap_model(self.objective.adapter).state_dict(),
+            "adapters": {name: adapter.state_dict() for name, adapter in self._adapters()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
             "best": self.best,
@@ -70,7 +76,8 @@ class TrainingState:
         self.student.load_state_dict(state["student"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.accelerator.unwrap_model(self.objective.adapter).load_state_dict(state["adapter"])
+        for name, adapter in self._adapters():
+            adapter.load_state_dict(state["adapters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])

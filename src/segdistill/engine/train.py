@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from segdistill.config import TrainConfig
 from segdistill.data.datasets import Sample, SegmentationDataset
+from segdistill.data.frequencies import class_weights
 from segdistill.data.loaders import Batch, plainly, training_batches
 from segdistill.data.logits import LogitsCache
 from segdistill.distillation.objective import Objective
@@ -81,7 +82,8 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     config, steps, teacher = experiment.config, experiment.steps, experiment.teacher
-    objective = Objective(config.objective, experiment.student, teacher)
+    weights = class_weights(experiment.train, len(experiment.card.labels), config.objective.class_weights)
+    objective = Objective(config.objective, experiment.student, teacher, weights)
     if teacher is not None:
         teacher.to(accelerator.device)
     state = TrainingState(experiment.student, objective, config.optim, accelerator)
@@ -145,7 +147,7 @@ def optimizer_step(
                 knowledge = batch.knowledge
                 if teacher is not None and knowledge is None:
                     knowledge = teacher(batch.image)
-            terms = state.objective(batch, logits, knowledge)
+            terms = state.objective(batch, logits, knowledge, step / max(1, experiment.steps - 1))
             monitor.watch(step + 1, batch.id, terms)
             accelerator.backward(terms["loss"] / passes)
     if config.optim.clip:

@@ -56,6 +56,8 @@ class DSUNet(nn.Module):
 
     deepest = "bottleneck"
     """Name of the module whose output is the deepest feature map (for feature losses)."""
+    auxiliary = ("bottleneck", "decoder.0", "decoder.1")
+    """Names of the modules whose outputs get a head of their own in training (for deep supervision)."""
 
     def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.5) -> None:
         super().__init__()

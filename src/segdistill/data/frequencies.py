@@ -1,0 +1,58 @@
+"""How often each class occurs in the training masks, and weights that make up for it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+
+from segdistill.data.datasets import Sample, SegmentationDataset
+
+MOST_IMAGES = 2000
+
+
+def class_weights(samples: Dataset[Sample], classes: int, exponent: float) -> Tensor | None:
+    """Weights in proportion to frequency ** -exponent, whose mean over labelled pixels is 1.
+
+    Args:
+        samples: what `open_training` returned.
+        classes: K.
+        exponent: 0.5 is the usual square root; 0 weighs all alike.
+
+    Returns:
+        K float32, 0 for classes that do not occur; None where the exponent is 0, and no mask is read.
+
+    Raises:
+        ValueError: no mask has a labelled pixel.
+    """
+    if not exponent:
+        return None
+    frequencies = class_frequencies(samples, classes)
+    if not frequencies.any():
+        raise ValueError(f"objective.class_weights is {exponent}, but no training mask has a labelled pixel")
+    occurs = frequencies > 0
+    weights = np.where(occurs, np.where(occurs, frequencies, 1) ** -exponent, 0)
+    return torch.from_numpy(weights / (frequencies * weights).sum()).float()
+
+
+def class_frequencies(samples: Dataset[Sample], classes: int, most: int = MOST_IMAGES) -> np.ndarray:
+    """Share of each class among the labelled pixels of at most `most` labelled images, evenly spaced: K."""
+    labelled = [
+        (part, index) for part in parts(samples) if part.masks is not None for index in range(len(part))
+    ]
+    counts = np.zeros(classes, np.int64)
+    for position in np.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().astype(int):
+        part, index = labelled[position]
+        counts += np.bincount(part[index].mask.numpy().ravel(), minlength=classes)[:classes]
+    return counts / max(1, counts.sum())
+
+
+def parts(samples: Dataset[Sample]) -> Iterator[SegmentationDataset]:
+    """The data sets that a concatenated one is made of."""
+    if isinstance(samples, ConcatDataset):
+        for part in samples.datasets:
+            yield from parts(part)
+    else:
+        assert isinstance(samples, SegmentationDataset)
+        yield samples

@@ -1,0 +1,116 @@
+"""The losses of features against numbers worked out by hand; their common laws are in test_laws.py."""
+
+import math
+
+import pytest
+import torch
+
+from segdistill.data.labels import VOID
+from segdistill.distillation.feature_losses import (
+    attention_loss,
+    cosine_loss,
+    fitnet_loss,
+    ifvd_loss,
+    mgd_loss,
+    pairwise_loss,
+)
+
+pytestmark = pytest.mark.unit
+BOTH = torch.ones(1, 1, 2, dtype=torch.bool)
+
+
+def vectors(*each: tuple[float, ...]) -> torch.Tensor:
+    """The features of an image of one row, a vector for each position."""
+    return torch.tensor(each).T[None, :, None]
+
+
+def test_cosine_loss_measures_the_angle() -> None:
+    student = torch.tensor([[[[1.0, 1.0]], [[0.0, 1.0]]]])  # directions 0 and 45 degrees
+    teacher = torch.tensor([[[[5.0, 0.0]], [[0.0, 2.0]]]])  # directions 0 and 90 degrees
+    where = torch.ones(1, 1, 2, dtype=torch.bool)
+    # (1 - cos 0 + 1 - cos 45) / 2
+    assert cosine_loss(student, teacher, where).item() == pytest.approx((1 - math.sqrt(0.5)) / 2, abs=1e-6)
+
+
+def test_cosine_loss_resizes_the_teacher_and_the_places() -> None:
+    student, teacher = torch.ones(1, 2, 4, 4), torch.ones(1, 2, 2, 2)
+    student[:, :, :, 2:] = -1
+    where = torch.zeros(1, 8, 8, dtype=torch.bool)
+    where[:, :, :4] = True
+    assert cosine_loss(student, teacher, where).item() == pytest.approx(0, abs=1e-6)
+    assert cosine_loss(student, teacher, ~where).item() == pytest.approx(2, abs=1e-6)
+
+
+def test_cosine_loss_without_positions_is_zero() -> None:
+    features = torch.randn(1, 3, 2, 2)
+    assert cosine_loss(features, -features, torch.zeros(1, 2, 2, dtype=torch.bool)).item() == 0
+
+
+def test_fitnet_loss_is_the_mean_square_over_channels_and_positions() -> None:
+    # Differences (1, 2) and (0, 3): (1 + 4 + 0 + 9) / 4. Of the first position alone 5 / 2.
+    student, teacher = vectors((1.0, 1.0), (0.0, 0.0)), vectors((2.0, 3.0), (0.0, 3.0))
+    assert fitnet_loss(student, teacher, BOTH).item() == pytest.approx(3.5)
+    assert fitnet_loss(student, teacher, torch.tensor([[[True, False]]])).item() == pytest.approx(2.5)
+
+
+def test_attention_loss_is_the_distance_of_the_maps_of_strength() -> None:
+    # Squares (9, 16), of length sqrt(337), and (1, 0): |a - b|^2 = 2 - 2 a b = 2 - 2 * 9 / sqrt(337).
+    student, teacher = vectors((3.0,), (-4.0,)), vectors((0.6, 0.8), (0.0, 0.0))
+    expected = 2 - 18 / math.sqrt(337)
+    assert attention_loss(student, teacher, BOTH).item() == pytest.approx(expected, abs=1e-5)
+    # To the first power the student has (3, 4) / 5.
+    first = attention_loss(vectors((3.0,), (-4.0,)), vectors((1.0,), (0.0,)), BOTH, power=1.0)
+    assert first.item() == pytest.approx(2 - 6 / 5, abs=1e-5)
+
+
+def test_pairwise_loss_compares_the_similarities_of_patches() -> None:
+    # The student's vectors are at right angles, the teacher's are parallel: two of four pairs differ by 1.
+    student, teacher = vectors((1.0, 0.0), (0.0, 2.0)), vectors((1.0, 1.0, 1.0), (3.0, 3.0, 3.0))
+    assert pairwise_loss(student, teacher, BOTH, patches=2).item() == pytest.approx(0.5)
+    # As one patch there is one pair, of the patch and itself; and so it is with one position alone.
+    assert pairwise_loss(student, teacher, BOTH, patches=1).item() == pytest.approx(0, abs=1e-6)
+    one = torch.tensor([[[True, False]]])
+    assert pairwise_loss(student, teacher, one, patches=2).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_ifvd_loss_compares_how_near_pixels_are_to_the_middle_of_their_class() -> None:
+    # Both positions are of one class. The student's are 45 degrees from their mean, the teacher's are on it.
+    student, teacher = vectors((1.0, 0.0), (0.0, 1.0)), vectors((1.0,), (5.0,))
+    same, other = torch.tensor([[[3, 3]]]), torch.tensor([[[3, 4]]])
+    assert ifvd_loss(student, teacher, same, BOTH).item() == pytest.approx(
+        (1 - math.sqrt(0.5)) ** 2, abs=1e-6
+    )
+    # Of two classes each position is its own prototype. A void position is in no prototype, and has no loss.
+    assert ifvd_loss(student, teacher, other, BOTH).item() == pytest.approx(0, abs=1e-6)
+    void = torch.tensor([[[3, VOID]]])
+    assert ifvd_loss(student, teacher, void, BOTH).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_ifvd_prototypes_are_of_one_image() -> None:
+    student = torch.cat([vectors((1.0, 0.0)), vectors((0.0, 1.0))])
+    mask, where = torch.zeros(2, 1, 1, dtype=torch.long), torch.ones(2, 1, 1, dtype=torch.bool)
+    assert ifvd_loss(student, student.abs() + 1, mask, where).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_mgd_loss_rebuilds_the_teacher_from_what_is_left() -> None:
+    student, teacher = vectors((1.0, 1.0), (0.0, 0.0)), vectors((2.0, 3.0), (0.0, 3.0))
+    # All hidden: (4 + 9 + 0 + 9) / 4; nothing hidden: as fitnet above. The generator adds nothing here.
+    assert mgd_loss(student, teacher, BOTH, torch.nn.Identity(), masked=1.0).item() == pytest.approx(5.5)
+    assert mgd_loss(student, teacher, BOTH, torch.nn.Identity(), masked=0.0).item() == pytest.approx(3.5)
+
+
+def test_mgd_hides_whole_positions_drawn_from_the_global_generator() -> None:
+    seen = []
+
+    def generate(features: torch.Tensor) -> torch.Tensor:
+        seen.append(features)
+        return features
+
+    features, where = torch.ones(2, 3, 16, 16), torch.ones(2, 16, 16, dtype=torch.bool)
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        mgd_loss(features, features, where, generate, masked=0.75)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[0][:, 0], seen[0][:, 2])
+    assert seen[0].mean().item() == pytest.approx(0.25, abs=0.06)  # 512 positions: three standard deviations
