@@ -68,16 +68,18 @@ def main() -> None:
             size = sum(part.stat().st_size for part in cache.parts) / len(samples)
             found: dict[str, list[tuple[float, float, float]]] = {"the whole image": [], "the crop": []}
             for index in range(len(samples)):
-                image, mask, _ = samples[index]
+                image, mask, _, _ = samples[index]
                 shape = (image.shape[1], image.shape[2])
                 view = draw_view(*shape, config.size, config.augment, np.random.default_rng((0, index)))
                 crop, _, inside = apply_view(image, mask, view, config.size)
                 stored = cache.read(image_key(*image_file(samples, index)), shape)
                 assert stored is not None
-                cached = cut_view(stored, view, shape, config.size, cache.form)
+                cached = cut_view(stored, view, shape, shape, config.size, cache.form)
                 full = look(teacher, image, cache.form.seen(shape), accelerator).cpu()
                 fine = replace(cache.form, stride=1, align_corners=False)
-                exact = cut_view(to_grid(full, fine.grid(shape), False), view, shape, config.size, fine)
+                exact = cut_view(
+                    to_grid(full, fine.grid(shape), False), view, shape, shape, config.size, fine
+                )
                 found["the whole image"].append(disagreement(cached, exact, inside))
                 pixels = normalise(crop.to(accelerator.device))[None]
                 found["the crop"].append(disagreement(cached, teacher(pixels)[0].cpu(), inside))

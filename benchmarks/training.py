@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from segdistill.config import (
 )
 from segdistill.data.datasets import SegmentationDataset, open_dataset
 from segdistill.data.labels import VOC
-from segdistill.data.loaders import ViewSampler
+from segdistill.data.loaders import Pool, ViewSampler, crop_side
 from segdistill.distillation.objective import Objective
 from segdistill.engine.cache import open_cache
 from segdistill.engine.monitor import LossMonitor
@@ -123,11 +124,14 @@ class Reference:
             keep_freed_memory()
         seed_everything(0)
         devkit = Path(config.data.root)
-        order = islice(ViewSampler(images, config.batch, range(MANY), 0), MANY // 10)
+        pool = Pool(range(images), config.batch)
+        order = islice(
+            ViewSampler([pool], range(MANY), 0, partial(crop_side, config, total=MANY)), MANY // 10
+        )
         device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
         self.loop = reference_steps(
             devkit, DSUNet(len(VOC)).to(device), make_teacher().to(device), size=config.size,
-            batch=config.batch, order=[[index for _, index in batch] for batch in order], device=device,
+            batch=config.batch, order=[[index for _, index, _ in batch] for batch in order], device=device,
         )  # fmt: skip
 
     def run(self, steps: int) -> list[float]:

@@ -25,6 +25,7 @@ from segdistill.config import (
 )
 
 pytestmark = pytest.mark.unit
+MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,29 @@ pytestmark = pytest.mark.unit
         (EvaluateConfig, {"scales": [1.0, 0.0]}, "scales"),
         (EvaluateConfig, {"size": -5}, "size is -5"),
         (PredictConfig, {"size": 0}, "size is 0"),
+        (DataConfig, {"unlabelled_share": 0.5}, "data.unlabelled_share is 0.5, but must be null where"),
+        (DataConfig, {"unlabelled_share": 1.0, "unlabelled": ["a"]}, "data.unlabelled_share is 1.0"),
+        (
+            TrainConfig,
+            {"batch": 2, "data": MOSTLY_UNLABELLED},
+            "data.unlabelled_share is 0.9, but must be one",
+        ),
+        (DataConfig, {"long_side": 0}, "data.long_side is 0"),
+        (DataConfig, {"cache_gb": 0}, "data.cache_gb is 0, but must be above 0"),
+        (AugmentConfig, {"hue": 0.6}, "augment.hue is 0.6, but must be from 0 to 0.5"),
+        (AugmentConfig, {"grey": 1.1}, "augment.grey is 1.1"),
+        (AugmentConfig, {"mixup": -0.1}, "augment.mixup is -0.1"),
+        (AugmentConfig, {"cutmix": 2}, "augment.cutmix is 2"),
+        (AugmentConfig, {"copy_paste": 2}, "augment.copy_paste is 2"),
+        (AugmentConfig, {"mixup": 0.5, "cutmix": 0.3, "copy_paste": 0.3}, "the sum of augment.mixup"),
+        (
+            TrainConfig,
+            {"progressive": [(0.5, 32), (0.5, 48)]},
+            r"progressive is \[\(0.5, 32\), \(0.5, 48\)\]",
+        ),
+        (TrainConfig, {"progressive": [(0, 32)]}, "shares that rise between 0 and 1"),
+        (TrainConfig, {"progressive": [(1.0, 32)]}, "shares that rise between 0 and 1"),
+        (TrainConfig, {"progressive": [(0.5, 0)]}, "and sides above 0"),
     ],
 )
 def test_impossible_values_are_refused_by_name(cls: type, settings: dict[str, Any], message: str) -> None:
@@ -108,6 +132,7 @@ def test_yaml_reads_back_to_an_equal_configuration(tmp_path: Path) -> None:
         ),
         optim=OptimConfig(lr=1e-4, name="sgd"),
         evaluate_size=320,
+        progressive=[(0.25, 96), (0.5, 128)],
     )
     for config_ in (TrainConfig(), changed):
         (tmp_path / "c.yaml").write_text(to_yaml(config_))

@@ -208,6 +208,22 @@ def test_images_without_masks_join_the_mix(tmp_path: Path, configure: Any, run: 
     assert all(record["soft"] > 0 for record in unlabelled)
 
 
+def test_an_epoch_is_a_pass_over_the_labelled_images_where_these_have_a_share(
+    tmp_path: Path, configure: Any, run: Path, shapes: Path
+) -> None:
+    photos = shapes / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    config = configure(
+        tmp_path / "run",
+        data=DataConfig(root=str(shapes), unlabelled=[str(photos)], unlabelled_share=0.25, workers=0),
+        teacher=TeacherConfig(spec=str(run)),
+        steps=0,
+        epochs=1.0,
+    )
+    history = steps(api.train(config))
+    assert len(history) == 12 / (4 * 0.75)
+    assert all(record["hard"] > 0 and record["soft"] > 0 for record in history)
+
+
 def test_further_data_sets_are_added(tmp_path: Path, configure: Any, shapes: Path) -> None:
     data = DataConfig(root=str(shapes), extra=[f"{shapes}@val"], workers=0)
     out = api.train(configure(tmp_path / "run", data=data, steps=0, epochs=1.0))
@@ -282,11 +298,32 @@ def interrupted(config: TrainConfig, after: int, monkeypatch: pytest.MonkeyPatch
             },
             id="features of a teacher",
         ),
+        pytest.param(
+            3,
+            {
+                "augment": AugmentConfig(mixup=0.3, cutmix=0.3, copy_paste=0.4, hue=0.1, grey=0.2),
+                "optim": OptimConfig(accumulate=2),
+                "progressive": [(0.4, 16), (0.8, 24)],
+                "data": "shared",
+                "teacher": "run",
+            },
+            id="mixed, growing, with a share of unlabelled images",
+        ),
     ],
 )
 def test_resume_leads_to_the_same_state_bit_by_bit(
-    tmp_path: Path, configure: Any, run: Path, monkeypatch: pytest.MonkeyPatch, after: int, changes: Any
+    tmp_path: Path,
+    configure: Any,
+    run: Path,
+    shapes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    changes: Any,
 ) -> None:
+    if "data" in changes:
+        photos = str(shapes / "VOCdevkit" / "VOC2012" / "JPEGImages")
+        shared = DataConfig(root=str(shapes), unlabelled=[photos], unlabelled_share=0.5, workers=0)
+        changes = changes | {"data": shared}
     if "teacher" in changes:
         changes = changes | {"teacher": TeacherConfig(spec=str(run))}
     api.train(configure(tmp_path / "straight", **changes))

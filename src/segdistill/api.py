@@ -28,6 +28,7 @@ from segdistill.deploy.predict import predict as predict_image
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.cache import open_cache
 from segdistill.engine.checkpoint import write_atomic
+from segdistill.engine.decoded import prepare
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.evaluate import segment
 from segdistill.engine.history import progress, say
@@ -92,8 +93,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     cache = None
     if teacher is not None and config.teacher.cache:
         cache = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
+    seen = prepare(config.data, samples, accelerator)
     experiment = Experiment(
-        config=config, student=student, teacher=teacher, train=samples, val=val, card=card, cache=cache
+        config=config, student=student, teacher=teacher, train=seen, val=val, card=card, cache=cache
     )
     train_student(experiment, accelerator, run, resume=resume)
     if accelerator.is_main_process:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -43,11 +44,29 @@ class DataConfig:
     """More labelled data sets with the same label set, each ROOT or ROOT@SPLIT."""
     unlabelled: list[str] = field(default_factory=list)
     """Folders of images without masks (searched recursively); they have soft loss only."""
+    unlabelled_share: float | None = None
+    """Share of each batch that is drawn from the unlabelled folders; null draws all images alike."""
+    long_side: int | None = None
+    """Training images are reduced to this long side when they are read, masks with them; null keeps them."""
+    cache: str | None = None
+    """Folder for the decoded (and reduced) training images, so that no file is decoded twice."""
+    cache_gb: float = 8.0
+    """Most gigabytes of the decoded images; what does not fit is decoded each time."""
     workers: int = 2
     """Loader processes per training process; 0 loads in the training process itself."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        share, side = self.unlabelled_share, self.long_side
+        require(share is None or 0 < share < 1, "data.unlabelled_share", share, "between 0 and 1")
+        require(
+            share is None or bool(self.unlabelled),
+            "data.unlabelled_share",
+            share,
+            "null where data.unlabelled names no folder",
+        )
+        require(side is None or side > 0, "data.long_side", side, "above 0")
+        require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0, and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +83,16 @@ class AugmentConfig:
     """Strength of the brightness, contrast and saturation jitter: each factor is in 1 - it to 1 + it."""
     blur: float = 0.0
     """Probability of a Gaussian blur of sigma 0.1 to 2 pixels."""
+    hue: float = 0.0
+    """Strength of the hue jitter: the colour circle is turned by up to this part of it, either way."""
+    grey: float = 0.0
+    """Probability of a view without colour."""
+    mixup: float = 0.0
+    """Probability that the images of a batch are blended in pairs (MixUp); one kind of mixing per batch."""
+    cutmix: float = 0.0
+    """Probability that each image of a batch gets a box of another one (CutMix)."""
+    copy_paste: float = 0.0
+    """Probability that each image of a batch gets classes of another one pasted over it (ClassMix)."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -71,6 +100,13 @@ class AugmentConfig:
         require(0 <= self.flip <= 1, "augment.flip", self.flip, "a probability from 0 to 1")
         require(0 <= self.blur <= 1, "augment.blur", self.blur, "a probability from 0 to 1")
         require(0 <= self.jitter <= 1, "augment.jitter", self.jitter, "from 0 to 1")
+        require(0 <= self.hue <= 0.5, "augment.hue", self.hue, "from 0 to 0.5")
+        for name in ("grey", "mixup", "cutmix", "copy_paste"):
+            chance = getattr(self, name)
+            require(0 <= chance <= 1, f"augment.{name}", chance, "a probability from 0 to 1")
+        total = self.mixup + self.cutmix + self.copy_paste
+        names = "the sum of augment.mixup, augment.cutmix and augment.copy_paste"
+        require(total <= 1 + 1e-9, names, total, "1 at most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +283,10 @@ class TrainConfig:
     """Machine."""
     size: int = 256
     """Side of the square training crop, in pixels."""
+    progressive: list[tuple[float, int]] = field(default_factory=list)
+    """(share, side) pairs: until this share of the steps crops have this side, `size` after the last. The
+    random scale shrinks along, so that a crop shows as much of the image; torch.compile compiles anew where
+    the side changes."""
     batch: int = 8
     """Images per optimiser step, over all processes and accumulated passes."""
     steps: int = 0
@@ -272,6 +312,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.size > 0, "size", self.size, "above 0")
+        shares = [share for share, _ in self.progressive]
+        require(
+            all(0 < a < b for a, b in pairwise([*shares, 1.0]))
+            and all(side > 0 for _, side in self.progressive),
+            "progressive",
+            self.progressive,
+            "(share, side) pairs with shares that rise between 0 and 1, and sides above 0",
+        )
         require(self.batch > 0, "batch", self.batch, "above 0")
         require(self.steps >= 0, "steps", self.steps, "0 or more")
         require(self.steps > 0 or self.epochs > 0, "epochs", self.epochs, "above 0 where steps is 0")
@@ -291,6 +339,13 @@ class TrainConfig:
         of_features = sorted(FEATURE_LOSSES.intersection(self.objective.weighted))
         require(not (self.teacher.cache and of_features), "objective.losses", of_features,
                 "losses of logits with teacher.cache, which holds no features")  # fmt: skip
+        share, passes = self.data.unlabelled_share, self.optim.accumulate
+        require(
+            share is None or passes <= round(share * self.batch) <= self.batch - passes,
+            "data.unlabelled_share",
+            share,
+            f"one that leaves a batch of {self.batch} images {passes} or more of both kinds (optim.accumulate)",
+        )
         if self.teacher.spec is None:
             enough = self.objective.weighted and not self.objective.auxiliary
             require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,

@@ -8,11 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import AugmentConfig, DataConfig, OptimConfig, TrainConfig
-from segdistill.data.datasets import open_dataset, open_unlabelled
+from segdistill.config import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.data.datasets import ReducedSamples, image_file, open_dataset, open_training, open_unlabelled
 from segdistill.data.labels import VOC
-from segdistill.data.loaders import Batch, Views, ViewSampler, evaluation_samples, training_batches
+from segdistill.data.loaders import (
+    Batch,
+    Pool,
+    Views,
+    ViewSampler,
+    crop_side,
+    evaluation_samples,
+    pools,
+    training_batches,
+)
+from segdistill.data.logits import LogitsCache, LogitsFormat, cut_view, image_key
+from segdistill.data.transforms import apply_view, draw_view
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +38,10 @@ def drawn(shapes: Path, settings: TrainConfig, steps: range) -> list[Batch]:
     return list(training_batches(open_dataset(shapes, "train"), settings, steps))
 
 
+def sampler(length: int, batch: int, steps: range, seed: int, **shares: int) -> ViewSampler:
+    return ViewSampler([Pool(range(length), batch)], steps, seed, lambda step: 24, **shares)
+
+
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
     assert len(first) == len(second)
     for a, b in zip(first, second, strict=True):
@@ -34,7 +50,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 
 
 def test_each_epoch_shows_each_sample_once() -> None:
-    pairs = [pair for batch in ViewSampler(10, 4, range(5), seed=0) for pair in batch]
+    pairs = [(epoch, index) for batch in sampler(10, 4, range(5), seed=0) for epoch, index, _ in batch]
     for epoch in (0, 1):
         assert sorted(index for e, index in pairs if e == epoch) == list(range(10))
     orders = [[index for e, index in pairs if e == epoch] for epoch in (0, 1)]
@@ -42,15 +58,15 @@ def test_each_epoch_shows_each_sample_once() -> None:
 
 
 def test_a_resumed_order_is_the_rest_of_the_whole_one() -> None:
-    whole = list(ViewSampler(10, 4, range(12), seed=3))
-    assert list(ViewSampler(10, 4, range(7, 12), seed=3)) == whole[7:]
+    whole = list(sampler(10, 4, range(12), seed=3))
+    assert list(sampler(10, 4, range(7, 12), seed=3)) == whole[7:]
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 4), (2, 1), (2, 2), (4, 1)])
 def test_processes_and_passes_share_a_batch(world: int, accumulate: int) -> None:
-    whole = list(ViewSampler(10, 8, range(6), seed=3))
+    whole = list(sampler(10, 8, range(6), seed=3))
     parts = [
-        list(ViewSampler(10, 8, range(6), seed=3, parts=world * accumulate, rank=rank, world=world))
+        list(sampler(10, 8, range(6), seed=3, parts=world * accumulate, rank=rank, world=world))
         for rank in range(world)
     ]
     assert [len(part) for part in parts] == [6 * accumulate] * world
@@ -61,7 +77,7 @@ def test_processes_and_passes_share_a_batch(world: int, accumulate: int) -> None
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ValueError, match="batch is 10, but must be a multiple of 4"):
-        ViewSampler(10, 10, range(1), seed=0, parts=4, world=2)
+        sampler(10, 10, range(1), seed=0, parts=4, world=2)
 
 
 def test_workers_change_nothing(shapes: Path) -> None:
@@ -104,24 +120,24 @@ def test_the_stream_is_one_shuffled_pass_after_the_other(
     length: int, parts: int, micro: int, first: int, seed: int
 ) -> None:
     batch, steps = parts * micro, range(0, 12)
-    whole = list(ViewSampler(length, batch, steps, seed))
+    whole = list(sampler(length, batch, steps, seed))
     stream = [pair for step in whole for pair in step]
     for start in range(0, len(stream) - length + 1, length):
-        assert sorted(stream[start : start + length]) == [(start // length, i) for i in range(length)]
-    assert list(ViewSampler(length, batch, steps[first:], seed)) == whole[first:]
+        assert sorted(stream[start : start + length]) == [(start // length, i, 24) for i in range(length)]
+    assert list(sampler(length, batch, steps[first:], seed)) == whole[first:]
     ranks = [
-        list(ViewSampler(length, batch, steps, seed, parts=parts, rank=r, world=parts)) for r in range(parts)
+        list(sampler(length, batch, steps, seed, parts=parts, rank=r, world=parts)) for r in range(parts)
     ]
     assert [[p for rank in ranks for p in rank[step]] for step in steps] == whole
 
 
 def test_a_view_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path) -> None:
     views = Views(open_dataset(shapes, "train"), 24, AugmentConfig(blur=0.5), seed=1)
-    first = views[1, 5]
+    first = views[1, 5, 24]
     np.random.seed(9)
     torch.manual_seed(9)
     for key in ((0, 5), (1, 4), (1, 5)):
-        last = views[key]
+        last = views[*key, 24]
         assert torch.equal(last.image, first.image) == (key == (1, 5))
     assert torch.equal(last.mask, first.mask)
     assert torch.equal(last.inside, first.inside)
@@ -130,7 +146,7 @@ def test_a_view_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path
 def test_views_of_two_neighbouring_seeds_do_not_coincide(shapes: Path) -> None:
     samples, augment = open_dataset(shapes, "train"), AugmentConfig()
     (a, b), (c, d) = (
-        [Views(samples, 24, augment, seed=seed)[epoch, 0].image for epoch in (0, 1)] for seed in (0, 1)
+        [Views(samples, 24, augment, seed=seed)[epoch, 0, 24].image for epoch in (0, 1)] for seed in (0, 1)
     )
     assert not any(torch.equal(x, y) for x, y in ((a, b), (a, c), (b, c), (b, d), (c, d)))
 
@@ -167,7 +183,7 @@ def test_images_are_normalised_on_the_way_to_the_device() -> None:
 
 def test_unlabelled_views_are_void_but_inside(shapes: Path) -> None:
     photos = open_unlabelled(shapes / "VOCdevkit" / "VOC2012" / "JPEGImages", VOC)
-    view = Views(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0]
+    view = Views(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0, 24]
     assert view.mask.unique().tolist() == [255]
     assert view.inside.all()
 
@@ -178,3 +194,140 @@ def test_evaluation_hands_out_the_sample_at_its_own_size(shapes: Path) -> None:
         assert sample.id == original.id
         assert torch.equal(seen, original.image)
         assert torch.equal(sample.mask, original.mask)
+
+
+# Labelled and unlabelled images in shares
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
+    """Labelled and unlabelled images in all, of each in a batch, and parts of a batch that hold both."""
+    parts, micro = draw(st.integers(1, 4)), draw(st.integers(2, 5))
+    unlabelled = draw(st.integers(parts, parts * micro - parts))
+    return draw(st.integers(1, 9)), draw(st.integers(1, 9)), parts * micro - unlabelled, unlabelled, parts
+
+
+@given(shares=shares(), first=st.integers(0, 9), seed=st.integers(0, 2**31))
+@settings(max_examples=80, deadline=None)
+def test_each_pool_is_one_shuffled_pass_after_the_other(
+    shares: tuple[int, int, int, int, int], first: int, seed: int
+) -> None:
+    labelled, unlabelled, few, many, parts = shares
+    mixed = [Pool(range(labelled), few), Pool(range(labelled, labelled + unlabelled), many)]
+    steps = range(10)
+
+    def drawn(steps: range, **split: int) -> list[list[tuple[int, int, int]]]:
+        return list(ViewSampler(mixed, steps, seed, lambda step: 8, **split))
+
+    whole = drawn(steps)
+    assert drawn(steps[first:]) == whole[first:]
+    for pool in mixed:
+        stream = [key for step in whole for key in step if key[1] in pool.indices]
+        assert len(stream) == pool.drawn * len(steps)
+        length = len(pool.indices)
+        for start in range(0, len(stream) - length + 1, length):
+            assert sorted(stream[start : start + length]) == [(start // length, i, 8) for i in pool.indices]
+    ranks = [drawn(steps, parts=parts, rank=rank, world=parts) for rank in range(parts)]
+    for step, batch in enumerate(whole):
+        micros = [rank[step] for rank in ranks]
+        assert sorted(key for micro in micros for key in micro) == sorted(batch)
+        assert {len(micro) for micro in micros} == {(few + many) // parts}
+        assert all({key[1] < labelled for key in micro} == {True, False} for micro in micros)
+
+
+def test_a_share_too_small_for_every_part_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batches of 7 \+ 1 images, but each of the 2 parts"):
+        ViewSampler([Pool(range(9), 7), Pool(range(9, 12), 1)], range(1), 0, lambda step: 8, parts=2)
+
+
+def test_every_batch_holds_its_share_of_unlabelled_images(shapes: Path) -> None:
+    photos = shapes / "VOCdevkit" / "VOC2012" / "JPEGImages"  # all 16, without masks
+    data = DataConfig(root=str(shapes), unlabelled=[str(photos)], unlabelled_share=0.25, workers=0)
+    teacher, optim = TeacherConfig(spec="any"), OptimConfig(accumulate=2)
+    mixed = TrainConfig(data=data, teacher=teacher, size=24, batch=8, optim=optim)
+    samples = open_training(data)
+    assert pools(samples, mixed) == [Pool(range(12), 6), Pool(range(12, 28), 2)]
+    for batch in training_batches(samples, mixed, range(4)):
+        assert [(mask == 255).all().item() for mask in batch.mask] == [False, False, False, True]
+
+
+# Nothing that is new changes what was
+
+
+def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
+    """The first two batches, computed in the plainest way."""
+    plain = TrainConfig(data=DataConfig(workers=0), size=32, batch=8)
+    samples = open_dataset(shapes, "train")
+    stream = [(e, i) for e in (0, 1) for i in np.random.default_rng((0, e)).permutation(12)]
+    for step, batch in enumerate(training_batches(samples, plain, range(2))):
+        for place, (epoch, index) in enumerate(stream[8 * step : 8 * step + 8]):
+            rng = np.random.default_rng((0, epoch, index))
+            sample = samples[index]
+            view = draw_view(48, 48, 32, AugmentConfig(scale=(0.5, 2.0), flip=0.5), rng)
+            image, mask, inside = apply_view(sample.image, sample.mask, view, 32)
+            for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+                image = adjust(image, float(rng.uniform(0.7, 1.3)))
+            assert batch.id[place] == sample.id
+            assert torch.equal(batch.image[place], image)
+            assert torch.equal(batch.mask[place], mask)
+            assert torch.equal(batch.inside[place], inside)
+        assert batch.knowledge is batch.partner is batch.share is None
+
+
+# Progressive resizing
+
+
+def test_the_side_of_a_crop_is_a_function_of_the_step() -> None:
+    rising = TrainConfig(size=64, progressive=[(0.25, 24), (0.5, 40)])
+    assert [crop_side(rising, step, 8) for step in range(8)] == [24, 24, 40, 40, 64, 64, 64, 64]
+    assert {crop_side(TrainConfig(size=64), step, 8) for step in range(8)} == {64}
+
+
+def test_crops_grow_and_a_resume_changes_nothing(shapes: Path) -> None:
+    rising = config(size=24, progressive=[(0.5, 12)])
+    samples = open_dataset(shapes, "train")
+    whole = list(training_batches(samples, rising, range(6), total=8))
+    assert [batch.image.shape[-1] for batch in whole] == [12, 12, 12, 12, 24, 24]
+    assert_equal(whole[3:], list(training_batches(samples, rising, range(3, 6), total=8)))
+
+
+def test_a_small_crop_shows_as_much_of_the_image(shapes: Path) -> None:
+    samples, augment = open_dataset(shapes, "train"), AugmentConfig(scale=(0.5, 0.5), flip=0, jitter=0)
+    large, small = (Views(samples, 24, augment, seed=0)[0, 0, side].image for side in (24, 12))
+    again = F.resize(samples[0].image, [12, 12], antialias=True)
+    assert (small.float() - again.float()).abs().mean() < 2  # the whole image, at a quarter of its side
+    assert (F.resize(large, [12, 12], antialias=True).float() - small.float()).abs().mean() < 2
+
+
+# Reduced images and the teacher's cache of whole ones
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_logits_are_looked_up_by_the_size_of_the_file(shapes: Path, tmp_path: Path, stretch: bool) -> None:
+    samples, augment = open_dataset(shapes, "train"), AugmentConfig(stretch=stretch)
+    square = 24 if stretch else None
+    form = LogitsFormat(
+        classes=9, square=square, scale=2.0, stride=4, align_corners=False, topk=0, teacher="a"
+    )
+    key, logits = image_key(*image_file(samples, 3)), torch.randn(2, 9, *form.grid((48, 48)))
+    with LogitsCache(tmp_path, form).writer(0) as writer:
+        writer.write(key, (48, 48), logits)
+    cache = LogitsCache(tmp_path, form)
+    seen = Views(ReducedSamples(samples, 30), 16, augment, seed=0, cache=cache)[2, 3, 16]
+    view = draw_view(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
+    assert seen.knowledge is not None
+    expected = cut_view(logits.half().float(), view, (30, 30), (48, 48), 16, form)
+    assert torch.equal(seen.knowledge, expected)
+
+
+def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, tmp_path: Path) -> None:
+    samples = open_dataset(shapes, "train")
+    augment = AugmentConfig(stretch=True, flip=0, jitter=0)
+    form = LogitsFormat(classes=9, square=24, scale=1.0, stride=24, align_corners=False, topk=0, teacher="a")
+    with LogitsCache(tmp_path, form).writer(0) as writer:
+        writer.write(image_key(*image_file(samples, 0)), (48, 48), torch.arange(18.0).view(2, 9, 1, 1))
+    views = Views(samples, 24, augment, seed=0, cache=LogitsCache(tmp_path, form))
+    for side in (12, 24):
+        knowledge = views[0, 0, side].knowledge
+        assert knowledge is not None
+        assert torch.equal(knowledge, torch.arange(9.0).half().view(9, 1, 1).expand(9, side, side))

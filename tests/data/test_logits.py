@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_a_view_of_linear_logits_is_cut_exactly(
     plain = torch.stack([rows[:, None].expand(grid), columns[None].expand(grid)])
     mirror = torch.stack([rows[:, None].expand(grid), (width - columns)[None].expand(grid)])
     view = draw_view(height, width, canvas, AugmentConfig(scale=(0.5, 2)), np.random.default_rng(seed))
-    cut = cut_view(torch.stack([plain, mirror]), view, size, canvas, kind).float()
+    cut = cut_view(torch.stack([plain, mirror]), view, size, size, canvas, kind).float()
     inner = (
         slice(view.pad_top, view.pad_top + view.out_height),
         slice(view.pad_left, view.pad_left + view.out_width),
@@ -141,6 +142,53 @@ def test_a_view_of_linear_logits_is_cut_exactly(
     assert cut.sum() == pytest.approx(cut[:, inner[0], inner[1]].sum().item())  # nothing on the padding
 
 
+@given(
+    top=st.integers(0, 9), left=st.integers(0, 14), height=st.integers(1, 10), width=st.integers(1, 15),
+    out=st.integers(1, 12), flip=st.booleans(), corners=st.booleans(), square=st.sampled_from([None, 20]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_view_of_a_reduced_image_shows_what_the_same_view_of_the_file_shows(
+    top: int, left: int, height: int, width: int, out: int, flip: bool, corners: bool, square: int | None
+) -> None:
+    kind, native = form(align_corners=corners, scale=1.6, square=square), (40, 60)
+    logits = random_logits(kind, native)
+    box = {"top": top, "left": left, "height": height, "width": width}
+    small, large = (
+        View(
+            **{side: factor * value for side, value in box.items()},
+            out_height=out, out_width=out, pad_top=1, pad_left=2, flip=flip,
+        )
+        for factor in (1, 2)
+    )  # fmt: skip
+    torch.testing.assert_close(
+        cut_view(logits, small, (20, 30), native, 16, kind),
+        cut_view(logits, large, native, native, 16, kind),
+        atol=2e-3,
+        rtol=2e-3,
+    )
+
+
+def test_a_second_run_waits_until_the_first_has_written(tmp_path: Path) -> None:
+    kind, size = form(), (8, 8)
+
+    def write() -> None:
+        with LogitsCache(tmp_path, kind).writer(0) as second:
+            second.write(2, size, random_logits(kind, size, 2))
+
+    with LogitsCache(tmp_path, kind).writer(0) as first:
+        thread = Thread(target=write)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        first.write(1, size, random_logits(kind, size, 1))
+    thread.join(10)
+    cache = LogitsCache(tmp_path, kind)
+    assert [cache.holds(key) for key in (1, 2)] == [True, True]
+    found = cache.read(2, size)
+    assert found is not None
+    assert torch.equal(found, random_logits(kind, size, 2).half().float())
+
+
 def test_a_view_of_the_whole_image_is_the_bilinear_enlargement() -> None:
     kind, size = form(scale=1.0), (16, 24)
     logits = random_logits(kind, size)
@@ -149,7 +197,7 @@ def test_a_view_of_the_whole_image_is_the_bilinear_enlargement() -> None:
     )  # fmt: skip
     expected = F.interpolate(logits[:1], size=size, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(
-        cut_view(logits, view, size, 24, kind)[:, :16].float(), expected, atol=0.01, rtol=1e-3
+        cut_view(logits, view, size, size, 24, kind)[:, :16].float(), expected, atol=0.01, rtol=1e-3
     )
 
 

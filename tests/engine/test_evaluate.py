@@ -50,7 +50,7 @@ class Pictures(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         mask = torch.zeros(8 + index, 12, dtype=torch.uint8)
         mask[:, 6:] = 1
-        return Sample(255 * mask.expand(3, -1, -1), mask, str(index))
+        return Sample(255 * mask.expand(3, -1, -1), mask, str(index), (mask.shape[0], mask.shape[1]))
 
 
 @pytest.mark.parametrize("size", [None, 12, 24])
@@ -153,7 +153,8 @@ class Noise(torch.utils.data.Dataset[Sample]):
         generator = torch.Generator().manual_seed(self.seed + index)
         image = torch.randint(0, 256, (3, 9, 11 + index), dtype=torch.uint8, generator=generator)
         mask = torch.randint(0, 2, (9, 11 + index), dtype=torch.uint8, generator=generator)
-        return Sample(*((image.flip(2), mask.flip(1)) if self.mirrored else (image, mask)), str(index))
+        seen = (image.flip(2), mask.flip(1)) if self.mirrored else (image, mask)
+        return Sample(*seen, str(index), (mask.shape[0], mask.shape[1]))
 
 
 @given(seed=st.integers(0, 1000))

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from segdistill.config import DataConfig
 from segdistill.data.images import SUFFIXES, list_images, read_image, read_mask
 from segdistill.data.labels import VOC, VOID, LabelSet, label_set, read_yaml
+from segdistill.data.transforms import reduce
 
 DESCRIPTION = "dataset.yaml"
 NAME = np.dtypes.StringDType()
@@ -20,13 +21,15 @@ NAME = np.dtypes.StringDType()
 
 
 class Sample(NamedTuple):
-    """One image with its mask, at the size of its files."""
+    """One image with its mask, at the size of its files unless it was reduced."""
 
     image: Tensor
     """3 x H x W uint8 RGB."""
     mask: Tensor
     """H x W uint8, class index or `VOID`; all `VOID` for an unlabelled image."""
     id: str
+    native: tuple[int, int]
+    """H, W of the image file."""
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -62,7 +65,8 @@ class SegmentationDataset(Dataset[Sample]):
             ValueError: a file is unreadable, the sizes differ, or the mask has a label outside the set.
         """
         image = F.pil_to_tensor(read_image(Path(self.images[index])))
-        return Sample(image, self.read_mask(index, image.shape[1:]), str(self.ids[index]))
+        size = (image.shape[1], image.shape[2])
+        return Sample(image, self.read_mask(index, size), str(self.ids[index]), size)
 
     def read_mask(self, index: int, size: tuple[int, ...]) -> Tensor:
         """The mask of sample `index` (H x W uint8), which must have the image's `size` (H, W)."""
@@ -82,6 +86,28 @@ class SegmentationDataset(Dataset[Sample]):
                 f"{len(self.labels) - 1} and void is {self.labels.void}"
             )
         return torch.from_numpy(mask)
+
+
+class ReducedSamples(Dataset[Sample]):
+    """Samples that are reduced to a long side when they are read.
+
+    Args:
+        samples: at the size of their files.
+        long_side: in pixels; smaller samples stay as they are, and so do all where it is None.
+    """
+
+    def __init__(self, samples: Dataset[Sample], long_side: int | None) -> None:
+        self.samples, self.long_side = samples, long_side
+
+    def __len__(self) -> int:
+        return len(self.samples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        if self.long_side is None:
+            return sample
+        image, mask = reduce(sample.image, sample.mask, self.long_side)
+        return sample._replace(image=image, mask=mask)
 
 
 def open_dataset(
@@ -168,14 +194,32 @@ def open_training(config: DataConfig) -> Dataset[Sample]:
     return first if len(sets) == 1 else ConcatDataset(sets)
 
 
-def image_file(samples: Dataset[Sample], index: int) -> tuple[str, str]:
-    """Id and image file of one sample of what `open_training` returned."""
+def source(samples: Dataset[Sample], index: int) -> tuple[SegmentationDataset, int]:
+    """Where one sample of what `open_training` returned comes from: its data set, and its index there."""
+    if isinstance(samples, ReducedSamples):
+        return source(samples.samples, index)
     if isinstance(samples, ConcatDataset):
         part = bisect_right(samples.cumulative_sizes, index)
         before = samples.cumulative_sizes[part - 1] if part else 0
-        return image_file(samples.datasets[part], index - before)
+        return source(samples.datasets[part], index - before)
     assert isinstance(samples, SegmentationDataset)
-    return str(samples.ids[index]), str(samples.images[index])
+    return samples, index
+
+
+def image_file(samples: Dataset[Sample], index: int) -> tuple[str, str]:
+    """Id and image file of one sample of what `open_training` returned."""
+    dataset, own = source(samples, index)
+    return str(dataset.ids[own]), str(dataset.images[own])
+
+
+def labelled_count(samples: Dataset[Sample]) -> int:
+    """How many samples of what `open_training` returned have masks; they come first."""
+    if isinstance(samples, ReducedSamples):
+        return labelled_count(samples.samples)
+    if isinstance(samples, ConcatDataset):
+        return sum(labelled_count(part) for part in samples.datasets)
+    assert isinstance(samples, SegmentationDataset)
+    return 0 if samples.masks is None else len(samples)
 
 
 def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:

@@ -1,13 +1,11 @@
 """How often each class occurs in the training masks, and weights that make up for it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
-from segdistill.data.datasets import Sample, SegmentationDataset
+from segdistill.data.datasets import Sample, labelled_count
 
 MOST_IMAGES = 2000
 
@@ -38,21 +36,8 @@ def class_weights(samples: Dataset[Sample], classes: int, exponent: float) -> Te
 
 def class_frequencies(samples: Dataset[Sample], classes: int, most: int = MOST_IMAGES) -> np.ndarray:
     """Share of each class among the labelled pixels of at most `most` labelled images, evenly spaced: K."""
-    labelled = [
-        (part, index) for part in parts(samples) if part.masks is not None for index in range(len(part))
-    ]
+    labelled = labelled_count(samples)
     counts = np.zeros(classes, np.int64)
-    for position in np.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().astype(int):
-        part, index = labelled[position]
-        counts += np.bincount(part[index].mask.numpy().ravel(), minlength=classes)[:classes]
+    for index in np.linspace(0, labelled - 1, min(most, labelled)).round().astype(int):
+        counts += np.bincount(samples[index].mask.numpy().ravel(), minlength=classes)[:classes]
     return counts / max(1, counts.sum())
-
-
-def parts(samples: Dataset[Sample]) -> Iterator[SegmentationDataset]:
-    """The data sets that a concatenated one is made of."""
-    if isinstance(samples, ConcatDataset):
-        for part in samples.datasets:
-            yield from parts(part)
-    else:
-        assert isinstance(samples, SegmentationDataset)
-        yield samples

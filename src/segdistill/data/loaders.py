@@ -3,8 +3,9 @@
 import os
 import signal
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from threading import Thread
 from typing import NamedTuple, TypeVar
 
@@ -14,11 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segdistill.config import AugmentConfig, TrainConfig
-from segdistill.data.datasets import Sample, image_file
+from segdistill.data.datasets import Sample, image_file, labelled_count
 from segdistill.data.logits import LogitsCache, cut_view, image_key
 from segdistill.data.transforms import apply_view, draw_view, normalise, recolour, resize_long_side
 
 Item = TypeVar("Item")
+ViewKey = tuple[int, int, int]
+"""Epoch, index of the sample, side of the crop in pixels: what a view is drawn by."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Batch:
     knowledge: Tensor | None = None
     """N x K x H x W, the teacher's logits where they come from a cache."""
     partner: Tensor | None = None
-    """N x H x W int64, the mask of the other image where two are mixed."""
+    """N x H x W int64, the mask of the image that was blended in (MixUp)."""
     share: Tensor | None = None
-    """N, the weight of `mask`; the partner's is 1 - share."""
+    """N float32, the weight of `mask` against `partner`, from 0 to 1."""
 
     def to(
         self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
@@ -48,7 +51,7 @@ class Batch:
         mask = self.mask.to(device, non_blocking=True).long()
         inside = self.inside.to(device, non_blocking=True)
         knowledge = None if self.knowledge is None else self.knowledge.to(device, non_blocking=True)
-        return Batch(image, mask, inside, self.id, knowledge)
+        return replace(self, image=image, mask=mask, inside=inside, knowledge=knowledge)
 
 
 class SeenSample(NamedTuple):
@@ -66,7 +69,15 @@ class SeenSample(NamedTuple):
 
 
 class Views(Dataset[SeenSample]):
-    """A data set seen through random views; item (epoch, index) depends on these and the seed alone."""
+    """A data set seen through random views; item (epoch, index, side) depends on these and the seed alone.
+
+    Args:
+        samples: what is seen.
+        size: side of the crop that `augment.scale` is meant for; for another side it is changed along.
+        augment: how views are drawn.
+        seed: seeds them.
+        cache: the teacher's logits of the samples, whose views come along.
+    """
 
     def __init__(
         self,
@@ -78,74 +89,129 @@ class Views(Dataset[SeenSample]):
     ) -> None:
         self.samples, self.size, self.augment, self.seed, self.cache = samples, size, augment, seed, cache
 
-    def __getitem__(self, key: tuple[int, int]) -> SeenSample:
-        epoch, index = key
+    def __getitem__(self, key: ViewKey) -> SeenSample:
+        epoch, index, side = key
         rng = np.random.default_rng((self.seed, epoch, index))
         sample = self.samples[index]
         size = (sample.image.shape[1], sample.image.shape[2])
-        view = draw_view(*size, self.size, self.augment, rng)
-        image, mask, inside = apply_view(sample.image, sample.mask, view, self.size)
+        low, high = (bound * side / self.size for bound in self.augment.scale)
+        view = draw_view(*size, side, replace(self.augment, scale=(low, high)), rng)
+        image, mask, inside = apply_view(sample.image, sample.mask, view, side)
         knowledge = None
         if self.cache is not None:
-            logits = self.cache.read(image_key(*image_file(self.samples, index)), size)
+            logits = self.cache.read(image_key(*image_file(self.samples, index)), sample.native)
             if logits is None:
                 raise ValueError(
                     f"the teacher's logits of {sample.id} are not in {self.cache.folder}, or are damaged: "
                     "start again, which fills the cache"
                 )
-            knowledge = cut_view(logits, view, size, self.size, self.cache.form)
+            knowledge = cut_view(logits, view, size, sample.native, side, self.cache.form)
         return SeenSample(recolour(image, self.augment, rng), mask, inside, sample.id, knowledge)
 
 
-class ViewSampler(Sampler[list[tuple[int, int]]]):
-    """This process's part of an endless stream of (epoch, index) pairs, cut into micro-batches.
+class Pool(NamedTuple):
+    """Samples that a part of each batch is drawn from."""
 
-    The stream is one shuffled pass after the other and has no last, smaller batch, so that step n holds the
-    same samples whether training started at step 0 or resumed at step n.
+    indices: range
+    """Which samples of the data set."""
+    drawn: int
+    """How many of them each batch holds."""
+
+
+class ViewSampler(Sampler[list[ViewKey]]):
+    """This process's part of an endless stream of view keys, cut into micro-batches.
+
+    The stream of a pool is one shuffled pass after the other and has no last, smaller batch, so that step n
+    holds the same samples whether training started at step 0 or resumed at step n. The passes and processes
+    share a step's samples of each pool as evenly as can be.
 
     Args:
-        length: number of samples in the data set.
-        batch: samples per optimiser step, over all processes and accumulated passes.
+        pools: what a batch is drawn from, over all processes and accumulated passes.
         steps: first step and the step after the last.
         seed: seeds the shuffling.
+        side: side of the crops of a step, in pixels.
         parts: number of micro-batches per step, over all processes.
         rank: which of the `world` processes this is.
     """
 
     def __init__(
         self,
-        length: int,
-        batch: int,
+        pools: Sequence[Pool],
         steps: range,
         seed: int,
+        side: Callable[[int], int],
         *,
         parts: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        batch = sum(pool.drawn for pool in pools)
         if batch % parts:
             raise ValueError(
                 f"batch is {batch}, but must be a multiple of {parts} (processes times optim.accumulate)"
             )
-        self.length, self.batch, self.steps, self.seed = length, batch, steps, seed
+        scarce = min(pool.drawn for pool in pools)
+        if len(pools) > 1 and scarce < parts:
+            raise ValueError(
+                f"data.unlabelled_share makes batches of {' + '.join(str(pool.drawn) for pool in pools)} "
+                f"images, but each of the {parts} parts of a batch (processes times optim.accumulate) must "
+                "have labelled and unlabelled ones: change the share, or enlarge batch"
+            )
+        self.pools, self.batch, self.steps, self.seed, self.side = pools, batch, steps, seed, side
         self.parts, self.rank, self.world = parts, rank, world
 
     def __len__(self) -> int:
         return len(self.steps) * self.parts // self.world
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        micro = self.batch // self.parts
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        streams = [_Stream(pool.indices, self.seed, number) for number, pool in enumerate(self.pools)]
         for step in self.steps:
+            side = self.side(step)
             for part in range(self.rank, self.parts, self.world):
-                pairs = []
-                start = step * self.batch + part * micro
-                for position in range(start, start + micro):
-                    if position // self.length != epoch:
-                        epoch = position // self.length
-                        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                    pairs.append((epoch, int(order[position % self.length])))
-                yield pairs
+                keys: list[ViewKey] = []
+                for stream, pool, within in zip(streams, self.pools, self._within(part), strict=True):
+                    start = step * pool.drawn
+                    keys += [(*stream[start + position], side) for position in within]
+                yield keys
+
+    def _within(self, part: int) -> list[range]:
+        """Which of a step's samples of each pool a micro-batch holds; all micro-batches are of one length."""
+        ends = np.outer((part, part + 1), [pool.drawn for pool in self.pools]) // self.parts
+        # The first pool fills up what the others leave.
+        ends[:, 0] = np.array((part, part + 1)) * (self.batch // self.parts) - ends[:, 1:].sum(axis=1)
+        return [range(int(first), int(end)) for first, end in ends.T]
+
+
+class _Stream:
+    """Item n is the (epoch, index) at place n of endless shuffled passes over `indices`."""
+
+    def __init__(self, indices: range, seed: int, number: int) -> None:
+        self.indices, self.seed, self.number = indices, seed, number
+        self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, place: int) -> tuple[int, int]:
+        epoch, position = divmod(place, len(self.indices))
+        if epoch != self.epoch:
+            seeds = (self.seed, epoch, 0, self.number) if self.number else (self.seed, epoch)
+            self.epoch, self.order = epoch, np.random.default_rng(seeds).permutation(len(self.indices))
+        return epoch, self.indices[self.order[position]]
+
+
+def pools(samples: Dataset[Sample], config: TrainConfig) -> list[Pool]:
+    """What a batch of `config` is drawn from: all samples alike, or the labelled and the unlabelled ones."""
+    length = len(samples)  # type: ignore[arg-type]
+    if config.data.unlabelled_share is None:
+        return [Pool(range(length), config.batch)]
+    labelled, unlabelled = labelled_count(samples), round(config.batch * config.data.unlabelled_share)
+    return [
+        Pool(range(labelled), config.batch - unlabelled),
+        Pool(range(labelled, length), unlabelled),
+    ]
+
+
+def crop_side(config: TrainConfig, step: int, total: int) -> int:
+    """Side of the crops of a step (from 0) of `total`, in pixels."""
+    return next((side for share, side in config.progressive if step < share * total), config.size)
 
 
 def training_batches(
@@ -153,16 +219,21 @@ def training_batches(
     config: TrainConfig,
     steps: range,
     *,
+    total: int | None = None,
     cache: LogitsCache | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Batch]:
-    """The micro-batches of `steps` for this process, `optim.accumulate` to a step, as uint8 `Batch`es."""
+    """The micro-batches of `steps` for this process, `optim.accumulate` to a step, as uint8 `Batch`es.
+
+    `total` is the number of steps of the whole training, for `config.progressive`; the end of `steps` where
+    absent.
+    """
     sampler = ViewSampler(
-        len(samples),  # type: ignore[arg-type]
-        config.batch,
+        pools(samples, config),
         steps,
         config.seed,
+        partial(crop_side, config, total=steps.stop if total is None else total),
         parts=world * config.optim.accumulate,
         rank=rank,
         world=world,

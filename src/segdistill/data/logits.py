@@ -4,9 +4,7 @@ K: classes, H, W: rows and columns of an image, h, w: of the coarser grid that i
 """
 
 import hashlib
-import json
-import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.data.parts import Bytes, PartFiles, PartWriter
 from segdistill.data.transforms import View, scaled_size
 
-INDEX = "index.json"
 RECORD = np.dtype([("key", "<u8"), ("offset", "<u8"), ("height", "<u2"), ("width", "<u2"), ("crc", "<u4")])
 """One line of a part's index: whose logits (of which image size) begin at which byte of the part."""
 
@@ -75,7 +73,7 @@ class LogitsFormat:
         kept = torch.cat([values, others], dim=1).half().cpu().numpy().tobytes()
         return kept + classes.to(torch.uint8).cpu().numpy().tobytes()
 
-    def decode(self, data: bytes, size: tuple[int, int]) -> Tensor:
+    def decode(self, data: bytes | Bytes, size: tuple[int, int]) -> Tensor:
         """The bytes of an H x W image -> 2 x K x h x w float32."""
         height, width = self.grid(size)
         if not self.topk:
@@ -89,11 +87,8 @@ class LogitsFormat:
         return dense.scatter_(1, torch.from_numpy(classes.astype(np.int64)), kept[:, :-1])
 
 
-class LogitsCache:
-    """Logits of many images in one folder, written by several processes, read by any number.
-
-    Each process appends to a part of its own: the logits to `part-N.bin`, then a record to `part-N.idx`. What
-    a process that died left half written is not in an index, or fails its checksum, and counts as absent.
+class LogitsCache(PartFiles):
+    """Logits of many images in one folder.
 
     Args:
         root: holds one folder per format, so that logits of two teachers or views never mix.
@@ -102,97 +97,39 @@ class LogitsCache:
 
     def __init__(self, root: Path, form: LogitsFormat) -> None:
         self.form = form
-        digest = hashlib.sha256(json.dumps(asdict(form), sort_keys=True).encode()).hexdigest()
-        self.folder = root / digest[:16]
-        self.reload()
+        super().__init__(root, form, RECORD)
 
-    def reload(self) -> None:
-        """Read the indexes again, after other processes have written."""
-        self.parts = sorted(self.folder.glob("part-*.bin"))
-        found = []
-        for number, part in enumerate(self.parts):
-            raw = part.with_suffix(".idx").read_bytes() if part.with_suffix(".idx").is_file() else b""
-            records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
-            found.append((np.full(len(records), number), records))
-        part_of = np.concatenate([numbers for numbers, _ in found]) if found else np.empty(0, np.int64)
-        records = np.concatenate([records for _, records in found]) if found else np.empty(0, RECORD)
-        order = np.argsort(records["key"], kind="stable")
-        self.records, self.part_of = records[order], part_of[order]
-        self._maps: dict[int, np.ndarray[Any, Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def holds(self, key: int) -> bool:
-        """Whether there are whole logits of the image `key`."""
-        return any(self._data(row) is not None for row in self._rows(key))
+    def length(self, record: Any) -> int:
+        """Bytes of the logits that a line of the index points to."""
+        return self.form.record_bytes((int(record["height"]), int(record["width"])))
 
     def read(self, key: int, size: tuple[int, int]) -> Tensor | None:
         """The logits (2 x K x h x w) of the image `key` of H x W pixels; None where none are whole."""
-        for row in self._rows(key):
+        for row in self.rows(key):
             record = self.records[row]
             if (record["height"], record["width"]) == tuple(size):
-                data = self._data(row)
+                data = self.data(row)
                 if data is not None:
                     return self.form.decode(data, size)
         return None
 
-    def _rows(self, key: int) -> range:
-        """Where the records of a key are; several where a first one was torn."""
-        keys = self.records["key"]
-        return range(*(int(np.searchsorted(keys, np.uint64(key), side)) for side in ("left", "right")))
-
-    def _data(self, row: int) -> bytes | None:
-        """The logits that a record points to, None where they are torn or their checksum is wrong."""
-        part, record = int(self.part_of[row]), self.records[row]
-        if part not in self._maps:
-            empty = self.parts[part].stat().st_size == 0  # cannot be mapped
-            self._maps[part] = np.empty(0, np.uint8) if empty else np.memmap(self.parts[part], np.uint8, "r")
-        length = self.form.record_bytes((int(record["height"]), int(record["width"])))
-        offset = int(record["offset"])
-        data = self._maps[part][offset : offset + length].tobytes()
-        return data if len(data) == length and zlib.crc32(data) == record["crc"] else None
-
     def writer(self, rank: int) -> "LogitsWriter":
         """What process `rank` appends with; two processes must not have the same one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if rank == 0:
-            (self.folder / INDEX).write_text(json.dumps(asdict(self.form), indent=2) + "\n")
-        return LogitsWriter(self.folder / f"part-{rank:05d}.bin", self.form)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Loader workers open the files themselves."""
-        return self.__dict__ | {"_maps": {}}
+        return LogitsWriter(self.part(rank), self.form)
 
 
-class LogitsWriter:
-    """Appends to one part of a cache; a context manager."""
+class LogitsWriter(PartWriter):
+    """Appends logits to one part of a cache."""
 
     def __init__(self, path: Path, form: LogitsFormat) -> None:
+        super().__init__(path, RECORD)
         self.form = form
-        index = path.with_suffix(".idx")
-        torn = index.stat().st_size % RECORD.itemsize if index.is_file() else 0
-        if torn:
-            with index.open("r+b") as file:
-                file.truncate(index.stat().st_size - torn)
-        self.data, self.index = path.open("ab"), index.open("ab")
 
     def write(self, key: int, size: tuple[int, int], logits: Tensor) -> None:
         """Append the logits (2 x K x h x w) of the image `key` of H x W pixels."""
         data = self.form.encode(logits)
         assert len(data) == self.form.record_bytes(size), "the grid is not the format's"
-        record = np.array([(key, self.data.tell(), *size, zlib.crc32(data))], RECORD)
-        self.data.write(data)
-        self.data.flush()  # before the record that points to it
-        self.index.write(record.tobytes())
-        self.index.flush()
-
-    def __enter__(self) -> "LogitsWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.data.close()
-        self.index.close()
+        self.append(key, size, data)
 
 
 def image_key(image_id: str, path: str | Path) -> int:
@@ -201,20 +138,28 @@ def image_key(image_id: str, path: str | Path) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def cut_view(logits: Tensor, view: View, size: tuple[int, int], canvas: int, form: LogitsFormat) -> Tensor:
+def cut_view(
+    logits: Tensor,
+    view: View,
+    size: tuple[int, int],
+    native: tuple[int, int],
+    canvas: int,
+    form: LogitsFormat,
+) -> Tensor:
     """The logits of a view, bilinear between the grid points.
 
     Args:
         logits: 2 x K x h x w, of an image and of its mirror image.
         view: drawn of that image.
-        size: its H, W in pixels.
+        size: H, W of that image in pixels.
+        native: H, W of the image that the teacher saw: another one where the view is drawn of a reduced one.
         canvas: S, side of the view's canvas.
         form: where the grid points lie.
 
     Returns:
         K x S x S float16; 0 on padding.
     """
-    seen = form.seen(size)
+    seen = form.seen(native)
     height, width = logits.shape[2:]
     rows = _hats(
         _places(view.top, view.height, view.out_height) / size[0], height, seen[0], form.align_corners

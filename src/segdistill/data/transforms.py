@@ -104,10 +104,15 @@ def apply_view(image: Tensor, mask: Tensor, view: View, size: int) -> tuple[Tens
 
 
 def recolour(image: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Random brightness, contrast, saturation and blur of a 3 x H x W uint8 image."""
+    """Random brightness, contrast, saturation, hue, loss of colour and blur of a 3 x H x W uint8 image."""
     if augment.jitter:
         for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
             image = adjust(image, float(rng.uniform(1 - augment.jitter, 1 + augment.jitter)))
+    # What is switched off draws no number, so that older settings keep their views.
+    if augment.hue:
+        image = F.adjust_hue(image, float(rng.uniform(-augment.hue, augment.hue)))
+    if augment.grey and rng.random() < augment.grey:
+        image = F.rgb_to_grayscale(image, num_output_channels=3)
     if rng.random() < augment.blur:
         sigma = float(rng.uniform(0.1, 2.0))
         image = F.gaussian_blur(image, [2 * math.ceil(2 * sigma) + 1] * 2, [sigma, sigma])
@@ -122,6 +127,24 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
     scale = long_side / max(height, width)
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     return F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+
+
+def reduce(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tensor]:
+    """Reduce a sample to a long side of `long_side` pixels; a smaller one stays as it is.
+
+    Args:
+        image: 3 x H x W uint8.
+        mask: H x W uint8.
+        long_side: of the result, in pixels.
+
+    Returns:
+        image 3 x h x w (antialiased bilinear, its channels last in memory, as the readers yield them), mask
+        h x w (nearest neighbour).
+    """
+    if max(mask.shape) <= long_side:
+        return image, mask
+    image = resize_long_side(image, long_side).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return image, F.resize(mask[None], list(image.shape[1:]), InterpolationMode.NEAREST_EXACT)[0]
 
 
 def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:

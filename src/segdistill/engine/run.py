@@ -13,7 +13,18 @@ from segdistill.engine.checkpoint import write_atomic
 from segdistill.engine.runtime import environment
 
 CONFIG = "config.yaml"
-MAY_CHANGE = frozenset({"data.workers", "device", "trackers", "log_every", "checkpoint_every", "out"})
+MAY_CHANGE = frozenset(
+    {
+        "data.workers",
+        "data.cache",
+        "data.cache_gb",
+        "device",
+        "trackers",
+        "log_every",
+        "checkpoint_every",
+        "out",
+    }
+)
 """Settings that a resumed run may have other values of: they change no weight."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -16,8 +17,9 @@ from torch.utils.data import Dataset
 from segdistill.config import TrainConfig
 from segdistill.data.datasets import Sample, SegmentationDataset
 from segdistill.data.frequencies import class_weights
-from segdistill.data.loaders import Batch, plainly, training_batches
+from segdistill.data.loaders import Batch, plainly, pools, training_batches
 from segdistill.data.logits import LogitsCache
+from segdistill.data.mixing import mix
 from segdistill.distillation.objective import Objective
 from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint, save_student, write_atomic
 from segdistill.engine.evaluate import evaluate
@@ -29,6 +31,9 @@ from segdistill.models.card import ModelCard
 from segdistill.models.teacher import Teacher
 
 __all__ = ["Experiment", "NonFiniteLossError", "Stopped", "train"]
+
+MIXING = 1
+"""Tells the random numbers of mixing from those of the views, which are seeded by three numbers."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -63,9 +68,9 @@ class Experiment:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
-        config = self.config
-        return config.steps or math.ceil(config.epochs * len(self.train) / config.batch)  # type: ignore[arg-type]
+        """Optimiser steps in all; an epoch is a pass over the labelled images where these have a share."""
+        passed = pools(self.train, self.config)[0]
+        return self.config.steps or math.ceil(self.config.epochs * len(passed.indices) / passed.drawn)
 
 
 def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume: bool = False) -> None:
@@ -160,19 +165,25 @@ def optimizer_step(
 
 
 def device_batches(experiment: Experiment, accelerator: Accelerator, steps: range) -> Iterator[Batch]:
-    """This process's micro-batches of `steps`, on the device."""
-    config = experiment.config
+    """This process's micro-batches of `steps`, on the device, mixed there where `augment` says so.
+
+    A live teacher sees the mixed images too (function matching, Beyer et al. 2022).
+    """
+    config, rank = experiment.config, accelerator.process_index
     loader = training_batches(
         experiment.train,
         config,
         steps,
+        total=experiment.steps,
         cache=experiment.cache,
-        rank=accelerator.process_index,
+        rank=rank,
         world=accelerator.num_processes,
     )
     layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-    for batch in plainly(loader):
-        yield batch.to(accelerator.device, layout)
+    for number, batch in enumerate(plainly(loader)):
+        step, part = divmod(number, config.optim.accumulate)
+        rng = np.random.default_rng((config.seed, steps.start + step, part, rank, MIXING))
+        yield mix(batch.to(accelerator.device, layout), config.augment, rng)
 
 
 def evaluate_and_keep(
