@@ -299,7 +299,7 @@ class TrainConfig:
             share is None or passes <= round(share * self.batch) <= self.batch - passes,
             "data.unlabelled_share",
             share,
-            f"one that leaves a batch of {self.batch} images {passes} or more of both kinds (optim.accumulate)",
+            f"one that leaves {passes} or more of both kinds of images in a batch of {self.batch}",
         )
         require(
             self.teacher.cache is None or not self.objective.gamma,
