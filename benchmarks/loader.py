@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--own-side", type=int, default=320, help="long side of the images as they are")
     parser.add_argument("--long-side", type=int, default=160, help="that they are reduced to")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batches", type=int, default=40, help="batches of 16 per turn")
+    parser.add_argument("--batches", type=int, default=30, help="batches of 16 per turn")
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -344,7 +344,7 @@ class TrainConfig:
             share is None or passes <= round(share * self.batch) <= self.batch - passes,
             "data.unlabelled_share",
             share,
-            f"one that leaves a batch of {self.batch} images {passes} or more of both kinds (optim.accumulate)",
+            f"one that leaves {passes} or more of both kinds of images in a batch of {self.batch}",
         )
         if self.teacher.spec is None:
             enough = self.objective.weighted and not self.objective.auxiliary
