@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py benchmarks/grids/voc-animals.yaml --out runs/accuracy
 
 Each run is a process of its own with a run folder of its own. What is finished is not run again, what was
-interrupted is resumed, and `--minutes` stops in time for a machine that is lent for minutes: call it again, and it
-goes on. The first setting is the one that the others are compared with.
+interrupted is resumed, and `--minutes` stops in time on a machine that one has for minutes: call it
+again, and it goes on. The first setting is the one that the others are compared with.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def segdistill(verb: str) -> list[str]:
 
 
 def run_until(command: list[str], deadline: float) -> int:
-    """Run a command; at the deadline ask it to stop (SIGTERM), and wait until it has. Returns its exit code."""
+    """Run a command, at the deadline ask it to stop (SIGTERM) and wait; returns its exit code."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         return process.wait(timeout=max(0.0, deadline - time.monotonic()))
@@ -123,7 +123,8 @@ def run_until(command: list[str], deadline: float) -> int:
 def table(runs: list[Run]) -> Table:
     """Mean and standard deviation over the finished seeds of each setting."""
     made = Table(caption="mean ± standard deviation over seeds; difference to the first row in points")
-    for column in ("setting", "seeds", *SCORES.values(), "difference", "steps", "minutes", "images/s"):
+    columns = ("setting", "seeds", *SCORES.values(), "difference", "steps", "minutes", "images/s")
+    for column in columns:
         made.add_column(column, justify="left" if column == "setting" else "right")
     first: float | None = None
     for setting in dict.fromkeys(run.setting for run in runs):
@@ -146,7 +147,7 @@ def table(runs: list[Run]) -> Table:
 def spread(values: list[float]) -> str:
     """`mean ± standard deviation`, the latter from two values on."""
     if not values:
-        return "–"
+        return "-"
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{deviation}"
 

@@ -63,7 +63,7 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             settings = replace(config, teacher=replace(config.teacher, cache=folder, cache_topk=topk))
             started = time.perf_counter()
-            cache = open_cache(settings, teacher, samples, accelerator)
+            cache = open_cache(settings, teacher, samples, accelerator).logits
             rate = len(samples) / (time.perf_counter() - started)
             size = sum(part.stat().st_size for part in cache.parts) / len(samples)
             found: dict[str, list[tuple[float, float, float]]] = {"the whole image": [], "the crop": []}

@@ -70,14 +70,6 @@ MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)
             {"alpha": 0, "beta": 0, "losses": {"cwd": 1.0}, "auxiliary": 0.4},
             "objective.auxiliary is 0.4, but must be .* 0 where alpha and beta",
         ),
-        (
-            TrainConfig,
-            {
-                "objective": ObjectiveConfig(losses={"mgd": 1.0, "cwd": 1.0}),
-                "teacher": TeacherConfig(spec="fcn_resnet50", cache="c"),
-            },
-            r"objective.losses is \['mgd'\], but must be losses of logits with teacher.cache",
-        ),
         (ObjectiveConfig, {"temperature": float("nan")}, "objective.temperature is nan"),
         (AugmentConfig, {"scale": (0, 1)}, "augment.scale"),
         (AugmentConfig, {"jitter": 1.1}, "augment.jitter is 1.1"),

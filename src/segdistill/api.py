@@ -109,13 +109,14 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 
 
 def cache(config: TrainConfig) -> dict[str, Any]:
-    """Fill the cache of the teacher's logits ahead of training; what is there already is kept.
+    """Fill the teacher's cache ahead of training; what is there already is kept.
 
     Args:
         config: the training that it is for; `teacher.cache` names the folder.
 
     Returns:
-        The folder, its `images`, `bytes` and `stride`, and the `seconds` that this call took.
+        The folders (of logits, and of features where losses compare them), `images`, `bytes`, the `stride` of
+        the logits, and the `seconds` that this call took.
 
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
@@ -129,12 +130,12 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     assert teacher is not None
     samples = open_training(config.data)
     started = time.perf_counter()
-    logits = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
+    filled = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
     return {
-        "cache": str(logits.folder),
-        "images": len(logits),
-        "bytes": sum(part.stat().st_size for part in logits.parts),
-        "stride": logits.form.stride,
+        "cache": [str(cache.folder) for cache in filled.all],
+        "images": len(filled.logits),
+        "bytes": sum(part.stat().st_size for cache in filled.all for part in cache.parts),
+        "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
 

@@ -137,7 +137,7 @@ class TeacherConfig:
     labels: str | None = None
     """Its label set where the network does not carry one: `voc`, `data` (the data set's) or a YAML file."""
     cache: str | None = None
-    """Folder for the teacher's logits of whole images: it looks at each image once, not at each view."""
+    """Folder for what the teacher says of whole images: it looks at each image once, not at each view."""
     cache_stride: int | None = None
     """Pixels of the teacher's view per cached grid point; null finds the coarsest that loses nothing."""
     cache_topk: int = 0
@@ -336,9 +336,6 @@ class TrainConfig:
         require(
             self.batch % self.optim.accumulate == 0, "batch", self.batch, "a multiple of optim.accumulate"
         )
-        of_features = sorted(FEATURE_LOSSES.intersection(self.objective.weighted))
-        require(not (self.teacher.cache and of_features), "objective.losses", of_features,
-                "losses of logits with teacher.cache, which holds no features")  # fmt: skip
         share, passes = self.data.unlabelled_share, self.optim.accumulate
         require(
             share is None or passes <= round(share * self.batch) <= self.batch - passes,

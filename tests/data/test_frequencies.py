@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def test_frequencies_are_of_labelled_pixels(make: Make) -> None:
-    both = ConcatDataset([make("x", [0, 0, 0, 255], [1, 0, 255, 255]), make("y", None), make("z", [0, 0, 0])])
+    both = ConcatDataset([make("x", [0, 0, 0, 255], [1, 0, 255, 255]), make("z", [0, 0, 0]), make("y", None)])
     # Seven of class 0, one of class 1, none of class 2.
     assert class_frequencies(both, 3).tolist() == [7 / 8, 1 / 8, 0]
 

@@ -23,7 +23,7 @@ from segdistill.data.loaders import (
     pools,
     training_batches,
 )
-from segdistill.data.logits import LogitsCache, LogitsFormat, cut_view, image_key
+from segdistill.data.logits import LogitsCache, LogitsFormat, TeacherCache, cut_view, image_key
 from segdistill.data.transforms import apply_view, draw_view
 
 pytestmark = pytest.mark.unit
@@ -312,7 +312,7 @@ def test_logits_are_looked_up_by_the_size_of_the_file(shapes: Path, tmp_path: Pa
     key, logits = image_key(*image_file(samples, 3)), torch.randn(2, 9, *form.grid((48, 48)))
     with LogitsCache(tmp_path, form).writer(0) as writer:
         writer.write(key, (48, 48), logits)
-    cache = LogitsCache(tmp_path, form)
+    cache = TeacherCache(LogitsCache(tmp_path, form))
     seen = Views(ReducedSamples(samples, 30), 16, augment, seed=0, cache=cache)[2, 3, 16]
     view = draw_view(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
     assert seen.knowledge is not None
@@ -326,7 +326,7 @@ def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, t
     form = LogitsFormat(classes=9, square=24, scale=1.0, stride=24, align_corners=False, topk=0, teacher="a")
     with LogitsCache(tmp_path, form).writer(0) as writer:
         writer.write(image_key(*image_file(samples, 0)), (48, 48), torch.arange(18.0).view(2, 9, 1, 1))
-    views = Views(samples, 24, augment, seed=0, cache=LogitsCache(tmp_path, form))
+    views = Views(samples, 24, augment, seed=0, cache=TeacherCache(LogitsCache(tmp_path, form)))
     for side in (12, 24):
         knowledge = views[0, 0, side].knowledge
         assert knowledge is not None

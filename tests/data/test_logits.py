@@ -142,6 +142,18 @@ def test_a_view_of_linear_logits_is_cut_exactly(
     assert cut.sum() == pytest.approx(cut[:, inner[0], inner[1]].sum().item())  # nothing on the padding
 
 
+@given(seed=st.integers(0, 10**6), flip=st.booleans(), cells=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_cells_hold_what_lies_at_their_centres(seed: int, flip: bool, cells: int) -> None:
+    """With an odd number of pixels per cell the centre of a cell is that of a pixel."""
+    kind, size, canvas = form(classes=3), (31, 26), 3 * cells
+    view = draw_view(*size, canvas, AugmentConfig(flip=float(flip)), np.random.default_rng(seed))
+    logits = random_logits(kind, size, seed)
+    pixels = cut_view(logits, view, size, size, canvas, kind)
+    coarse = cut_view(logits, view, size, size, canvas, kind, cells)
+    torch.testing.assert_close(coarse, pixels[:, 1::3, 1::3], atol=1e-2, rtol=1e-3)
+
+
 @given(
     top=st.integers(0, 9), left=st.integers(0, 14), height=st.integers(1, 10), width=st.integers(1, 15),
     out=st.integers(1, 12), flip=st.booleans(), corners=st.booleans(), square=st.sampled_from([None, 20]),

@@ -27,12 +27,13 @@ def batch(count: int = 2, side: int = 6, classes: int = 4, seed: int = 0) -> Bat
     inside = torch.ones(count, side, side, dtype=torch.bool)
     inside[0, :, -1] = False
     knowledge = torch.randn(count, classes, side, side, generator=generator).half()
-    return Batch(image, mask, inside, [str(i) for i in range(count)], knowledge)
+    features = torch.randn(count, 7, side, side, generator=generator).half()
+    return Batch(image, mask, inside, [str(i) for i in range(count)], knowledge, features=features)
 
 
 def assert_from(mixed: Batch, plain: Batch, partners: torch.Tensor, pasted: torch.Tensor) -> None:
     """Whether all that belongs to a pixel is the partner's where `pasted`, and the image's own elsewhere."""
-    for name in ("image", "mask", "inside", "knowledge"):
+    for name in ("image", "mask", "inside", "knowledge", "features"):
         before, after = getattr(plain, name), getattr(mixed, name)
         for i, partner in enumerate(partners.tolist()):
             where = pasted[i].expand_as(after[i])

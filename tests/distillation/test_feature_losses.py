@@ -13,6 +13,7 @@ from segdistill.distillation.feature_losses import (
     ifvd_loss,
     mgd_loss,
     pairwise_loss,
+    standardise,
 )
 
 pytestmark = pytest.mark.unit
@@ -51,6 +52,23 @@ def test_fitnet_loss_is_the_mean_square_over_channels_and_positions() -> None:
     student, teacher = vectors((1.0, 1.0), (0.0, 0.0)), vectors((2.0, 3.0), (0.0, 3.0))
     assert fitnet_loss(student, teacher, BOTH).item() == pytest.approx(3.5)
     assert fitnet_loss(student, teacher, torch.tensor([[[True, False]]])).item() == pytest.approx(2.5)
+
+
+def test_standardised_channels_have_mean_0_and_deviation_1_where_it_counts() -> None:
+    # Of (1, 3) the mean is 2 and the deviation 1; of (5, 5) nothing is left; the third position is padding.
+    features = vectors((1.0, 5.0), (3.0, 5.0), (100.0, 7.0))
+    where = torch.tensor([[[True, True, False]]])
+    found = standardise(features, where)[..., :2]
+    torch.testing.assert_close(found, vectors((-1.0, 0.0), (1.0, 0.0)), atol=1e-5, rtol=0)
+
+
+def test_the_direction_of_standardised_features_forgets_what_all_share() -> None:
+    # Both of the teacher's vectors are close to (10, 10); standardised, they are (-1, -1) and (1, 1).
+    student, teacher = vectors((1.0, 1.0), (1.0, 1.0)), vectors((9.0, 9.0), (11.0, 11.0))
+    assert cosine_loss(student, teacher, BOTH).item() == pytest.approx(0, abs=1e-6)
+    assert cosine_loss(student, teacher, BOTH, standardised=True).item() == pytest.approx(1, abs=1e-5)
+    # Squares of (1 - -1) and (1 - 1), twice each: (4 + 4 + 0 + 0) / 4.
+    assert fitnet_loss(student, teacher, BOTH, standardised=True).item() == pytest.approx(2, abs=1e-5)
 
 
 def test_attention_loss_is_the_distance_of_the_maps_of_strength() -> None:

@@ -1,5 +1,6 @@
 """The teacher's cache as training uses it: filled once, rebuilt where torn, and equal to the live teacher."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from torch import nn
 
 from segdistill import api
-from segdistill.config import AugmentConfig, DataConfig, TeacherConfig, to_yaml
-from segdistill.data.datasets import open_dataset, open_training
+from segdistill.config import AugmentConfig, DataConfig, ObjectiveConfig, TeacherConfig, to_yaml
+from segdistill.data.datasets import open_dataset, open_labels, open_training
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import training_batches
+from segdistill.distillation.features import FeatureTap
 from segdistill.engine.cache import find_grid, open_cache
 from segdistill.engine.runtime import make_accelerator
 from segdistill.models.teacher import Teacher
@@ -48,7 +50,7 @@ def test_what_is_torn_is_made_again(configure: Any, run: Path, tmp_path: Path) -
     teacher = api.open_teacher(config.teacher, labels)
     assert teacher is not None
     before = part.stat().st_size
-    assert len(open_cache(config, teacher, open_training(config.data), accelerator)) >= 12
+    assert len(open_cache(config, teacher, open_training(config.data), accelerator).logits) >= 12
     assert part.stat().st_size == before  # nothing is missing any more
 
 
@@ -79,6 +81,43 @@ def test_training_with_the_cache_is_training_with_the_teacher(
     ours, theirs = (api.load_student(folder).state_dict() for folder in (live, cached))
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_cached_features_are_what_the_live_teacher_has(
+    configure: Any, run: Path, tmp_path: Path, flip: float
+) -> None:
+    """Whole images as views: each feature lies where the teacher's own map has it."""
+    whole = AugmentConfig(scale=(1, 1), flip=flip, jitter=0)
+    objective = ObjectiveConfig(losses={"cosine": 1.0})
+    changes = {"augment": whole, "size": 48, "objective": objective}
+    config = with_cache(configure, run, tmp_path / "cache", tmp_path / "out", **changes)
+    accelerator, samples = make_accelerator("cpu", "fp32"), open_training(config.data)
+    teacher = api.open_teacher(config.teacher, open_labels(config.data.root))
+    assert teacher is not None
+    cache = open_cache(config, teacher, samples, accelerator)
+    assert cache.features is not None
+    assert cache.features.form.stride == 8
+    tap = FeatureTap(teacher.network.module, None, "layer")
+    for batch in training_batches(samples, config, range(2), cache=cache, stride=8):
+        views = batch.to(accelerator.device)
+        teacher(views.image)
+        assert views.features is not None
+        torch.testing.assert_close(views.features.float(), tap.take(), atol=0.02, rtol=0.01)
+
+
+def test_losses_of_features_train_from_the_cache(configure: Any, run: Path, tmp_path: Path) -> None:
+    plain = {"augment": AugmentConfig(scale=(1, 1), jitter=0, cutmix=0.5), "size": 48, "steps": 2}
+    plain["objective"] = ObjectiveConfig(losses={"fitnet": 1.0, "pairwise": 1.0})
+    folder = api.train(with_cache(configure, run, tmp_path / "cache", tmp_path / "cached", **plain))
+    first = json.loads((folder / "history.jsonl").read_text().splitlines()[0])
+    assert first["fitnet"] > 0
+    assert first["pairwise"] > 0
+    # Logits and features are found again: nothing is computed, and no teacher is asked.
+    before = {part: part.stat().st_size for part in (tmp_path / "cache").rglob("*.bin")}
+    assert len(before) == 2
+    api.train(with_cache(configure, run, tmp_path / "cache", tmp_path / "again", **plain))
+    assert before == {part: part.stat().st_size for part in (tmp_path / "cache").rglob("*.bin")}
 
 
 def test_the_sparse_form_trains(configure: Any, run: Path, tmp_path: Path) -> None:
@@ -120,6 +159,6 @@ def test_two_processes_fill_one_cache(launch: Any, configure: Any, run: Path, tm
     together = next((tmp_path / "together").iterdir())
     assert len(list(together.glob("part-*.bin"))) == 2
     alone = api.cache(with_cache(configure, run, tmp_path / "alone", tmp_path / "out"))
-    assert Path(alone["cache"]).name == together.name
+    assert Path(alone["cache"][0]).name == together.name
     assert sum(part.stat().st_size for part in together.glob("*.bin")) == alone["bytes"]
     assert api.cache(config)["bytes"] == alone["bytes"]  # one process finds all that two have written

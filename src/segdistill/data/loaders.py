@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segdistill.config import AugmentConfig, TrainConfig
 from segdistill.data.datasets import Sample, image_file, labelled_count
-from segdistill.data.logits import LogitsCache, cut_view, image_key
-from segdistill.data.transforms import apply_view, draw_view, normalise, recolour, resize_long_side
+from segdistill.data.logits import LogitsCache, TeacherCache, cut_view, image_key
+from segdistill.data.transforms import View, apply_view, draw_view, normalise, recolour, resize_long_side
 
 Item = TypeVar("Item")
 ViewKey = tuple[int, int, int]
@@ -42,6 +42,8 @@ class Batch:
     """N x H x W int64, the mask of the image that was blended in (MixUp)."""
     share: Tensor | None = None
     """N float32, the weight of `mask` against `partner`, from 0 to 1."""
+    features: Tensor | None = None
+    """N x C x h x w, the teacher's features where they come from a cache."""
 
     def to(
         self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
@@ -50,8 +52,11 @@ class Batch:
         image = normalise(self.image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
         mask = self.mask.to(device, non_blocking=True).long()
         inside = self.inside.to(device, non_blocking=True)
-        knowledge = None if self.knowledge is None else self.knowledge.to(device, non_blocking=True)
-        return replace(self, image=image, mask=mask, inside=inside, knowledge=knowledge)
+        knowledge, features = (
+            None if cached is None else cached.to(device, non_blocking=True)
+            for cached in (self.knowledge, self.features)
+        )
+        return replace(self, image=image, mask=mask, inside=inside, knowledge=knowledge, features=features)
 
 
 class SeenSample(NamedTuple):
@@ -66,6 +71,8 @@ class SeenSample(NamedTuple):
     id: str
     knowledge: Tensor | None
     """K x S x S float16 logits of the teacher, where there is a cache."""
+    features: Tensor | None
+    """C x s x s float16 features of the teacher, where losses compare them and there is a cache."""
 
 
 class Views(Dataset[SeenSample]):
@@ -76,7 +83,8 @@ class Views(Dataset[SeenSample]):
         size: side of the crop that `augment.scale` is meant for; for another side it is changed along.
         augment: how views are drawn.
         seed: seeds them.
-        cache: the teacher's logits of the samples, whose views come along.
+        cache: the teacher's logits and features of the samples, whose views come along.
+        stride: pixels of the crop per feature of the student.
     """
 
     def __init__(
@@ -85,9 +93,11 @@ class Views(Dataset[SeenSample]):
         size: int,
         augment: AugmentConfig,
         seed: int,
-        cache: LogitsCache | None = None,
+        cache: TeacherCache | None = None,
+        stride: int = 1,
     ) -> None:
-        self.samples, self.size, self.augment, self.seed, self.cache = samples, size, augment, seed, cache
+        self.samples, self.size, self.augment, self.seed = samples, size, augment, seed
+        self.cache, self.stride = cache, stride
 
     def __getitem__(self, key: ViewKey) -> SeenSample:
         epoch, index, side = key
@@ -97,16 +107,26 @@ class Views(Dataset[SeenSample]):
         low, high = (bound * side / self.size for bound in self.augment.scale)
         view = draw_view(*size, side, replace(self.augment, scale=(low, high)), rng)
         image, mask, inside = apply_view(sample.image, sample.mask, view, side)
-        knowledge = None
+        knowledge, features = None, None
         if self.cache is not None:
-            logits = self.cache.read(image_key(*image_file(self.samples, index)), sample.native)
-            if logits is None:
-                raise ValueError(
-                    f"the teacher's logits of {sample.id} are not in {self.cache.folder}, or are damaged: "
-                    "start again, which fills the cache"
-                )
-            knowledge = cut_view(logits, view, size, sample.native, side, self.cache.form)
-        return SeenSample(recolour(image, self.augment, rng), mask, inside, sample.id, knowledge)
+            seen = partial(self._taught, sample, index, view, side)
+            knowledge = seen(self.cache.logits, side)
+            if self.cache.features is not None:
+                features = seen(self.cache.features, -(-side // self.stride))
+        return SeenSample(recolour(image, self.augment, rng), mask, inside, sample.id, knowledge, features)
+
+    def _taught(
+        self, sample: Sample, index: int, view: View, side: int, cache: LogitsCache, cells: int
+    ) -> Tensor:
+        """What the teacher says of a view, from a cache: K x cells x cells."""
+        said = cache.read(image_key(*image_file(self.samples, index)), sample.native)
+        if said is None:
+            raise ValueError(
+                f"what the teacher says of {sample.id} is not in {cache.folder}, or is damaged: "
+                "start again, which fills the cache"
+            )
+        size = (sample.image.shape[1], sample.image.shape[2])
+        return cut_view(said, view, size, sample.native, side, cache.form, cells)
 
 
 class Pool(NamedTuple):
@@ -220,14 +240,15 @@ def training_batches(
     steps: range,
     *,
     total: int | None = None,
-    cache: LogitsCache | None = None,
+    cache: TeacherCache | None = None,
+    stride: int = 1,
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Batch]:
     """The micro-batches of `steps` for this process, `optim.accumulate` to a step, as uint8 `Batch`es.
 
     `total` is the number of steps of the whole training, for `config.progressive`; the end of `steps` where
-    absent.
+    absent. `stride` is the pixels of the crop per feature of the student, for features from `cache`.
     """
     sampler = ViewSampler(
         pools(samples, config),
@@ -239,7 +260,7 @@ def training_batches(
         world=world,
     )
     return DataLoader[Batch](
-        Views(samples, config.size, config.augment, config.seed, cache),  # type: ignore[arg-type]  # collated
+        Views(samples, config.size, config.augment, config.seed, cache, stride),  # type: ignore[arg-type]  # collated
         batch_sampler=sampler,
         num_workers=config.data.workers,
         collate_fn=collate,
@@ -253,12 +274,14 @@ def training_batches(
 def collate(views: list[SeenSample]) -> Batch:
     """N views of one size -> a uint8 `Batch`."""
     known = [view.knowledge for view in views if view.knowledge is not None]
+    features = [view.features for view in views if view.features is not None]
     return Batch(
         torch.stack([view.image for view in views]),
         torch.stack([view.mask for view in views]),
         torch.stack([view.inside for view in views]),
         [view.id for view in views],
         torch.stack(known) if known else None,
+        features=torch.stack(features) if features else None,
     )
 
 

@@ -1,6 +1,7 @@
-"""The teacher's logits of whole images in a file, and the part of them that belongs to a view.
+"""What a teacher says of whole images (logits, features) in files, and the part that belongs to a view.
 
-K: classes, H, W: rows and columns of an image, h, w: of the coarser grid that its logits are kept on.
+K: classes, or channels of features, H, W: rows and columns of an image, h, w: of the coarser grid that all of
+it is kept on.
 """
 
 import hashlib
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.data.parts import Bytes, PartFiles, PartWriter
@@ -26,7 +26,7 @@ class LogitsFormat:
     """How logits are kept; two caches of one format hold the same numbers.
 
     Attributes:
-        classes: K.
+        classes: K; of features the number of channels.
         square: side in pixels of the square that images are stretched to first; None keeps their proportions.
         scale: enlargement of the image before the teacher looks at it.
         stride: pixels of that view per grid point.
@@ -132,6 +132,28 @@ class LogitsWriter(PartWriter):
         self.append(key, size, data)
 
 
+@dataclass(frozen=True)
+class TeacherCache:
+    """What a teacher says of many images: its logits, and its features where losses compare them."""
+
+    logits: LogitsCache
+    features: LogitsCache | None = None
+
+    @property
+    def all(self) -> list[LogitsCache]:
+        """One or both."""
+        return [self.logits] if self.features is None else [self.logits, self.features]
+
+    def holds(self, key: int) -> bool:
+        """Whether everything of the image `key` is there, whole."""
+        return all(cache.holds(key) for cache in self.all)
+
+    def reload(self) -> None:
+        """Read the indexes again, after other processes have written."""
+        for cache in self.all:
+            cache.reload()
+
+
 def image_key(image_id: str, path: str | Path) -> int:
     """What an image is looked up by: its id and its file's length, so that a replaced image is missed."""
     text = f"{image_id}\0{Path(path).stat().st_size}"
@@ -145,8 +167,9 @@ def cut_view(
     native: tuple[int, int],
     canvas: int,
     form: LogitsFormat,
+    cells: int | None = None,
 ) -> Tensor:
-    """The logits of a view, bilinear between the grid points.
+    """The logits (or features) of a view, bilinear between the grid points.
 
     Args:
         logits: 2 x K x h x w, of an image and of its mirror image.
@@ -155,23 +178,26 @@ def cut_view(
         native: H, W of the image that the teacher saw: another one where the view is drawn of a reduced one.
         canvas: S, side of the view's canvas.
         form: where the grid points lie.
+        cells: rows and columns of the result, each the centre of a cell of the canvas; None for S.
 
     Returns:
-        K x S x S float16; 0 on padding.
+        K x cells x cells float16; 0 on padding.
     """
     seen = form.seen(native)
     height, width = logits.shape[2:]
+    places = (torch.arange(cells or canvas) + 0.5) * canvas / (cells or canvas)
+    down, across = places - view.pad_top, places - view.pad_left
     rows = _hats(
-        _places(view.top, view.height, view.out_height) / size[0], height, seen[0], form.align_corners
+        (view.top + down / view.out_height * view.height) / size[0], height, seen[0], form.align_corners
     )
-    across = _places(view.left, view.width, view.out_width) / size[1]
-    if view.flip:  # the view runs backwards, and so does the mirror image
-        across = 1 - across.flip(0)
-    columns = _hats(across, width, seen[1], form.align_corners)
-    cut = rows @ logits[int(view.flip)] @ columns.T
-    right = canvas - view.pad_left - view.out_width
-    below = canvas - view.pad_top - view.out_height
-    return F.pad(cut, (view.pad_left, right, view.pad_top, below)).half()
+    # A mirrored view is the same box of the mirror image, counted from its other side.
+    left = size[1] - view.left - view.width if view.flip else view.left
+    columns = _hats(
+        (left + across / view.out_width * view.width) / size[1], width, seen[1], form.align_corners
+    )
+    rows *= ((down >= 0) & (down <= view.out_height))[:, None]
+    columns *= ((across >= 0) & (across <= view.out_width))[:, None]
+    return (rows @ logits[int(view.flip)] @ columns.T).half()
 
 
 def to_grid(logits: Tensor, grid: tuple[int, int], align_corners: bool) -> Tensor:
@@ -189,12 +215,7 @@ def to_grid(logits: Tensor, grid: tuple[int, int], align_corners: bool) -> Tenso
 @lru_cache(maxsize=64)
 def enlargement(points: int, seen: int, align_corners: bool) -> Tensor:
     """Weights (seen x points) of the grid points for each pixel of one axis of the teacher's view."""
-    return _hats(_places(0, seen, seen) / seen, points, seen, align_corners)
-
-
-def _places(start: int, extent: int, out: int) -> Tensor:
-    """Where in the image the centres of `out` pixels lie that cover `extent` of its own from `start` on."""
-    return start + (torch.arange(out) + 0.5) / out * extent
+    return _hats((torch.arange(seen) + 0.5) / seen, points, seen, align_corners)
 
 
 def _hats(at: Tensor, points: int, seen: int, align_corners: bool) -> Tensor:

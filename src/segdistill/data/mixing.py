@@ -51,7 +51,8 @@ def mixup(batch: Batch, partners: Tensor, rng: np.random.Generator) -> Batch:
 
     The mask stays, the partner's comes beside it, with the share of the first. Cached logits become those of
     the blended probabilities, log(share * softmax(own) + (1 - share) * softmax(partner's)): blended logits
-    would be the logits of neither image. Only pixels that both images have are inside.
+    would be the logits of neither image. Cached features are blended as they are. Only pixels that both
+    images have are inside.
     """
     device = batch.image.device
     drawn = rng.beta(MIXUP_BETA, MIXUP_BETA, len(batch.id)).astype(np.float32)
@@ -62,9 +63,13 @@ def mixup(batch: Batch, partners: Tensor, rng: np.random.Generator) -> Batch:
         known = F.log_softmax(knowledge.float(), dim=1)
         blended = torch.logaddexp(known + weight.log(), known[partners] + (1 - weight).log())
         knowledge = blended.to(knowledge.dtype)
+    features = batch.features
+    if features is not None:
+        features = (weight * features + (1 - weight) * features[partners]).to(features.dtype)
     return replace(
         batch,
         image=weight * batch.image + (1 - weight) * batch.image[partners],
+        features=features,
         inside=batch.inside & batch.inside[partners],
         knowledge=knowledge,
         partner=batch.mask[partners],
@@ -120,8 +125,13 @@ def paste(batch: Batch, partners: Tensor, where: Tensor) -> Batch:
     knowledge = batch.knowledge
     if knowledge is not None:
         knowledge = torch.where(where[:, None], knowledge[partners], knowledge)
+    features = batch.features
+    if features is not None:
+        there = F.interpolate(where[:, None].float(), size=features.shape[2:], mode="nearest-exact") > 0
+        features = torch.where(there, features[partners], features)
     return replace(
         batch,
+        features=features,
         image=torch.where(where[:, None], batch.image[partners], batch.image),
         mask=torch.where(where, batch.mask[partners], batch.mask),
         inside=torch.where(where, batch.inside[partners], batch.inside),

@@ -15,33 +15,37 @@ from segdistill.data.labels import VOID
 from segdistill.distillation.losses import EPS, masked_mean
 
 
-def cosine_loss(student: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
+def cosine_loss(student: Tensor, teacher: Tensor, where: Tensor, *, standardised: bool = False) -> Tensor:
     """1 - cosine similarity of the feature vectors at each position, averaged over the positions.
 
     Args:
         student: N x C x h x w features, already with the teacher's channels.
         teacher: N x C x any size.
         where: N x H x W bool.
+        standardised: first give each of the teacher's channels mean 0 and deviation 1, see `standardise`.
 
     Returns:
         A scalar from 0 to 2; 0 where no position takes part.
     """
     ours, theirs, where = on_one_grid(student, teacher, where)
+    theirs = standardise(theirs, where) if standardised else theirs
     return masked_mean(1 - F.cosine_similarity(ours, theirs, dim=1), where)
 
 
-def fitnet_loss(student: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
+def fitnet_loss(student: Tensor, teacher: Tensor, where: Tensor, *, standardised: bool = False) -> Tensor:
     """Mean squared difference of the features (Romero et al. 2015, FitNets), over channels and positions.
 
     Args:
         student: N x C x h x w features, already with the teacher's channels.
         teacher: N x C x any size.
         where: N x H x W bool.
+        standardised: first give each of the teacher's channels mean 0 and deviation 1, see `standardise`.
 
     Returns:
         A scalar; 0 where no position takes part.
     """
     ours, theirs, where = on_one_grid(student, teacher, where)
+    theirs = standardise(theirs, where) if standardised else theirs
     return masked_mean((ours - theirs).square().mean(dim=1), where)
 
 
@@ -156,6 +160,21 @@ def on_one_grid(student: Tensor, teacher: Tensor, where: Tensor) -> tuple[Tensor
     size = student.shape[2:]
     resized = F.interpolate(teacher.float(), size=size, mode="bilinear", align_corners=False)
     return student.float(), resized, nearest(where, size)
+
+
+def standardise(features: Tensor, where: Tensor) -> Tensor:
+    """Give each channel mean 0 and deviation 1 over the positions of the batch (Cao et al. 2022, PKD).
+
+    Features after a ReLU all point the same way, so that much of their direction says nothing of the image.
+
+    Args:
+        features: N x C x h x w float32.
+        where: N x h x w bool, the positions that are counted.
+    """
+    share = (where / where.sum().clamp(min=1))[:, None]
+    centred = features - (share * features).sum(dim=(0, 2, 3), keepdim=True)
+    variance = (share * centred.square()).sum(dim=(0, 2, 3), keepdim=True)
+    return centred / (variance + EPS).sqrt()
 
 
 def nearest(values: Tensor, size: torch.Size) -> Tensor:

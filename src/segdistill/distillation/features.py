@@ -25,7 +25,7 @@ class FeatureTap:
             choices = ", ".join(n for n in modules if n and n.count(".") < 2)
             raise ValueError(f"{option} is {name!r}, but must name a module of the network: {choices}")
         self.value: Tensor | None = None
-        modules[name].register_forward_hook(self._keep)
+        self._hook = modules[name].register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Of several outputs the last is the deepest (torchvision's dictionaries, smp's lists)."""
@@ -38,3 +38,7 @@ class FeatureTap:
         value, self.value = self.value, None
         assert value is not None, "no forward pass since the last take"
         return value
+
+    def remove(self) -> None:
+        """Listen no longer."""
+        self._hook.remove()

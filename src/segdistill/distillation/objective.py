@@ -81,6 +81,7 @@ LIMITS = {
     "kept": (0, 1),
     "masked": (0, 1),
     "patches": (1, 64),
+    "standardised": (0, 1),
     "power": (1, 8),
 }
 """Least and largest value of options; any other option is 0 or more."""
@@ -104,6 +105,8 @@ class Objective(nn.Module):
     """
 
     class_weights: Tensor | None
+    stride: int = 1
+    """Pixels of the image per position of the student's features, where losses compare them."""
 
     def __init__(
         self,
@@ -145,9 +148,12 @@ class Objective(nn.Module):
         for index, head in enumerate(self.heads):
             self.adapters[f"auxiliary_{index}"] = nn.Conv2d(head.take().shape[1], classes, 1)
         if self.taps is not None:
-            ours, theirs = (tap.take().shape[1] for tap in self.taps)
-            for name in self.options:
-                if "adapted" in LOSSES[name].sees and ours != theirs:
+            maps = [tap.take() for tap in self.taps]
+            ours, theirs = (features.shape[1] for features in maps)
+            self.stride = image.shape[2] // maps[0].shape[2]
+            for name, options in self.options.items():
+                # Standardised features are negative too, which the student's are not after a ReLU.
+                if "adapted" in LOSSES[name].sees and (ours != theirs or options.get("standardised")):
                     self.adapters[name] = nn.Conv2d(ours, theirs, 1)
                 elif "generator" in LOSSES[name].sees:
                     self.adapters[name] = generation_block(ours, theirs)
@@ -224,7 +230,9 @@ class Objective(nn.Module):
             "inside": batch.inside,
         }
         if self.taps is not None:
-            seen["ours"], seen["theirs"] = (tap.take() for tap in self.taps)
+            ours, theirs = self.taps
+            seen["ours"] = ours.take()
+            seen["theirs"] = theirs.take() if batch.features is None else batch.features
         terms = {}
         for name, options in self.options.items():
             adapter = self.adapters[name] if name in self.adapters else nn.Identity()

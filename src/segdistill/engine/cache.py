@@ -1,5 +1,6 @@
-"""Fills the cache of a teacher's logits: every image once, whole, enlarged, and mirrored."""
+"""Fills the cache of what a teacher says: every image once, whole, enlarged, and mirrored."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as T
 
-from segdistill.config import TrainConfig
+from segdistill.config import FEATURE_LOSSES, TrainConfig
 from segdistill.data.datasets import Sample, image_file
 from segdistill.data.loaders import plainly
-from segdistill.data.logits import LogitsCache, LogitsFormat, image_key, to_grid
+from segdistill.data.logits import LogitsCache, LogitsFormat, TeacherCache, image_key, to_grid
 from segdistill.data.transforms import normalise
+from segdistill.distillation.features import FeatureTap
 from segdistill.engine.history import progress, say
 from segdistill.models.teacher import Teacher
 
@@ -25,22 +27,30 @@ LOSSLESS = 0.01
 
 def open_cache(
     config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
-) -> LogitsCache:
-    """The cache of `config` with the logits of all `samples`; what is missing is computed, by all processes.
+) -> TeacherCache:
+    """The cache with what the teacher says of all `samples`; all processes compute what is missing.
 
     Args:
-        config: where the cache is, how logits are kept, and how training sees the images.
+        config: where the cache is, how logits are kept, how training sees the images, and whether its losses
+            compare features.
         teacher: on the accelerator's device.
         samples: the training images; their masks are not looked at.
         accelerator: device, precision and processes.
     """
-    assert config.teacher is not None
     assert config.teacher.cache is not None
+    root = Path(config.teacher.cache)
     form = logits_format(config, teacher, samples, accelerator)
-    cache = LogitsCache(Path(config.teacher.cache), form)
+    tap, features = None, None
+    if FEATURE_LOSSES.intersection(config.objective.weighted):
+        layer = config.objective.teacher_layer
+        tap = FeatureTap(teacher.network.module, layer, "objective.teacher_layer")
+        features = LogitsCache(root, features_format(form, layer, teacher, samples, tap, accelerator))
+    cache = TeacherCache(LogitsCache(root, form), features)
     missing = find_missing(cache, samples, accelerator)
     if missing:
-        fill(cache, teacher, samples, missing, accelerator)
+        fill(cache, teacher, samples, missing, accelerator, tap)
+    if tap is not None:
+        tap.remove()
     accelerator.wait_for_everyone()
     cache.reload()
     return cache
@@ -54,7 +64,6 @@ def logits_format(
     Raises:
         ValueError: `cache_topk` leaves no class to the others.
     """
-    assert config.teacher is not None
     topk, stride = config.teacher.cache_topk, config.teacher.cache_stride
     if topk >= teacher.classes:
         raise ValueError(f"teacher.cache_topk is {topk}, but must be below the {teacher.classes} classes")
@@ -72,6 +81,30 @@ def logits_format(
         stride, corners = find_grid(teacher, image, form.seen((image.shape[1], image.shape[2])), accelerator)
         form = replace(form, stride=stride, align_corners=corners)
     return form
+
+
+def features_format(
+    form: LogitsFormat,
+    layer: str | None,
+    teacher: Teacher,
+    samples: Dataset[Sample],
+    tap: FeatureTap,
+    accelerator: Accelerator,
+) -> LogitsFormat:
+    """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
+    image = samples[0].image
+    seen = form.seen((image.shape[1], image.shape[2]))
+    look(teacher, image, seen, accelerator)
+    channels, height = tap.take().shape[1:3]
+    stride = round(seen[0] / height)
+    return replace(
+        form,
+        classes=channels,
+        stride=stride,
+        align_corners=form.align_corners and stride == form.stride,
+        topk=0,
+        teacher=f"{form.teacher}: {layer or 'deepest'}",
+    )
 
 
 def find_grid(
@@ -93,8 +126,8 @@ def find_grid(
     return 1, False
 
 
-def find_missing(cache: LogitsCache, samples: Dataset[Sample], accelerator: Accelerator) -> list[int]:
-    """This process's share of the samples whose logits are not there, or are damaged."""
+def find_missing(cache: TeacherCache, samples: Dataset[Sample], accelerator: Accelerator) -> list[int]:
+    """This process's share of the samples of which something is not there, or is damaged."""
     share = range(accelerator.process_index, len(samples), accelerator.num_processes)  # type: ignore[arg-type]
     missing = []
     for index in share:
@@ -119,25 +152,32 @@ class _Images(Dataset[tuple[int, Tensor]]):
 
 
 def fill(
-    cache: LogitsCache,
+    cache: TeacherCache,
     teacher: Teacher,
     samples: Dataset[Sample],
     missing: list[int],
     accelerator: Accelerator,
+    tap: FeatureTap | None = None,
 ) -> None:
-    """Append the logits of the samples `missing` to this process's part."""
-    form = cache.form
-    say(f"The teacher looks at {len(missing)} images once; its logits go into {cache.folder}", accelerator)
+    """Append what the teacher says of the samples `missing` to this process's part; features from `tap`."""
+    form, rank = cache.logits.form, accelerator.process_index
+    folders = " and ".join(str(part.folder) for part in cache.all)
+    say(f"The teacher looks at {len(missing)} images once; what it says goes into {folders}", accelerator)
     loader = DataLoader(_Images(samples, missing), batch_size=None, num_workers=2)
-    with cache.writer(accelerator.process_index) as writer, progress(accelerator.is_main_process) as bar:
+    with ExitStack() as stack:
+        writers = [stack.enter_context(part.writer(rank)) for part in cache.all]
+        bar = stack.enter_context(progress(accelerator.is_main_process))
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in plainly(loader):
             size = (image.shape[1], image.shape[2])
             logits = look(teacher, image, form.seen(size), accelerator)
-            image_id, path = image_file(samples, index)
-            writer.write(
-                image_key(image_id, path), size, to_grid(logits, form.grid(size), form.align_corners)
-            )
+            said = [to_grid(logits, form.grid(size), form.align_corners)]
+            if tap is not None and cache.features is not None:
+                grid = cache.features.form.grid(size)
+                said.append(F.interpolate(tap.take().float(), grid, mode="bilinear", align_corners=False))
+            key = image_key(*image_file(samples, index))
+            for writer, values in zip(writers, said, strict=True):
+                writer.write(key, size, values)
             bar.advance(task)
 
 

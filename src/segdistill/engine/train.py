@@ -18,7 +18,7 @@ from segdistill.config import TrainConfig
 from segdistill.data.datasets import Sample, SegmentationDataset
 from segdistill.data.frequencies import class_weights
 from segdistill.data.loaders import Batch, plainly, pools, training_batches
-from segdistill.data.logits import LogitsCache
+from segdistill.data.logits import TeacherCache
 from segdistill.data.mixing import mix
 from segdistill.distillation.objective import Objective
 from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint, save_student, write_atomic
@@ -53,7 +53,7 @@ class Experiment:
         student: the network to train, with the weights it starts from.
         teacher: the frozen one, or None for supervised training.
         train: what is trained on; unlabelled images have void masks.
-        cache: the teacher's logits of `train`, None to ask it live.
+        cache: what the teacher says of `train`, None to ask it live.
         val: what is evaluated on.
         card: describes the student; scores are filled in.
     """
@@ -64,7 +64,7 @@ class Experiment:
     train: Dataset[Sample]
     val: SegmentationDataset
     card: ModelCard
-    cache: LogitsCache | None = None
+    cache: TeacherCache | None = None
 
     @property
     def steps(self) -> int:
@@ -95,7 +95,7 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
     start = resume_from(run, state) if resume else 0
     history = History(run / "history.jsonl", start, steps, accelerator)
     monitor = LossMonitor(run)
-    batches = device_batches(experiment, accelerator, range(start, steps))
+    batches = device_batches(experiment, accelerator, range(start, steps), objective.stride)
     evaluate_every = config.evaluate_every or max(1, steps // 10)
 
     with stop_signal() as stop, progress(accelerator.is_main_process) as bar:
@@ -164,10 +164,13 @@ def optimizer_step(
     return rate
 
 
-def device_batches(experiment: Experiment, accelerator: Accelerator, steps: range) -> Iterator[Batch]:
+def device_batches(
+    experiment: Experiment, accelerator: Accelerator, steps: range, stride: int = 1
+) -> Iterator[Batch]:
     """This process's micro-batches of `steps`, on the device, mixed there where `augment` says so.
 
-    A live teacher sees the mixed images too (function matching, Beyer et al. 2022).
+    A live teacher sees the mixed images too (function matching, Beyer et al. 2022). `stride` is the pixels of
+    a crop per feature of the student.
     """
     config, rank = experiment.config, accelerator.process_index
     loader = training_batches(
@@ -176,6 +179,7 @@ def device_batches(experiment: Experiment, accelerator: Accelerator, steps: rang
         steps,
         total=experiment.steps,
         cache=experiment.cache,
+        stride=stride,
         rank=rank,
         world=accelerator.num_processes,
     )
