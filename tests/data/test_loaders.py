@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.config import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.data.colour import recolour
 from segdistill.data.datasets import ReducedSamples, image_file, open_dataset, open_training, open_unlabelled
 from segdistill.data.labels import VOC
 from segdistill.data.loaders import (
@@ -24,7 +25,7 @@ from segdistill.data.loaders import (
     training_batches,
 )
 from segdistill.data.logits import LogitsCache, LogitsFormat, TeacherCache, cut_view, image_key
-from segdistill.data.transforms import apply_view, draw_view
+from segdistill.data.transforms import apply_view, draw_view, normalise
 
 pytestmark = pytest.mark.unit
 
@@ -265,10 +266,13 @@ def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
             sample = samples[index]
             view = draw_view(48, 48, 32, AugmentConfig(scale=(0.5, 2.0), flip=0.5), rng)
             image, mask, inside = apply_view(sample.image, sample.mask, view, 32)
-            for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
-                image = adjust(image, float(rng.uniform(0.7, 1.3)))
+            colour = [*np.float32([rng.uniform(0.7, 1.3) for _ in range(3)]), 0]
             assert batch.id[place] == sample.id
             assert torch.equal(batch.image[place], image)
+            assert batch.colour[place].tolist() == colour
+            moved = batch.to(torch.device("cpu")).image[place]
+            seen = recolour(image[None] / 255, torch.tensor([colour]))
+            torch.testing.assert_close(moved, normalise(seen)[0])
             assert torch.equal(batch.mask[place], mask)
             assert torch.equal(batch.inside[place], inside)
         assert batch.knowledge is batch.partner is batch.share is None

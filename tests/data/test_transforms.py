@@ -13,7 +13,6 @@ from segdistill.data.transforms import (
     apply_view,
     draw_view,
     normalise,
-    recolour,
     reduce,
     resize_long_side,
 )
@@ -104,16 +103,6 @@ def test_flips_come_as_often_as_asked() -> None:
     assert 430 < flips < 570
 
 
-def test_recolour_without_strength_changes_nothing() -> None:
-    image = coded(8, 8)[0]
-    rng = np.random.default_rng(0)
-    assert torch.equal(recolour(image, AugmentConfig(jitter=0, blur=0), rng), image)
-    assert not torch.equal(recolour(image, AugmentConfig(jitter=0.5), rng), image)
-    blurred = recolour(image, AugmentConfig(jitter=0, blur=1), rng)
-    assert blurred.shape == image.shape
-    assert not torch.equal(blurred, image)
-
-
 def test_normalise_uses_imagenets_statistics() -> None:
     white = normalise(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten()
     torch.testing.assert_close(
@@ -151,33 +140,6 @@ def test_a_smaller_image_is_padded_and_lies_anywhere() -> None:
 def test_a_flip_can_be_ruled_out_or_certain(flip: float, expected: set[bool]) -> None:
     rng = np.random.default_rng(0)
     assert {draw_view(8, 8, 8, AugmentConfig(flip=flip), rng).flip for _ in range(100)} == expected
-
-
-def test_a_hue_of_half_a_turn_swaps_colours_and_grey_takes_them_away() -> None:
-    red = torch.tensor([200, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4)
-    seen = [
-        recolour(red, AugmentConfig(jitter=0, hue=0.5), np.random.default_rng(seed))[:, 0, 0]
-        for seed in range(20)
-    ]
-    assert all(colour.max() == 200 and colour.min() == 0 for colour in seen)  # only the hue has moved
-    assert len({int(colour.argmax()) for colour in seen}) == 3
-    grey = recolour(red, AugmentConfig(jitter=0, grey=1), np.random.default_rng(0))
-    # 0.299 * 200, as luma is defined in ITU-R BT.601
-    assert grey[:, 0, 0].tolist() == [59, 59, 59]
-
-
-def test_grey_views_come_as_often_as_asked() -> None:
-    image, rng = coded(4, 4)[0], np.random.default_rng(0)
-    views = [recolour(image, AugmentConfig(jitter=0, grey=0.25), rng) for _ in range(1000)]
-    assert 200 < sum(torch.equal(view[0], view[1]) for view in views) < 300
-
-
-def test_colour_that_is_switched_off_draws_no_number() -> None:
-    image = coded(8, 8)[0]
-    first, second = np.random.default_rng(4), np.random.default_rng(4)
-    recolour(image, AugmentConfig(jitter=0), first)
-    second.random()  # for the blur alone
-    assert first.random() == second.random()
 
 
 def test_reducing_keeps_classes_apart_and_small_samples_as_they_are() -> None:

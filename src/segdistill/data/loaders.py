@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as F
 
 from segdistill.config import AugmentConfig, TrainConfig
+from segdistill.data.colour import blur, draw_colour, recolour
 from segdistill.data.datasets import Sample, image_file, labelled_count
 from segdistill.data.logits import LogitsCache, TeacherCache, cut_view, image_key
-from segdistill.data.transforms import View, apply_view, draw_view, normalise, recolour, resize_long_side
+from segdistill.data.transforms import View, apply_view, draw_view, normalise, resize_long_side
 
 Item = TypeVar("Item")
 ViewKey = tuple[int, int, int]
@@ -44,19 +46,26 @@ class Batch:
     """N float32, the weight of `mask` against `partner`, from 0 to 1."""
     features: Tensor | None = None
     """N x C x h x w, the teacher's features where they come from a cache."""
+    colour: Tensor | None = None
+    """N x 4, the colours that `to` gives the images."""
 
     def to(
         self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
     ) -> "Batch":
-        """The batch on `device`; bytes travel, and become floats there."""
-        image = normalise(self.image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
+        """The batch on `device`; bytes travel, and become floats there, in their random colours."""
+        image = F.to_dtype(self.image.to(device, non_blocking=True), torch.float32, scale=True)
+        if self.colour is not None:
+            image = recolour(image, self.colour.to(device, non_blocking=True))
+        image = normalise(image).contiguous(memory_format=memory_format)
         mask = self.mask.to(device, non_blocking=True).long()
         inside = self.inside.to(device, non_blocking=True)
         knowledge, features = (
             None if cached is None else cached.to(device, non_blocking=True)
             for cached in (self.knowledge, self.features)
         )
-        return replace(self, image=image, mask=mask, inside=inside, knowledge=knowledge, features=features)
+        return replace(
+            self, image=image, mask=mask, inside=inside, knowledge=knowledge, features=features, colour=None
+        )
 
 
 class SeenSample(NamedTuple):
@@ -73,6 +82,8 @@ class SeenSample(NamedTuple):
     """K x S x S float16 logits of the teacher, where there is a cache."""
     features: Tensor | None
     """C x s x s float16 features of the teacher, where losses compare them and there is a cache."""
+    colour: Tensor
+    """4, the colours that the image is to get on the device."""
 
 
 class Views(Dataset[SeenSample]):
@@ -113,7 +124,9 @@ class Views(Dataset[SeenSample]):
             knowledge = seen(self.cache.logits, side)
             if self.cache.features is not None:
                 features = seen(self.cache.features, -(-side // self.stride))
-        return SeenSample(recolour(image, self.augment, rng), mask, inside, sample.id, knowledge, features)
+        colour = draw_colour(self.augment, rng)
+        image = blur(image, self.augment, rng)
+        return SeenSample(image, mask, inside, sample.id, knowledge, features, colour)
 
     def _taught(
         self, sample: Sample, index: int, view: View, side: int, cache: LogitsCache, cells: int
@@ -282,6 +295,7 @@ def collate(views: list[SeenSample]) -> Batch:
         [view.id for view in views],
         torch.stack(known) if known else None,
         features=torch.stack(features) if features else None,
+        colour=torch.stack([view.colour for view in views]),
     )
 
 

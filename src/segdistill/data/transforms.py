@@ -1,4 +1,4 @@
-"""The random view that training draws of a sample: scale, crop, padding, flip and colour, mask included.
+"""The random view that training draws of a sample: scale, crop, padding and flip, mask included.
 
 A view is drawn first (`draw_view`, a few integers) and applied after (`apply_view`), so that whatever else
 belongs to the pixels, a cached teacher's logits for one, can follow the same geometry.
@@ -41,7 +41,7 @@ class View:
 
 
 def normalise(image: Tensor) -> Tensor:
-    """... x 3 x H x W uint8 RGB -> float32, normalised with ImageNet's mean and standard deviation."""
+    """... x 3 x H x W RGB (uint8, or from 0 to 1) -> float32, normalised with ImageNet's statistics."""
     return F.normalize(F.to_dtype(image, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
@@ -101,22 +101,6 @@ def apply_view(image: Tensor, mask: Tensor, view: View, size: int) -> tuple[Tens
     inside = torch.zeros(size, size, dtype=torch.bool)
     inside[rows, columns] = True
     return canvas, labels, inside
-
-
-def recolour(image: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Random brightness, contrast, saturation, hue, loss of colour and blur of a 3 x H x W uint8 image."""
-    if augment.jitter:
-        for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
-            image = adjust(image, float(rng.uniform(1 - augment.jitter, 1 + augment.jitter)))
-    # What is switched off draws no number, so that older settings keep their views.
-    if augment.hue:
-        image = F.adjust_hue(image, float(rng.uniform(-augment.hue, augment.hue)))
-    if augment.grey and rng.random() < augment.grey:
-        image = F.rgb_to_grayscale(image, num_output_channels=3)
-    if rng.random() < augment.blur:
-        sigma = float(rng.uniform(0.1, 2.0))
-        image = F.gaussian_blur(image, [2 * math.ceil(2 * sigma) + 1] * 2, [sigma, sigma])
-    return image
 
 
 def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
