@@ -1,4 +1,4 @@
-"""The run folder: made, refused where another run lives in it, or continued."""
+"""The run folder: made, refused where another run lives in it, continued, or packed for use elsewhere."""
 
 import json
 import shutil
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors.torch import save
 
 from segdistill.config import TrainConfig, load, to_yaml
 from segdistill.engine.checkpoint import write_atomic
 from segdistill.engine.runtime import environment
+from segdistill.models.card import CARD, WEIGHTS, read_card, read_weights
 
 CONFIG = "config.yaml"
 MAY_CHANGE = frozenset(
@@ -78,3 +80,30 @@ def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
         elif old != new:
             lines.append(f"{prefix}{key} {old} -> {new}")
     return lines
+
+
+def pack(run: Path, out: Path) -> Path:
+    """Copy of a run folder what using its student takes: weights in float16, card and settings.
+
+    Args:
+        run: a run folder with a trained student.
+        out: a folder that is not there, or is empty.
+
+    Returns:
+        `out`, a run folder of half a float32 one's weight, without records, checkpoints and report.
+
+    Raises:
+        FileNotFoundError: `run` is no run folder.
+        ValueError: its files are damaged, `out` holds something, or a weight is beyond float16's range.
+    """
+    card, state = read_card(run), read_weights(run / WEIGHTS)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds something already; name another folder with --out")
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    lost = [name for name, tensor in half.items() if not tensor.isfinite().all()]
+    if lost:
+        raise ValueError(f"{run}: {', '.join(lost)} holds values beyond float16's range")
+    write_atomic(out / WEIGHTS, save(half))
+    write_atomic(out / CARD, card.to_json())
+    write_atomic(out / CONFIG, to_yaml(load(TrainConfig, run / CONFIG)))
+    return out
