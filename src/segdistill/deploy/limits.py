@@ -123,7 +123,7 @@ class Gate:
         if self.token is None or scope["path"] in self.open_paths:
             return None
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token):
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.encode("latin-1"), self.token):
             return None
         return error_response(
             401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}

@@ -67,7 +67,7 @@ def class_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """
     height, width = size
     if logits.shape[1:] == size:
-        return logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return _largest(logits)
     rows = logits.shape[1]
     wide = F.interpolate(logits[None], size=(rows, width), mode="bilinear", align_corners=False)[0]
     centre = (torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5
@@ -80,8 +80,13 @@ def class_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     for top in range(0, height, strip):
         part = slice(top, top + strip)
         blended = torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
-        mask[part] = blended.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        mask[part] = _largest(blended)
     return mask
+
+
+def _largest(logits: Tensor) -> np.ndarray:
+    """K x H x W -> H x W; on a CPU `max` is many times as fast as `argmax` along a first axis."""
+    return logits.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
 def run_lengths(mask: np.ndarray) -> dict[int, list[int]]:

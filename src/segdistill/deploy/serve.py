@@ -51,7 +51,7 @@ class Service:
 
     Args:
         network: on `device`, in eval mode.
-        card: what is known of it, see `open_network`.
+        card: what is said of it, see `model_card`.
         config: limits and batching.
         device: where it computes.
     """
@@ -151,7 +151,16 @@ def open_network(spec: str, device: torch.device) -> tuple[TrainedNetwork, dict[
     """
     refuse_code(spec)
     network = load_network(spec)
-    labels = network.labels
+    card = model_card(network)
+    network = network.to(device)
+    if any(isinstance(module, DSUNet) for module in network.modules()):
+        return cast(TrainedNetwork, fuse(network)), card
+    return network.to(memory_format=torch.channels_last), card
+
+
+def model_card(network: TrainedNetwork) -> dict[str, Any]:
+    """What a server says of its network, without a path of its machine."""
+    spec, labels = network.spec, network.labels
     card: dict[str, Any] = {
         "name": Path(spec).resolve().name if Path(spec).exists() else spec,
         "classes": [
@@ -164,11 +173,8 @@ def open_network(spec: str, device: torch.device) -> tuple[TrainedNetwork, dict[
     if is_run(spec):
         found = read_card(Path(spec))
         scores = {name: value for name, value in found.metrics.items() if isinstance(value, float)}
-        card |= {"architecture": found.spec, "metrics": scores | {"iou": found.metrics.get("iou", {})}}
-    network = network.to(device)
-    if any(isinstance(module, DSUNet) for module in network.modules()):
-        return cast(TrainedNetwork, fuse(network)), card
-    return network.to(memory_format=torch.channels_last), card
+        card |= {"architecture": found.spec, "metrics": scores}
+    return card
 
 
 def refuse_code(spec: str) -> None:
@@ -223,13 +229,7 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
         OSError: the address cannot be listened on.
     """
     config = service.config
-    try:
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        listener = socket.create_server((config.host, config.port), family=family)
-    except OSError as error:
-        raise OSError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from None
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
+    listener, url = listening_socket(config)
     server = make_server(service)
     if not is_loopback(config.host) and not (config.token or os.environ.get(TOKEN)):
         say(f"Warning: everyone who reaches {config.host} can use this server; --token or {TOKEN} closes it")
@@ -237,6 +237,22 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
         say(f"{service.card['name']} is served at {url} on {service.card['device']}; Ctrl-C stops")
         ready(url)
         server.run(sockets=[listener])
+
+
+def listening_socket(config: ServeConfig) -> tuple[socket.socket, str]:
+    """A socket that takes connections, and its URL.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        listener = socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise OSError(f"cannot listen on {config.host}:{config.port}: {reason}") from None
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return listener, f"http://{host}:{listener.getsockname()[1]}"
 
 
 def is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ async function ask(path, body) {
     throw new Error(token ? "The server does not know this token." : "");
   }
   const said = await response.json().then((answer) => answer.error, () => `status ${response.status}`);
-  throw new Error(`The server says: ${said}.`);
+  throw new Error(`${said}.`);
 }
 
 function form(file) {
@@ -34,9 +34,10 @@ function form(file) {
   return body;
 }
 
-function fail(error) {
-  $("error").textContent = error.message;
+function fail(error, about = "") {
+  $("error").textContent = about + error.message;
   $("error").hidden = !error.message;
+  $("error").scrollIntoView({ block: "nearest" });
 }
 
 function busy(text) {
@@ -56,6 +57,14 @@ async function loadCard() {
   if (card.parameters) facts.push(`${(card.parameters / 1e6).toFixed(2)} M parameters`);
   if (card.metrics.miou) facts.push(`mIoU ${card.metrics.miou.toFixed(3)}`);
   $("model").textContent = facts.join(" · ");
+  $("chips").replaceChildren(
+    ...card.classes.map(({ name, colour }) => {
+      const chip = element("li");
+      chip.append(swatch(colour), element("span", name));
+      return chip;
+    }),
+  );
+  $("known").hidden = Boolean(drawing);
   $("limits").textContent = `JPEG, PNG, WebP, BMP or TIFF, up to ${Math.floor(card.limits.max_bytes / 2 ** 20)} MB.`;
 }
 
@@ -64,7 +73,7 @@ async function segment(file) {
   const question = ++asked;
   $("error").hidden = true;
   if (card && file.size > card.limits.max_bytes) {
-    fail(new Error(`The file has ${(file.size / 2 ** 20).toFixed(1)} MB, which is more than this server takes.`));
+    fail(new Error(`The file has ${(file.size / 2 ** 20).toFixed(1)} MB, more than this server takes.`));
     return;
   }
   busy(`Segmenting ${file.name || "the picture"} …`);
@@ -80,7 +89,7 @@ async function segment(file) {
   } catch (error) {
     if (question !== asked) return;
     busy("");
-    fail(error);
+    fail(error, file.name ? `${file.name}: ` : "");
   }
 }
 
@@ -91,15 +100,15 @@ function show(answer, bitmap, milliseconds) {
   listClasses(answer.classes, hidden);
   const times = [
     ["From click to mask", milliseconds],
-    ["in the network, with waiting", 1000 * answer.seconds.network],
-    ["decoding", 1000 * answer.seconds.decode],
+    ["In the network, with waiting", 1000 * answer.seconds.network],
+    ["Decoding", 1000 * answer.seconds.decode],
   ];
   $("timing").replaceChildren(
     ...times.flatMap(([name, value]) => [element("dt", name), element("dd", `${value.toFixed(0)} ms`)]),
-    element("dt", "picture"),
+    element("dt", "Picture"),
     element("dd", `${answer.width} × ${answer.height}`),
   );
-  $("drop").hidden = true;
+  $("drop").hidden = $("known").hidden = true;
   $("view").hidden = $("result").hidden = false;
   redraw();
   busy("");
@@ -115,6 +124,12 @@ function element(tag, text = "", className = "") {
   return made;
 }
 
+function swatch(colour) {
+  const made = element("span", "", "swatch");
+  made.style.background = `rgb(${colour})`;
+  return made;
+}
+
 function listClasses(classes, hidden) {
   $("classes").replaceChildren(
     ...classes.map(({ index, name, colour, share }) => {
@@ -122,15 +137,13 @@ function listClasses(classes, hidden) {
       box.type = "checkbox";
       box.checked = !hidden.has(index);
       box.dataset.index = index;
-      const swatch = element("span", "", "swatch");
-      swatch.style.background = `rgb(${colour})`;
       const bar = element("span", "", "bar");
       const filled = element("span");
       filled.style.width = `${100 * share}%`;
       filled.style.background = `rgb(${colour})`;
       bar.append(filled);
       const label = document.createElement("label");
-      label.append(box, swatch, element("span", name), element("span", percentage(share), "share"), bar);
+      label.append(box, swatch(colour), element("span", name), element("span", percentage(share), "share"), bar);
       const item = document.createElement("li");
       item.append(label);
       return item;
@@ -233,7 +246,7 @@ $("canvas").addEventListener("pointermove", (event) => {
   const found = drawing?.at(event.clientX, event.clientY);
   $("under").textContent = found ? `Under the pointer: ${found.name}` : "\u00a0";
 });
-$("camera").addEventListener("click", openCamera);
+for (const name of ["camera", "reshoot"]) $(name).addEventListener("click", openCamera);
 $("snap").addEventListener("click", snap);
 $("cancel").addEventListener("click", () => $("shoot").close());
 $("shoot").addEventListener("close", closeCamera);
