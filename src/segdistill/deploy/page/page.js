@@ -65,7 +65,7 @@ async function loadCard() {
     }),
   );
   $("known").hidden = Boolean(drawing);
-  $("limits").textContent = `JPEG, PNG, WebP, BMP or TIFF, up to ${Math.floor(card.limits.max_bytes / 2 ** 20)} MB.`;
+  $("limits").textContent = `JPEG, PNG, WebP, BMP or TIFF, up to ${Number((card.limits.max_bytes / 2 ** 20).toFixed(1))} MB.`;
 }
 
 /** Segment a file and show the result. */
