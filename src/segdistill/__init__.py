@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import cache, evaluate, load_student, predict, report, train
-    from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.api import cache, evaluate, load_student, predict, report, serve, train
+    from segdistill.config import EvaluateConfig, PredictConfig, ServeConfig, TrainConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _HOME = {
     "EvaluateConfig": "config",
     "PredictConfig": "config",
+    "ServeConfig": "config",
     "TrainConfig": "config",
     "build_model": "models.zoo",
     "cache": "api",
@@ -24,12 +25,14 @@ _HOME = {
     "load_student": "api",
     "predict": "api",
     "report": "api",
+    "serve": "api",
     "train": "api",
 }
 
 __all__ = [
     "EvaluateConfig",
     "PredictConfig",
+    "ServeConfig",
     "TrainConfig",
     "__version__",
     "build_model",
@@ -40,6 +43,7 @@ __all__ = [
     "load_student",
     "predict",
     "report",
+    "serve",
     "train",
 ]
 

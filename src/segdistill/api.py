@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from segdistill.config import (
     EvaluateConfig,
     EvaluationDataConfig,
     PredictConfig,
+    ServeConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
@@ -231,6 +232,32 @@ def predict(
             write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
             prediction,
         )
+
+
+def serve(
+    target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve a network over HTTP until SIGINT or SIGTERM; what was accepted by then is still answered.
+
+    Args:
+        target: a run folder, or another network that is no code.
+        config: address, limits, batching.
+        ready: called with the server's URL once it listens.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the target is code, the device is not there, or segdistill[serve] is not installed.
+        OSError: the address cannot be listened on.
+    """
+    try:
+        from segdistill.deploy.serve import Service, listen, open_network
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
+    config = config or ServeConfig()
+    device = make_accelerator(config.device, "fp32").device
+    network, card = open_network(str(target), device)
+    with Service(network, card, config, device) as service:
+        listen(service, ready)
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+from segdistill.config import EvaluateConfig, PredictConfig, ServeConfig, TrainConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
@@ -105,6 +105,14 @@ def make_parser() -> ArgumentParser:
     predict.add_argument("paths", nargs="+", help="image files, and folders of images")
     predict.add_class_arguments(PredictConfig, None)
     verbs.add_subcommand("predict", predict, help="segment images")
+
+    serve = ArgumentParser(
+        exit_on_error=False, description="Serve a network over HTTP, with a page to try it."
+    )
+    serve.add_argument("target", help="run folder, .onnx file or built-in network (nothing that is code)")
+    serve.add_argument("--config", action="config", help="YAML file of settings")
+    serve.add_class_arguments(ServeConfig, None)
+    verbs.add_subcommand("serve", serve, help="serve a network over HTTP, with a page")
 
     report = ArgumentParser(exit_on_error=False, description="Write one HTML page about one or more runs.")
     report.add_argument("runs", nargs="+", help="run folders; several are compared with the first")
@@ -205,6 +213,15 @@ def run_predict(options: Namespace) -> int:
     return 0
 
 
+def run_serve(options: Namespace) -> int:
+    """Segdistill serve."""
+    from segdistill import api
+
+    config = ServeConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
+    api.serve(options.target, config, ready=lambda url: print_json({"target": options.target, "url": url}))
+    return 0
+
+
 def run_report(options: Namespace) -> int:
     """Segdistill report."""
     from segdistill import api
@@ -286,6 +303,7 @@ VERBS = {
     "cache": run_cache,
     "evaluate": run_evaluate,
     "predict": run_predict,
+    "serve": run_serve,
     "report": run_report,
     "data": run_data,
     "demo": run_demo,

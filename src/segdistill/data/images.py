@@ -21,14 +21,19 @@ def read_image(path: Path) -> Image.Image:
         ValueError: the file is not an image, is truncated, or is too large to decode safely.
     """
     with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            values = np.asarray(upright, dtype=np.float32)
-            return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-        if upright.has_transparency_data:
-            opaque = Image.new("RGBA", upright.size, "white")
-            return Image.alpha_composite(opaque, upright.convert("RGBA")).convert("RGB")
-        return upright.convert("RGB")
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A decoded image as `read_image` gives it."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        values = np.asarray(upright, dtype=np.float32)
+        return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if upright.has_transparency_data:
+        opaque = Image.new("RGBA", upright.size, "white")
+        return Image.alpha_composite(opaque, upright.convert("RGBA")).convert("RGB")
+    return upright.convert("RGB")
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -15,6 +15,9 @@ from segdistill.data.transforms import resize_long_side
 from segdistill.engine.evaluate import segment
 from segdistill.models.trained import TrainedNetwork
 
+STRIP = 256
+"""Rows of a picture that are coloured at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -23,13 +26,13 @@ class Prediction:
     Attributes:
         image: the picture, upright RGB.
         mask: H x W uint8 class indices.
-        probabilities: K x H x W float32.
+        probabilities: K x H x W float32; None where nobody asked for them.
         labels: the K classes.
     """
 
     image: Image.Image
     mask: np.ndarray
-    probabilities: np.ndarray
+    probabilities: np.ndarray | None
     labels: LabelSet
 
     @property
@@ -50,13 +53,17 @@ class Prediction:
 
         Class 0 stays uncoloured where the label set calls it background.
         """
-        colours = np.array(self.labels.palette, dtype=np.float32)[self.mask]
-        picture = np.asarray(self.image, dtype=np.float32)
-        weight = np.full((*self.mask.shape, 1), opacity, dtype=np.float32)
+        colours = np.array(self.labels.palette, dtype=np.float32)
+        weights = np.full((len(self.labels), 1), opacity, dtype=np.float32)
         if self.labels.names[0] == "background":
-            weight[self.mask == 0] = 0
-        blended = Image.fromarray((picture * (1 - weight) + colours * weight).round().astype(np.uint8))
-        return _with_legend(blended, self)
+            weights[0] = 0
+        picture = np.array(self.image)
+        for top in range(0, len(picture), STRIP):  # float32 of a whole photograph would take a gigabyte
+            rows = slice(top, top + STRIP)
+            weight = weights[self.mask[rows]]
+            blended = picture[rows] * (1 - weight) + colours[self.mask[rows]] * weight
+            picture[rows] = blended.round()
+        return _with_legend(Image.fromarray(picture), self)
 
 
 def predict(
@@ -116,6 +123,7 @@ def write_prediction(
     prediction.palette_mask().save(mask)
     prediction.overlay().save(target.with_name(f"{name.name}_overlay.jpg"), quality=92)
     if probabilities:
+        assert prediction.probabilities is not None
         np.savez_compressed(
             target.with_name(f"{name.name}.npz"),
             probabilities=prediction.probabilities.astype(np.float16),

@@ -1,0 +1,184 @@
+"""A server under load: good and bad requests over many connections, from another process than the server's.
+
+    python benchmarks/serve.py runs/mine --seconds 30 --connections 64
+
+Starts `segdistill serve` on a free port of this machine, posts pictures of three sizes and, every fifth time,
+something that must be refused. Prints requests per second, latency, answers by status, and the server's
+memory. Exit code 1 where a good request got anything but 200 or 503, a bad one anything but its own 4xx or
+503, or where memory still grew by more than `--growth` between the end of the first third and the end.
+"""
+
+import argparse
+import asyncio
+import io
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is posted, and the status that it should get where the server has room."""
+
+    name: str
+    body: bytes
+    status: int
+
+
+@dataclass
+class Load:
+    """What was seen: seconds of each good answer, answers by request and status, the server's memory."""
+
+    seconds: list[float] = field(default_factory=list)
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    memory: list[float] = field(default_factory=list)
+
+
+def picture(width: int, height: int, kind: str = "JPEG") -> bytes:
+    """A picture with some structure."""
+    rng = np.random.default_rng(width)
+    coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, kind)
+    return file.getvalue()
+
+
+def flat(width: int, height: int) -> bytes:
+    """A small file of many pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def requests() -> list[Request]:
+    """One round: sixteen good requests and four bad ones."""
+    good = [
+        Request("96x96", picture(96, 96), 200),
+        Request("128x128", picture(128, 128), 200),
+        Request("320x240", picture(320, 240), 200),
+        Request("128x128 png", picture(128, 128, "PNG"), 200),
+    ]
+    bad = [
+        Request("text", b"no picture", 415),
+        Request("truncated", picture(128, 128)[:-1000], 422),
+        Request("too many bytes", bytes(2 * MIB), 413),
+        Request("too many pixels", flat(2400, 2400), 413),
+    ]
+    return [request for wrong in bad for request in (*good, wrong)]
+
+
+async def client(
+    session: httpx.AsyncClient, url: str, todo: Iterable[Request], until: float, load: Load
+) -> None:
+    """One connection that asks again as soon as it has its answer."""
+    for request in todo:
+        started = time.perf_counter()
+        if started > until:
+            return
+        try:
+            response = await session.post(f"{url}/v1/segment?format=json", files={"image": request.body})
+            status = str(response.status_code)
+        except httpx.HTTPError as error:
+            status = type(error).__name__
+        load.answers[request.name, status] += 1
+        if status == "200":
+            load.seconds.append(time.perf_counter() - started)
+        if status == "503":
+            await asyncio.sleep(0.05)
+        elif status != str(request.status):
+            load.wrong[f"{request.name}: {status}"] += 1
+
+
+async def watch(session: httpx.AsyncClient, url: str, until: float, load: Load) -> None:
+    """The server's memory in MiB, every second."""
+    while time.perf_counter() < until:
+        lines = (await session.get(f"{url}/metrics")).text.splitlines()
+        found = [line for line in lines if line.startswith("process_resident_memory_bytes")]
+        load.memory.append(float(found[0].split()[1]) / MIB)
+        await asyncio.sleep(1)
+
+
+async def run(url: str, connections: int, seconds: float) -> Load:
+    """Load the server at `url`."""
+    load, round_ = Load(), requests()
+    limits = httpx.Limits(max_connections=connections + 1, max_keepalive_connections=connections + 1)
+    async with httpx.AsyncClient(limits=limits, timeout=60) as session:
+        until = time.perf_counter() + seconds
+        clients = []
+        for number in range(connections):
+            todo = itertools.islice(itertools.cycle(round_), number % len(round_), None)
+            clients.append(client(session, url, todo, until, load))
+        await asyncio.gather(watch(session, url, until + 1, load), *clients)
+    return load
+
+
+def show(load: Load, seconds: float, console: Console) -> float:
+    """Print what was seen; returns how much memory grew after the first third."""
+    cuts = statistics.quantiles(load.seconds, n=100) if len(load.seconds) > 1 else [float("nan")] * 99
+    total = sum(load.answers.values())
+    table = Table("request", "status", "answers")
+    for (name, status), count in sorted(load.answers.items()):
+        table.add_row(name, status, str(count))
+    console.print(table)
+    console.print(f"{total / seconds:.1f} requests/s, of them {len(load.seconds) / seconds:.1f}/s masks")
+    console.print(f"latency of a mask: p50 {1000 * cuts[49]:.0f} ms, p99 {1000 * cuts[98]:.0f} ms")
+    third = load.memory[len(load.memory) // 3]
+    growth = load.memory[-1] / third - 1
+    console.print(
+        f"server memory: {load.memory[0]:.0f} MiB at the start, {third:.0f} after a third, "
+        f"{load.memory[-1]:.0f} at the end ({growth:+.1%} since), {max(load.memory):.0f} at most"
+    )
+    console.print(f"answers that should not be: {dict(load.wrong) or 'none'}")
+    return growth
+
+
+def main() -> int:
+    """Start a server, load it, stop it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", help="run folder or exported file")
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument(
+        "--queue", type=int, default=64, help="of the server; below --connections it gets full"
+    )
+    parser.add_argument("--growth", type=float, default=0.1, help="of memory that is put up with")
+    options = parser.parse_args()
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "segdistill.cli", "serve", options.target, "--port", "0",
+            "--queue", str(options.queue), "--max_bytes", str(MIB), "--max_pixels", "4000000",
+        ],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    console = Console(width=110)
+    try:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        load = asyncio.run(run(url, options.connections, options.seconds))
+    finally:
+        server.terminate()
+        code = server.wait(60)
+    growth = show(load, options.seconds, console)
+    console.print(f"the server ended with {code}")
+    return int(bool(load.wrong) or growth > options.growth or code != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

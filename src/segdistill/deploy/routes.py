@@ -1,0 +1,181 @@
+"""The routes of the server, and the pages among them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from segdistill.deploy.limits import error_response
+from segdistill.deploy.pictures import Format
+from segdistill.version import __version__
+
+if TYPE_CHECKING:
+    from segdistill.deploy.serve import Service
+
+PAGE = Path(__file__).with_name("page")
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/drawing.js": ("drawing.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The page: path, file in `PAGE`, media type. Nothing else is ever read from disk for a client."""
+OPEN_PATHS = frozenset(FILES) | {"/healthz", "/readyz"}
+"""Need no token."""
+PATHS = OPEN_PATHS | {"/v1/segment", "/v1/model", "/metrics", "/docs", "/openapi.json"}
+
+ACCEPTED: dict[str, Format] = {
+    "application/json": "json", "image/png": "mask", "image/*": "mask", "*/*": "mask", "": "mask",
+}  # fmt: skip
+"""What an Accept header's media types stand for."""
+SEGMENT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "a JPEG, PNG, WebP, BMP or TIFF file",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the form cannot be read"},
+    401: {"description": "the token is missing or wrong"},
+    406: {"description": "the Accept header asks for neither PNG nor JSON"},
+    408: {"description": "the body did not arrive in time"},
+    413: {"description": "too many bytes or pixels"},
+    415: {"description": "no image of a known format"},
+    422: {"description": "the image is damaged or missing, or `format` is unknown"},
+    503: {"description": "the server is full; Retry-After says when to come back"},
+    504: {"description": "no answer was found in time"},
+}
+"""Answers of /v1/segment besides 200, each one line of JSON: {"error": "..."}."""
+
+
+def make_app(service: "Service") -> FastAPI:
+    """The application."""
+    app = FastAPI(
+        title="segdistill",
+        version=__version__,
+        description="Segments pictures with one network.",
+        docs_url=None,  # FastAPI's own loads scripts from a network of strangers
+        redoc_url=None,
+    )
+    _add_api(app, service)
+    _add_states(app, service)
+    _add_pages(app)
+    _add_errors(app)
+    return app
+
+
+def _add_api(app: FastAPI, service: "Service") -> None:
+    @app.post(
+        "/v1/segment",
+        summary="The mask of a picture",
+        openapi_extra=SEGMENT,
+        response_class=Response,
+        responses={
+            200: {
+                "description": "mask: PNG of class indices with the classes' colours. json: width, height, "
+                "seconds and, per class, index, name, colour, pixels, share and runs (start, length, start, "
+                "length, ... in the mask read row by row). overlay: PNG of the picture under its colours",
+                "content": {"image/png": {}, "application/json": {}},
+            },
+            **ERRORS,
+        },
+    )
+    async def segment(request: Request, format: Format | None = None) -> Response:
+        """Post an image as multipart/form-data, in the field `image`.
+
+        `?format=mask`, `json` or `overlay` says what comes back. Without it the Accept header does:
+        application/json for JSON, anything with PNG for the mask.
+        """
+        return await service.answer(request, format or accepted(request.headers.get("accept", "")))
+
+    @app.get("/v1/model", summary="The model card")
+    async def model() -> dict[str, Any]:
+        """Name, classes with their colours, input size, parameters, scores, and the server's limits."""
+        return service.card
+
+
+def accepted(header: str) -> Format:
+    """What an Accept header asks for: its first media type that there is.
+
+    Raises:
+        HTTPException: 406, there is none of them.
+    """
+    for part in header.split(","):
+        form = ACCEPTED.get(part.partition(";")[0].strip().lower())
+        if form is not None:
+            return form
+    raise HTTPException(406, "answers are image/png or application/json")
+
+
+def _add_states(app: FastAPI, service: "Service") -> None:
+    @app.get("/healthz", summary="Whether the server lives")
+    async def healthz() -> dict[str, str]:
+        """Answers as long as the process works."""
+        return {"status": "alive"}
+
+    @app.get(
+        "/readyz", summary="Whether it would take a request", responses={503: {"description": "not now"}}
+    )
+    async def readyz() -> JSONResponse:
+        """503 while the queue is full or the network's thread has ended."""
+        return JSONResponse({"status": "ready" if service.ready else "full"}, 200 if service.ready else 503)
+
+    @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        """Requests by status, seconds, queue length, batch sizes, the process's memory."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_pages(app: FastAPI) -> None:
+    def add(path: str, content: bytes, media_type: str) -> None:
+        async def page() -> Response:
+            return Response(content, media_type=media_type)
+
+        app.add_api_route(path, page, include_in_schema=False)
+
+    for path, (name, media_type) in FILES.items():
+        add(path, (PAGE / name).read_bytes(), media_type)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        environment = Environment(
+            loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        return HTMLResponse(environment.get_template("docs.html.j2").render(api=app.openapi()))
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error leaves as one line of JSON."""
+
+    @app.exception_handler(AnyHTTPException)
+    async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
+        return error_response(error.status_code, error.detail, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return error_response(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, "internal error; the server's log says more")
