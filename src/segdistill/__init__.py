@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import cache, evaluate, load_student, predict, report, train
-    from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.api import cache, evaluate, export, load_student, predict, report, train
+    from segdistill.config import EvaluateConfig, ExportConfig, PredictConfig, TrainConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
 _HOME = {
     "EvaluateConfig": "config",
+    "ExportConfig": "config",
     "PredictConfig": "config",
     "TrainConfig": "config",
     "build_model": "models.zoo",
     "cache": "api",
     "evaluate": "api",
+    "export": "api",
     "fuse": "models.fused",
     "keep_freed_memory": "engine.runtime",
     "load_student": "api",
@@ -29,12 +31,14 @@ _HOME = {
 
 __all__ = [
     "EvaluateConfig",
+    "ExportConfig",
     "PredictConfig",
     "TrainConfig",
     "__version__",
     "build_model",
     "cache",
     "evaluate",
+    "export",
     "fuse",
     "keep_freed_memory",
     "load_student",

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+from segdistill.config import EvaluateConfig, ExportConfig, PredictConfig, TrainConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
@@ -105,6 +105,12 @@ def make_parser() -> ArgumentParser:
     predict.add_argument("paths", nargs="+", help="image files, and folders of images")
     predict.add_class_arguments(PredictConfig, None)
     verbs.add_subcommand("predict", predict, help="segment images")
+
+    export = ArgumentParser(exit_on_error=False, description="Write a run as a file for another runtime.")
+    export.add_argument("target", help=NETWORK)
+    export.add_argument("--config", action="config", help="YAML file of settings")
+    export.add_class_arguments(ExportConfig, None)
+    verbs.add_subcommand("export", export, help="write a file for another runtime, checked against PyTorch")
 
     report = ArgumentParser(exit_on_error=False, description="Write one HTML page about one or more runs.")
     report.add_argument("runs", nargs="+", help="run folders; several are compared with the first")
@@ -205,6 +211,16 @@ def run_predict(options: Namespace) -> int:
     return 0
 
 
+def run_export(options: Namespace) -> int:
+    """Segdistill export."""
+    from segdistill import api
+
+    config = ExportConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
+    record = api.export(options.target, config)
+    print_json({name: record[name] for name in ("file", "format", "quantize", "bytes", "parity")})
+    return 0
+
+
 def run_report(options: Namespace) -> int:
     """Segdistill report."""
     from segdistill import api
@@ -286,6 +302,7 @@ VERBS = {
     "cache": run_cache,
     "evaluate": run_evaluate,
     "predict": run_predict,
+    "export": run_export,
     "report": run_report,
     "data": run_data,
     "demo": run_demo,
