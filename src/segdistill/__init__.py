@@ -6,21 +6,25 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import cache, evaluate, export, load_student, predict, report, train
-    from segdistill.config import EvaluateConfig, ExportConfig, PredictConfig, TrainConfig
+    from segdistill.api import cache, evaluate, load_student, predict, report, train
+    from segdistill.api_deploy import benchmark, export
+    from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.config_deploy import BenchmarkConfig, ExportConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
 _HOME = {
+    "BenchmarkConfig": "config_deploy",
     "EvaluateConfig": "config",
-    "ExportConfig": "config",
+    "ExportConfig": "config_deploy",
     "PredictConfig": "config",
     "TrainConfig": "config",
+    "benchmark": "api_deploy",
     "build_model": "models.zoo",
     "cache": "api",
     "evaluate": "api",
-    "export": "api",
+    "export": "api_deploy",
     "fuse": "models.fused",
     "keep_freed_memory": "engine.runtime",
     "load_student": "api",
@@ -30,11 +34,13 @@ _HOME = {
 }
 
 __all__ = [
+    "BenchmarkConfig",
     "EvaluateConfig",
     "ExportConfig",
     "PredictConfig",
     "TrainConfig",
     "__version__",
+    "benchmark",
     "build_model",
     "cache",
     "evaluate",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from segdistill.config import (
     EvaluateConfig,
     EvaluationDataConfig,
-    ExportConfig,
     PredictConfig,
     StudentConfig,
     TeacherConfig,
@@ -24,8 +23,6 @@ from segdistill.data.images import read_image
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
-from segdistill.deploy.export import SUFFIXES, calibration_images
-from segdistill.deploy.export import export as export_network
 from segdistill.deploy.predict import Prediction, find_images, write_prediction
 from segdistill.deploy.predict import predict as predict_image
 from segdistill.engine.cache import open_cache
@@ -229,48 +226,6 @@ def predict(
             write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
             prediction,
         )
-
-
-def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:
-    """Write a run as a file for another runtime, checked there against PyTorch.
-
-    Args:
-        target: a run folder, or any network spec that PyTorch runs.
-        config: format, input and output of the file, limits, ...
-
-    Returns:
-        What the JSON file beside it holds, `parity` among it, and its path as `file`.
-
-    Raises:
-        FileNotFoundError: a file or folder does not exist.
-        ValueError: it cannot be exported, or answers otherwise than PyTorch: no file is left behind.
-    """
-    config = config or ExportConfig()
-    spec, suffix = str(target), SUFFIXES[config.format]
-    if not config.out and not is_run(spec):
-        raise ValueError(f"name the file with --out FILE{suffix}")
-    path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
-    if path.suffix != suffix:
-        raise ValueError(f"out is {config.out!r}, but {config.format} files end with {suffix}")
-    network = load_network(spec)
-    if not any(True for _ in network.module.parameters()):
-        raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
-    samples = None
-    try:
-        found = open_evaluation(spec, config.data)
-        samples = (found, found.labels)
-    except (FileNotFoundError, ValueError) as error:
-        if config.data.root or config.quantize:
-            raise
-        say(f"Mean IoU is not compared: {error}")
-    images: list[Tensor] = []
-    if config.quantize is not None:
-        source = Path(config.calibration) if config.calibration else None
-        if source is None and not is_run(spec):
-            raise ValueError("name a folder of images to calibrate on with --calibration")
-        seen = source or open_training(load(TrainConfig, Path(spec) / CONFIG).data)
-        images = calibration_images(seen, config.calibration_images, network.size)
-    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

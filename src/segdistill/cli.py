@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import EvaluateConfig, ExportConfig, PredictConfig, TrainConfig
+from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+from segdistill.config_deploy import BenchmarkConfig, ExportConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
@@ -111,6 +112,12 @@ def make_parser() -> ArgumentParser:
     export.add_argument("--config", action="config", help="YAML file of settings")
     export.add_class_arguments(ExportConfig, None)
     verbs.add_subcommand("export", export, help="write a file for another runtime, checked against PyTorch")
+
+    benchmark = ArgumentParser(exit_on_error=False, description="Latency, memory and size, side by side.")
+    benchmark.add_argument("targets", nargs="+", help=f"{NETWORK}; the others are compared with the first")
+    benchmark.add_argument("--config", action="config", help="YAML file of settings")
+    benchmark.add_class_arguments(BenchmarkConfig, None)
+    verbs.add_subcommand("benchmark", benchmark, help="measure latency, memory and size side by side")
 
     report = ArgumentParser(exit_on_error=False, description="Write one HTML page about one or more runs.")
     report.add_argument("runs", nargs="+", help="run folders; several are compared with the first")
@@ -213,11 +220,24 @@ def run_predict(options: Namespace) -> int:
 
 def run_export(options: Namespace) -> int:
     """Segdistill export."""
-    from segdistill import api
+    from segdistill import api_deploy
 
     config = ExportConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
-    record = api.export(options.target, config)
+    record = api_deploy.export(options.target, config)
     print_json({name: record[name] for name in ("file", "format", "quantize", "bytes", "parity")})
+    return 0
+
+
+def run_benchmark(options: Namespace) -> int:
+    """Segdistill benchmark."""
+    from segdistill import api_deploy
+    from segdistill.engine.history import console
+    from segdistill.reporting.tables import benchmark_table
+
+    config = BenchmarkConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "targets"}})
+    record = api_deploy.benchmark(options.targets, config)
+    console.print(benchmark_table(record))
+    print_json(record)
     return 0
 
 
@@ -303,6 +323,7 @@ VERBS = {
     "evaluate": run_evaluate,
     "predict": run_predict,
     "export": run_export,
+    "benchmark": run_benchmark,
     "report": run_report,
     "data": run_data,
     "demo": run_demo,

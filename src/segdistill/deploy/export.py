@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import ExportConfig
+from segdistill.config_deploy import ExportConfig
 from segdistill.data.datasets import Sample
 from segdistill.data.images import list_images, read_image
 from segdistill.data.labels import LabelSet

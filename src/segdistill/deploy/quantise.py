@@ -1,4 +1,4 @@
-"""Turns float networks into files of 8 bits, calibrated on images: NNCF for OpenVINO, onnxruntime for ONNX."""
+"""Turns float graphs into files of 8 bits, calibrated on images: NNCF for OpenVINO, onnxruntime for ONNX."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
