@@ -25,6 +25,9 @@ from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
 from segdistill.deploy.predict import Prediction, find_images, write_prediction
 from segdistill.deploy.predict import predict as predict_image
+from segdistill.deploy.tiles import needs_tiles, predict_tiles, write_mask
+from segdistill.deploy.video import SUFFIXES as VIDEOS
+from segdistill.deploy.video import predict_video
 from segdistill.engine.cache import open_cache
 from segdistill.engine.checkpoint import write_atomic
 from segdistill.engine.evaluate import evaluate as evaluate_network
@@ -196,7 +199,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
 def predict(
     target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
 ) -> Iterator[tuple[Path, Prediction]]:
-    """Segment image files and all images of folders; masks and overlays go into `config.out`.
+    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
     Args:
         target: a run folder, or any network spec.
@@ -204,7 +207,8 @@ def predict(
         config: output folder, input size, ...
 
     Yields:
-        The mask file of each image, and what was seen in it, in order.
+        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
+        frame in turn.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
@@ -218,7 +222,25 @@ def predict(
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
     device = make_accelerator(config.device, "fp32").device
     network = load_network(str(target)).to(device).to(memory_format=torch.channels_last)
+    if config.probabilities and network.answers_masks:
+        raise ValueError(
+            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
+        )
     for path, name in files:
+        if path.suffix.lower() in VIDEOS:
+            if config.probabilities or config.flip or config.tile:
+                raise ValueError(
+                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
+                )
+            target_path = Path(config.out) / name
+            frames = predict_video(
+                network, path, target_path, size=config.size, masks=config.mask_video, device=device
+            )
+            yield from ((target_path.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
+            continue
+        if needs_tiles(path, network, config):
+            yield _predict_large(network, path, Path(config.out) / name, config, device)
+            continue
         prediction = predict_image(
             network, read_image(path), size=config.size, flip=config.flip, device=device
         )
@@ -226,6 +248,28 @@ def predict(
             write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
             prediction,
         )
+
+
+def _predict_large(
+    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
+) -> tuple[Path, Prediction]:
+    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
+    if config.probabilities or config.flip or config.size:
+        raise ValueError(
+            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
+        )
+    mask, reduced = predict_tiles(
+        network,
+        path,
+        tile=config.tile or 1024,
+        overlap=config.overlap,
+        scratch=Path(config.out),
+        device=device,
+    )
+    file = target.with_name(f"{target.name}.png")
+    write_mask(mask, network.labels, file)
+    reduced.overlay().save(target.with_name(f"{target.name}_overlay.jpg"), quality=92)
+    return file, reduced
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -331,6 +375,10 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     elif config.labels is not None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
     network = load_network(config.spec, weights=config.weights, labels=own)
+    if network.answers_masks:
+        raise ValueError(
+            f"teacher {config.spec} answers with masks, but logits are needed: export it with them"
+        )
     return Teacher(network, labels, rename=config.map, scale=config.scale)
 
 

@@ -101,11 +101,11 @@ def make_parser() -> ArgumentParser:
     evaluate.add_class_arguments(EvaluateConfig, None)
     verbs.add_subcommand("evaluate", evaluate, help="score a network on images with masks")
 
-    predict = ArgumentParser(exit_on_error=False, description="Segment images: masks and overlays.")
+    predict = ArgumentParser(exit_on_error=False, description="Segment images and videos.")
     predict.add_argument("target", help=NETWORK)
-    predict.add_argument("paths", nargs="+", help="image files, and folders of images")
+    predict.add_argument("paths", nargs="+", help="image files, folders of images, videos")
     predict.add_class_arguments(PredictConfig, None)
-    verbs.add_subcommand("predict", predict, help="segment images")
+    verbs.add_subcommand("predict", predict, help="segment images and videos")
 
     export = ArgumentParser(exit_on_error=False, description="Write a run as a file for another runtime.")
     export.add_argument("target", help=NETWORK)
@@ -203,16 +203,22 @@ def run_evaluate(options: Namespace) -> int:
 def run_predict(options: Namespace) -> int:
     """Segdistill predict."""
     from segdistill import api
+    from segdistill.deploy.video import SUFFIXES, count_frames
     from segdistill.engine.history import progress, say
 
     config = PredictConfig(**{k: v for k, v in vars(options).items() if k not in {"target", "paths"}})
-    done = 0
+    videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in SUFFIXES]
+    frames = [count_frames(path) for path in videos if path.is_file()]
+    total = sum(filter(None, frames)) if len(frames) == len(options.paths) and all(frames) else None
+    done, said = 0, ""
     with progress() as bar:
-        task = bar.add_task("predict", total=None, numbers="")
+        task = bar.add_task("predict", total=total, numbers="")
         for mask, prediction in api.predict(options.target, options.paths, config):
             done += 1
             seen = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
-            say(f"{mask}: {seen}")
+            if mask.suffix != ".mp4" or said != str(mask):  # of a video, what its first frame shows
+                say(f"{mask}: {seen}")
+            said = str(mask)
             bar.update(task, completed=done)
     print_json({"target": options.target, "out": config.out, "images": done})
     return 0

@@ -50,13 +50,17 @@ class Prediction:
 
         Class 0 stays uncoloured where the label set calls it background.
         """
-        colours = np.array(self.labels.palette, dtype=np.float32)[self.mask]
-        picture = np.asarray(self.image, dtype=np.float32)
-        weight = np.full((*self.mask.shape, 1), opacity, dtype=np.float32)
-        if self.labels.names[0] == "background":
-            weight[self.mask == 0] = 0
-        blended = Image.fromarray((picture * (1 - weight) + colours * weight).round().astype(np.uint8))
-        return _with_legend(blended, self)
+        return _with_legend(Image.fromarray(blend(self, opacity)), self)
+
+
+def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
+    """H x W x 3 uint8: the picture under its classes' colours, background without one."""
+    colours = np.array(prediction.labels.palette, dtype=np.float32)[prediction.mask]
+    picture = np.asarray(prediction.image, dtype=np.float32)
+    weight = np.full((*prediction.mask.shape, 1), opacity, dtype=np.float32)
+    if prediction.labels.names[0] == "background":
+        weight[prediction.mask == 0] = 0
+    return (picture * (1 - weight) + colours * weight).round().astype(np.uint8)
 
 
 def predict(
