@@ -232,11 +232,11 @@ def predict(
                 raise ValueError(
                     f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
                 )
-            target_path = Path(config.out) / name
+            out = Path(config.out) / name
             frames = predict_video(
-                network, path, target_path, size=config.size, masks=config.mask_video, device=device
+                network, path, out, size=config.size, masks=config.mask_video, device=device
             )
-            yield from ((target_path.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
+            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
             continue
         if needs_tiles(path, network, config):
             yield _predict_large(network, path, Path(config.out) / name, config, device)

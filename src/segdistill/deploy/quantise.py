@@ -38,11 +38,15 @@ def quantise_openvino(
         import nncf
 
         nncf.set_log_level("ERROR")
+        plain = make_openvino(program, card)
+        convolutions = [node for node in plain.get_ordered_ops() if node.get_type_name() == "Convolution"]
         model = nncf.quantize(
-            make_openvino(program, card),
+            plain,
             nncf.Dataset(images, lambda image: as_input(image, card)),
             subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
+            # The first stays in float: in 8 bits it alone changed the class of 13 % of a student's pixels.
+            ignored_scope=nncf.IgnoredScope(names=[node.get_friendly_name() for node in convolutions[:1]]),
         )
     save_openvino(model, path)
 
