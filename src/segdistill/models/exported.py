@@ -6,6 +6,7 @@ N: images, H, W: rows and columns, K: classes.
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,9 +185,9 @@ def _open_pt2(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
 
 def _open_executorch(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
     del threads
-    from executorch.runtime import Runtime
-
     with _silent():
+        from executorch.runtime import Runtime
+
         program = Runtime.get().load_program(path)
         method = program.load_method("forward")
         text = program.load_method(ENTRY).execute([])[0] if ENTRY in program.method_names else "{}"
@@ -223,12 +224,14 @@ def _reading(path: Path, form: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Within it, what native code writes to standard error is dropped: ExecuTorch tells of each CPU file."""
+    """Within it, warnings and what native code writes to standard error are dropped: ExecuTorch says much."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
