@@ -6,38 +6,48 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import cache, evaluate, load_student, predict, report, serve, train
-    from segdistill.config import EvaluateConfig, PredictConfig, ServeConfig, TrainConfig
+    from segdistill.api import cache, evaluate, load_student, predict, report, train
+    from segdistill.api_deploy import benchmark, export, serve
+    from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+    from segdistill.config_deploy import BenchmarkConfig, ExportConfig, ServeConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
 _HOME = {
+    "BenchmarkConfig": "config_deploy",
     "EvaluateConfig": "config",
+    "ExportConfig": "config_deploy",
     "PredictConfig": "config",
-    "ServeConfig": "config",
+    "ServeConfig": "config_deploy",
     "TrainConfig": "config",
+    "benchmark": "api_deploy",
     "build_model": "models.zoo",
     "cache": "api",
     "evaluate": "api",
+    "export": "api_deploy",
     "fuse": "models.fused",
     "keep_freed_memory": "engine.runtime",
     "load_student": "api",
     "predict": "api",
     "report": "api",
-    "serve": "api",
+    "serve": "api_deploy",
     "train": "api",
 }
 
 __all__ = [
+    "BenchmarkConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "PredictConfig",
     "ServeConfig",
     "TrainConfig",
     "__version__",
+    "benchmark",
     "build_model",
     "cache",
     "evaluate",
+    "export",
     "fuse",
     "keep_freed_memory",
     "load_student",

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from segdistill.config import (
     EvaluateConfig,
     EvaluationDataConfig,
     PredictConfig,
-    ServeConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
@@ -26,6 +25,9 @@ from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
 from segdistill.deploy.predict import Prediction, find_images, write_prediction
 from segdistill.deploy.predict import predict as predict_image
+from segdistill.deploy.tiles import needs_tiles, predict_tiles, write_mask
+from segdistill.deploy.video import SUFFIXES as VIDEOS
+from segdistill.deploy.video import predict_video
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.cache import open_cache
 from segdistill.engine.checkpoint import write_atomic
@@ -202,7 +204,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
 def predict(
     target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
 ) -> Iterator[tuple[Path, Prediction]]:
-    """Segment image files and all images of folders; masks and overlays go into `config.out`.
+    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
     Args:
         target: a run folder, or any network spec.
@@ -210,7 +212,8 @@ def predict(
         config: output folder, input size, ...
 
     Yields:
-        The mask file of each image, and what was seen in it, in order.
+        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
+        frame in turn.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
@@ -224,7 +227,25 @@ def predict(
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
     device = make_accelerator(config.device, "fp32").device
     network = load_network(str(target)).to(device).to(memory_format=torch.channels_last)
+    if config.probabilities and network.answers_masks:
+        raise ValueError(
+            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
+        )
     for path, name in files:
+        if path.suffix.lower() in VIDEOS:
+            if config.probabilities or config.flip or config.tile:
+                raise ValueError(
+                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
+                )
+            out = Path(config.out) / name
+            frames = predict_video(
+                network, path, out, size=config.size, masks=config.mask_video, device=device
+            )
+            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
+            continue
+        if needs_tiles(path, network, config):
+            yield _predict_large(network, path, Path(config.out) / name, config, device)
+            continue
         prediction = predict_image(
             network, read_image(path), size=config.size, flip=config.flip, device=device
         )
@@ -234,30 +255,26 @@ def predict(
         )
 
 
-def serve(
-    target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
-) -> None:
-    """Serve a network over HTTP until SIGINT or SIGTERM; what was accepted by then is still answered.
-
-    Args:
-        target: a run folder, or another network that is no code.
-        config: address, limits, batching.
-        ready: called with the server's URL once it listens.
-
-    Raises:
-        FileNotFoundError: a file or folder does not exist.
-        ValueError: the target is code, the device is not there, or segdistill[serve] is not installed.
-        OSError: the address cannot be listened on.
-    """
-    try:
-        from segdistill.deploy.serve import Service, listen, open_network
-    except ModuleNotFoundError as error:
-        raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
-    config = config or ServeConfig()
-    device = make_accelerator(config.device, "fp32").device
-    network, card = open_network(str(target), device)
-    with Service(network, card, config, device) as service:
-        listen(service, ready)
+def _predict_large(
+    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
+) -> tuple[Path, Prediction]:
+    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
+    if config.probabilities or config.flip or config.size:
+        raise ValueError(
+            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
+        )
+    mask, reduced = predict_tiles(
+        network,
+        path,
+        tile=config.tile or 1024,
+        overlap=config.overlap,
+        scratch=Path(config.out),
+        device=device,
+    )
+    file = target.with_name(f"{target.name}.png")
+    write_mask(mask, network.labels, file)
+    reduced.overlay().save(target.with_name(f"{target.name}_overlay.jpg"), quality=92)
+    return file, reduced
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -363,6 +380,10 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     elif config.labels is not None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
     network = load_network(config.spec, weights=config.weights, labels=own)
+    if network.answers_masks:
+        raise ValueError(
+            f"teacher {config.spec} answers with masks, but logits are needed: export it with them"
+        )
     return Teacher(network, labels, rename=config.map, scale=config.scale)
 
 

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import EvaluateConfig, PredictConfig, ServeConfig, TrainConfig
+from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
+from segdistill.config_deploy import BenchmarkConfig, ExportConfig, ServeConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
@@ -100,11 +101,23 @@ def make_parser() -> ArgumentParser:
     evaluate.add_class_arguments(EvaluateConfig, None)
     verbs.add_subcommand("evaluate", evaluate, help="score a network on images with masks")
 
-    predict = ArgumentParser(exit_on_error=False, description="Segment images: masks and overlays.")
+    predict = ArgumentParser(exit_on_error=False, description="Segment images and videos.")
     predict.add_argument("target", help=NETWORK)
-    predict.add_argument("paths", nargs="+", help="image files, and folders of images")
+    predict.add_argument("paths", nargs="+", help="image files, folders of images, videos")
     predict.add_class_arguments(PredictConfig, None)
-    verbs.add_subcommand("predict", predict, help="segment images")
+    verbs.add_subcommand("predict", predict, help="segment images and videos")
+
+    export = ArgumentParser(exit_on_error=False, description="Write a run as a file for another runtime.")
+    export.add_argument("target", help=NETWORK)
+    export.add_argument("--config", action="config", help="YAML file of settings")
+    export.add_class_arguments(ExportConfig, None)
+    verbs.add_subcommand("export", export, help="write a file for another runtime, checked against PyTorch")
+
+    benchmark = ArgumentParser(exit_on_error=False, description="Latency, memory and size, side by side.")
+    benchmark.add_argument("targets", nargs="+", help=f"{NETWORK}; the others are compared with the first")
+    benchmark.add_argument("--config", action="config", help="YAML file of settings")
+    benchmark.add_class_arguments(BenchmarkConfig, None)
+    verbs.add_subcommand("benchmark", benchmark, help="measure latency, memory and size side by side")
 
     serve = ArgumentParser(
         exit_on_error=False, description="Serve a network over HTTP, with a page to try it."
@@ -198,16 +211,22 @@ def run_evaluate(options: Namespace) -> int:
 def run_predict(options: Namespace) -> int:
     """Segdistill predict."""
     from segdistill import api
+    from segdistill.deploy.video import SUFFIXES, count_frames
     from segdistill.engine.history import progress, say
 
     config = PredictConfig(**{k: v for k, v in vars(options).items() if k not in {"target", "paths"}})
-    done = 0
+    videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in SUFFIXES]
+    frames = [count_frames(path) for path in videos if path.is_file()]
+    total = sum(filter(None, frames)) if len(frames) == len(options.paths) and all(frames) else None
+    done, said = 0, ""
     with progress() as bar:
-        task = bar.add_task("predict", total=None, numbers="")
+        task = bar.add_task("predict", total=total, numbers="")
         for mask, prediction in api.predict(options.target, options.paths, config):
             done += 1
             seen = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
-            say(f"{mask}: {seen}")
+            if mask.suffix != ".mp4" or said != str(mask):  # of a video, what its first frame shows
+                say(f"{mask}: {seen}")
+            said = str(mask)
             bar.update(task, completed=done)
     print_json({"target": options.target, "out": config.out, "images": done})
     return 0
@@ -215,10 +234,35 @@ def run_predict(options: Namespace) -> int:
 
 def run_serve(options: Namespace) -> int:
     """Segdistill serve."""
-    from segdistill import api
+    from segdistill import api_deploy
 
     config = ServeConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
-    api.serve(options.target, config, ready=lambda url: print_json({"target": options.target, "url": url}))
+    api_deploy.serve(
+        options.target, config, ready=lambda url: print_json({"target": options.target, "url": url})
+    )
+    return 0
+
+
+def run_export(options: Namespace) -> int:
+    """Segdistill export."""
+    from segdistill import api_deploy
+
+    config = ExportConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
+    record = api_deploy.export(options.target, config)
+    print_json({name: record[name] for name in ("file", "format", "quantize", "bytes", "parity")})
+    return 0
+
+
+def run_benchmark(options: Namespace) -> int:
+    """Segdistill benchmark."""
+    from segdistill import api_deploy
+    from segdistill.engine.history import console
+    from segdistill.reporting.tables import benchmark_table
+
+    config = BenchmarkConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "targets"}})
+    record = api_deploy.benchmark(options.targets, config)
+    console.print(benchmark_table(record))
+    print_json(record)
     return 0
 
 
@@ -303,6 +347,8 @@ VERBS = {
     "cache": run_cache,
     "evaluate": run_evaluate,
     "predict": run_predict,
+    "export": run_export,
+    "benchmark": run_benchmark,
     "serve": run_serve,
     "report": run_report,
     "data": run_data,

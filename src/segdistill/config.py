@@ -416,52 +416,20 @@ class PredictConfig:
     """Average with the mirrored view."""
     probabilities: bool = False
     """Also write the class probabilities (float16, .npz)."""
+    tile: int = 0
+    """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels."""
+    overlap: int = 128
+    """Pixels that neighbouring tiles share; half of them, at each side, is seen and not used."""
+    mask_video: bool = False
+    """Of a video, also write the masks: a lossless grey video whose values are class indices."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """How a network is served over HTTP, and what the server refuses."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; the default is reached from this machine only."""
-    port: int = 8000
-    """TCP port; 0 takes a free one."""
-    token: str | None = None
-    """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
-    size: int | None = None
-    """Long side, in pixels, that the network sees; null takes its run's, else the picture's up to 1024."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    max_batch: int = 8
-    """Most pictures of one size that go through the network together."""
-    max_wait_ms: float = 5.0
-    """Milliseconds that a picture waits for others to share a batch with."""
-    queue: int = 64
-    """Requests that are worked on or wait at a time; one more is answered 503."""
-    connections: int = 256
-    """Open connections; requests on one more are answered 503."""
-    max_bytes: int = 16 * 2**20
-    """Largest body of a request in bytes; 413 above."""
-    max_pixels: int = 32_000_000
-    """Most pixels of a picture, looked up before it is decoded; 413 above."""
-    max_header_bytes: int = 16 * 2**10
-    """Most bytes of a request's header; 431 above."""
-    timeout_s: float = 30.0
-    """Seconds that a request may take: 408 where its body did not arrive in time, else 504."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.port <= 65535, "port", self.port, "from 0 to 65535")
-        require(self.token is None or bool(self.token), "token", self.token, "null or not empty")
-        require(self.size is None or self.size > 0, "size", self.size, "above 0")
-        for name in ("max_batch", "queue", "connections", "max_bytes", "max_pixels", "timeout_s"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        require(self.max_header_bytes >= 1024, "max_header_bytes", self.max_header_bytes, "1024 or more")
-        require(0 <= self.max_wait_ms <= 1000, "max_wait_ms", self.max_wait_ms, "from 0 to 1000")
+        require(self.tile >= 0, "tile", self.tile, "0 or more")
+        side = self.tile or 1024
+        require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")
 
 
 Config = TypeVar("Config")

@@ -12,7 +12,7 @@ import uvicorn
 from PIL import Image
 from torch import nn
 
-from segdistill.config import ServeConfig
+from segdistill.config_deploy import ServeConfig
 from segdistill.data.labels import LabelSet
 from segdistill.deploy.serve import Service, listening_socket, make_server, model_card
 from segdistill.models.trained import TrainedNetwork

@@ -14,7 +14,7 @@ import uvicorn
 from PIL import Image
 from torch import Tensor, nn
 
-from segdistill.config import ServeConfig
+from segdistill.config_deploy import ServeConfig
 from segdistill.deploy.limits import make_protocol
 from segdistill.deploy.serve import listening_socket
 

@@ -20,7 +20,7 @@ import uvicorn
 from PIL import Image
 
 from segdistill import cli
-from segdistill.config import ServeConfig
+from segdistill.config_deploy import ServeConfig
 from segdistill.deploy.predict import predict
 from segdistill.deploy.serve import is_loopback, listen, open_network
 from segdistill.models.fused import FusedBlock

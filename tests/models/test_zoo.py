@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from segdistill.models.exported import ExportedNetwork
 from segdistill.models.student import DSUNet
 from segdistill.models.zoo import (
     BUILT_IN,
     TORCHVISION,
-    OnnxNetwork,
     PaddedNetwork,
     TorchvisionNetwork,
     build_model,
@@ -144,7 +144,7 @@ def test_asking_for_the_classes_restores_the_mode(mode: bool) -> None:
 
 def test_an_onnx_file_answers_like_the_network_it_was_made_from(make_onnx: Any) -> None:
     plain, image = nn.Conv2d(3, 4, 1), torch.randn(2, 3, 9, 5)
-    network = OnnxNetwork(make_onnx(plain, author="me"))
+    network = ExportedNetwork(make_onnx(plain, author="me"))
     assert network.metadata == {"author": "me"}
     with torch.no_grad():
         torch.testing.assert_close(network(image), plain(image))
@@ -152,7 +152,7 @@ def test_an_onnx_file_answers_like_the_network_it_was_made_from(make_onnx: Any) 
 
 
 def test_an_onnx_file_of_a_fixed_size_says_so(make_onnx: Any) -> None:
-    network = OnnxNetwork(make_onnx(nn.Conv2d(3, 2, 1), size=(1, 32, 32)))
+    network = ExportedNetwork(make_onnx(nn.Conv2d(3, 2, 1), size=(1, 32, 32)))
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
     with pytest.raises(ValueError, match=r"network\.onnx cannot take 1x3x64x64 images.*free batch, height"):
         output_classes(network, "network.onnx")
@@ -162,9 +162,9 @@ def test_a_broken_onnx_file_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.onnx is not an ONNX network"):
-        OnnxNetwork(tmp_path / "broken.onnx")
+        ExportedNetwork(tmp_path / "broken.onnx")
 
 
 def test_a_missing_onnx_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx does not exist"):
-        OnnxNetwork(tmp_path / "absent.onnx")
+        ExportedNetwork(tmp_path / "absent.onnx")

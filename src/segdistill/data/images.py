@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -34,6 +34,55 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         opaque = Image.new("RGBA", upright.size, "white")
         return Image.alpha_composite(opaque, upright.convert("RGBA")).convert("RGB")
     return upright.convert("RGB")
+
+
+def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
+    """Decode an image file, of any size, into a file of H x W x 3 bytes; see `read_image` for what is done.
+
+    Upright 8-bit RGB is in memory once (4 bytes per pixel), other kinds are converted whole.
+
+    Args:
+        path: the image.
+        raw: the file that is written.
+        strip: rows that are written at once.
+
+    Returns:
+        W, H.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`, but no size is too large.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with _opened(path) as image:
+            plain = image.mode in {"RGB", "L"} and not image.has_transparency_data
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            ready = image if plain and upright else read_image(path)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    with raw.open("wb") as file:
+        for top in range(0, ready.height, strip):
+            rows = ready.crop((0, top, ready.width, min(ready.height, top + strip)))
+            file.write(rows.convert("RGB").tobytes())
+    return ready.size
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """W, H of an image file as it is stored, without decoding it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError(f"{path} is not an image that can be read") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -53,17 +53,21 @@ class Prediction:
 
         Class 0 stays uncoloured where the label set calls it background.
         """
-        colours = np.array(self.labels.palette, dtype=np.float32)
-        weights = np.full((len(self.labels), 1), opacity, dtype=np.float32)
-        if self.labels.names[0] == "background":
-            weights[0] = 0
-        picture = np.array(self.image)
-        for top in range(0, len(picture), STRIP):  # float32 of a whole photograph would take a gigabyte
-            rows = slice(top, top + STRIP)
-            weight = weights[self.mask[rows]]
-            blended = picture[rows] * (1 - weight) + colours[self.mask[rows]] * weight
-            picture[rows] = blended.round()
-        return _with_legend(Image.fromarray(picture), self)
+        return _with_legend(Image.fromarray(blend(self, opacity)), self)
+
+
+def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
+    """H x W x 3 uint8: the picture under its classes' colours, background without one."""
+    colours = np.array(prediction.labels.palette, dtype=np.float32)
+    weights = np.full((len(prediction.labels), 1), opacity, dtype=np.float32)
+    if prediction.labels.names[0] == "background":
+        weights[0] = 0
+    picture, mask = np.array(prediction.image), prediction.mask
+    for top in range(0, len(picture), STRIP):  # float32 of a whole photograph would take a gigabyte
+        rows = slice(top, top + STRIP)
+        weight = weights[mask[rows]]
+        picture[rows] = (picture[rows] * (1 - weight) + colours[mask[rows]] * weight).round()
+    return picture
 
 
 def predict(

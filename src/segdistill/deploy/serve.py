@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import ServeConfig
+from segdistill.config_deploy import ServeConfig
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.batching import Batcher, largest_batch
 from segdistill.deploy.limits import Gate, Metrics, make_protocol, read_upload

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.models.card import WEIGHTS, is_run, read_card, read_weights
+from segdistill.models.exported import FORMATS, ExportedNetwork
 from segdistill.models.zoo import (
     TORCHVISION,
-    OnnxNetwork,
     TorchvisionNetwork,
     build_model,
     call_function,
@@ -70,11 +70,17 @@ class TrainedNetwork(nn.Module):
             logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
         return logits
 
+    @property
+    def answers_masks(self) -> bool:
+        """Whether it is an exported file that knows the class of a pixel, and no logits or probabilities."""
+        return isinstance(self.module, ExportedNetwork) and self.module.card.output == "mask"
+
     def fingerprint(self) -> str:
         """SHA-256 over spec, normalisation and every weight: equal networks, equal fingerprints."""
         digest = hashlib.sha256(json.dumps([self.spec, self.mean, self.std]).encode())
-        if isinstance(self.module, OnnxNetwork):
-            digest.update(self.module.path.read_bytes())
+        if isinstance(self.module, ExportedNetwork):
+            for content in self.module.content:
+                digest.update(content)
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -87,12 +93,13 @@ def load_network(
     """A trained network of the zoo, in eval mode.
 
     Args:
-        spec: a run folder, a .onnx file, a torchvision name (whose published weights torchvision downloads
-            and checks), a function that returns a trained network, or any other spec together with `weights`.
+        spec: a run folder, an exported file (.onnx, .xml, .pt2, .pte), a torchvision name (whose published
+            weights torchvision downloads and checks), a function that returns a trained network, or any other
+            spec together with `weights`.
         weights: a .safetensors or .pth state dict to load instead.
         labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
 
-    Label set and normalisation come from the run folder, from torchvision's or the ONNX file's metadata, or
+    Label set and normalisation come from the run folder, from torchvision's or the file's metadata, or
     from attributes `labels` (class names or a label set), `mean` and `std` of a function's module.
 
     Raises:
@@ -107,16 +114,17 @@ def load_network(
         load_state(module, Path(weights) if weights else Path(spec) / WEIGHTS)
         known = {"labels": card.labels, "mean": card.mean, "std": card.std}
         size = card.evaluate_size
-    elif spec.endswith(".onnx"):
-        module = OnnxNetwork(Path(spec))
-        known = {key: json.loads(text) for key, text in module.metadata.items() if key in KNOWN}
+    elif Path(spec).suffix in FORMATS:
+        module = ExportedNetwork(Path(spec))
+        said, size = module.card, module.card.size
+        known = {"labels": said.labels, "mean": said.mean, "std": said.std}
     elif spec in TORCHVISION:
         module, categories = _torchvision(spec, weights)
         known = {"labels": categories}
     elif ":" in spec and not spec.startswith("smp:"):
         module = call_function(spec, len(labels) if labels else None)
-        said = {key: getattr(module, key, None) for key in KNOWN}
-        known = {key: value for key, value in said.items() if isinstance(value, list | tuple | LabelSet)}
+        own = {key: getattr(module, key, None) for key in KNOWN}
+        known = {key: value for key, value in own.items() if isinstance(value, list | tuple | LabelSet)}
         if weights:
             load_state(module, Path(weights))
     elif Path(spec).is_dir():

@@ -49,40 +49,6 @@ class PaddedNetwork(nn.Module):
         return self.inner(padded)[:, :, :height, :width]
 
 
-class OnnxNetwork(nn.Module):
-    """An ONNX file run by onnxruntime; its first input takes images, its first output gives logits."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist")
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise ValueError(f"{path} needs onnxruntime: install segdistill[deploy]") from None
-        self.path = path
-        available = onnxruntime.get_available_providers()
-        wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-        try:
-            self.session = onnxruntime.InferenceSession(path, providers=wanted)
-        except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
-            raise ValueError(f"{path} is not an ONNX network: {str(error).splitlines()[0]}") from None
-        self.input = self.session.get_inputs()[0].name
-        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-
-    def forward(self, image: Tensor) -> Tensor:
-        """N x 3 x H x W -> the file's first output, on the image's device."""
-        values = image.detach().float().cpu().contiguous().numpy()
-        try:
-            logits = self.session.run(None, {self.input: values})[0]
-        except Exception as error:  # as above
-            raise ValueError(
-                f"{self.path} cannot take {'x'.join(map(str, values.shape))} images: "
-                f"{str(error).splitlines()[0]} (export it with free batch, height and width)"
-            ) from None
-        return torch.from_numpy(logits).to(image.device)
-
-
 TORCHVISION = (
     "fcn_resnet50",
     "fcn_resnet101",
@@ -94,7 +60,7 @@ TORCHVISION = (
 BUILT_IN: tuple[str, ...] = ("dsunet", *TORCHVISION)
 FORMS = (
     f"a built-in ({', '.join(BUILT_IN)}), smp:ARCHITECTURE/ENCODER, path/to/file.py:function, "
-    "package.module:function, a .onnx file, or a run folder"
+    "package.module:function, an exported file (.onnx, .xml, .pt2, .pte), or a run folder"
 )
 
 

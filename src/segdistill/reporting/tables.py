@@ -1,5 +1,6 @@
 """Tables for the terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -35,3 +36,34 @@ def score_table(summary: dict[str, Any]) -> Table:
         row = (value, summary["accuracy"][name], summary["boundary_iou_by_class"][name])
         table.add_row(name, *(f"{score:.4f}" for score in row))
     return table
+
+
+def benchmark_table(record: Mapping[str, Any]) -> Table:
+    """What `segdistill benchmark` measured, one line per target and form."""
+    batch, _, height, width = record["input"]
+    table = Table(title=f"{record['device']}, {batch} x {height} x {width}, {record['repeats']} passes each")
+    table.add_column("target")
+    for column in (
+        "parameters", "GFLOPs", "file MB", "threads", "median ms", "p95 ms", "images/s", "peak MB",
+        "added MB", "times as fast",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    for entry in record["entries"]:
+        table.add_row(
+            f"{entry['target']}, {entry['form']}, {entry['precision']}",
+            _or_dash(entry["parameters"], "{:,}"),
+            _or_dash(entry["flops"], "{:.2f}", 1e9),
+            _or_dash(entry["file_bytes"], "{:.2f}", 1e6),
+            _or_dash(entry["threads"], "{}"),
+            f"{entry['median_ms']:.1f}",
+            f"{entry['p95_ms']:.1f}",
+            f"{entry['images_per_second']:.1f}",
+            f"{entry['peak_bytes'] / 1e6:.0f}",
+            f"{entry['added_bytes'] / 1e6:.0f}",
+            f"{entry['ratio']:.2f}",
+        )
+    return table
+
+
+def _or_dash(value: float | None, form: str, unit: float | None = None) -> str:
+    return "-" if value is None else form.format(value if unit is None else value / unit)

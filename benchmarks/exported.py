@@ -1,0 +1,94 @@
+"""The reference student in every format beside PyTorch: latency, and the share of pixels with the same class.
+
+    python benchmarks/exported.py --size 256 256 --threads 2
+
+The student has random weights, which cost what trained ones cost; 8 bits are calibrated on drawn images.
+Each target runs in a process of its own, and they take turns. The first is plain eager float32 PyTorch, which
+hands freed memory back.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from inference import CLASSES, make_student
+from rich.console import Console
+from safetensors.torch import save_file
+
+from segdistill.config_deploy import BenchmarkConfig
+from segdistill.data.labels import VOC
+from segdistill.deploy.export import SUFFIXES
+from segdistill.deploy.formats import WRITERS, trace
+from segdistill.deploy.parity import compare, draw_images
+from segdistill.deploy.quantise import QUANTISERS
+from segdistill.deploy.side_by_side import measure
+from segdistill.models.card import CARD, WEIGHTS, ModelCard
+from segdistill.models.exported import ExportCard
+from segdistill.models.trained import load_network
+from segdistill.reporting.tables import benchmark_table
+
+OTHERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50")
+
+
+def write_run(folder: Path, width: float) -> None:
+    """A run folder with a student that nobody trained."""
+    folder.mkdir()
+    card = ModelCard(spec="dsunet", width=width, labels=VOC, size=256, evaluate_size=None)
+    (folder / CARD).write_text(card.to_json())
+    save_file(make_student(width).state_dict(), folder / WEIGHTS)
+
+
+def write_files(run: Path) -> list[str]:
+    """The student in every format, and in 8 bits; tensors in, logits out, as in PyTorch."""
+    network = load_network(str(run))
+    card = ExportCard(labels=network.labels, input="tensor", source="dsunet")
+    generator = torch.Generator().manual_seed(1)
+    images = list(draw_images(20, 256, 256, generator))
+    found = []
+    for form, write in WRITERS.items():
+        path = run.parent / f"student{SUFFIXES[form]}"
+        write(trace(network, card, form), path, card)
+        found.append(str(path))
+        if form in QUANTISERS:
+            path = run.parent / f"student-int8{SUFFIXES[form]}"
+            QUANTISERS[form](trace(network, card, form), path, card, images)
+            found.append(str(path))
+    return found
+
+
+def main() -> None:
+    """Print the table and, as JSON, the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--others", action="store_true", help="torchvision's networks too, in PyTorch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "dsunet"
+        write_run(run, options.width)
+        files = write_files(run)
+        same = {Path(file).name: compare(load_network(str(run)), load_network(file)) for file in files}
+        config = BenchmarkConfig(
+            precisions=["fp32", "bf16"], size=tuple(options.size), batch=options.batch,
+            threads=options.threads, repeats=options.repeats, classes=CLASSES,
+        )  # fmt: skip
+        record = measure([str(run), *files, *(OTHERS if options.others else ())], config)
+    for entry in record["entries"]:
+        entry["target"] = Path(entry["target"]).name
+    Console(width=150).print(benchmark_table(record))
+    for name, parity in same.items():
+        difference = parity["logit_difference"]
+        print(f"{name}: same class {parity['same_class']:.4%}, largest logit difference {difference:.2g}")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Turns float graphs into files of 8 bits, calibrated on images: NNCF for OpenVINO, onnxruntime for ONNX."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torchvision.transforms.v2 import functional as F
+
+from segdistill.deploy.formats import make_openvino, quiet, save_openvino, write_onnx
+from segdistill.models.exported import ExportCard
+
+
+def as_input(image: Tensor, card: ExportCard) -> np.ndarray:
+    """3 x H x W uint8 RGB -> one image in the form that the file takes."""
+    if card.input == "image":
+        return image.permute(1, 2, 0)[None].contiguous().numpy()
+    scaled = F.to_dtype(image, torch.float32, scale=True)
+    return F.normalize(scaled, list(card.mean), list(card.std))[None].numpy()
+
+
+def quantise_openvino(
+    program: ExportedProgram, path: Path, card: ExportCard, images: Sequence[Tensor]
+) -> None:
+    """Write an 8-bit OpenVINO file: NNCF's post-training quantisation, per channel, with bias correction.
+
+    Args:
+        program: the float graph.
+        path: the .xml file.
+        card: what goes into its metadata.
+        images: 3 x H x W uint8 each, on which the ranges of the maps are measured.
+    """
+    with quiet():
+        import nncf
+
+        nncf.set_log_level("ERROR")
+        plain = make_openvino(program, card)
+        convolutions = [node for node in plain.get_ordered_ops() if node.get_type_name() == "Convolution"]
+        model = nncf.quantize(
+            plain,
+            nncf.Dataset(images, lambda image: as_input(image, card)),
+            subset_size=len(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            # The first stays in float: in 8 bits it alone changed the class of 13 % of a student's pixels.
+            ignored_scope=nncf.IgnoredScope(names=[node.get_friendly_name() for node in convolutions[:1]]),
+        )
+    save_openvino(model, path)
+
+
+def quantise_onnx(program: ExportedProgram, path: Path, card: ExportCard, images: Sequence[Tensor]) -> None:
+    """Write an 8-bit ONNX file: static, per channel, as pairs of QuantizeLinear and DequantizeLinear.
+
+    Args: as for `quantise_openvino`.
+    """
+    with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.left: Iterator[dict[str, Any]] = ({"image": as_input(i, card)} for i in images)
+
+            def get_next(self) -> dict[str, Any] | None:
+                return next(self.left, None)
+
+        plain, ready = Path(folder) / "plain.onnx", Path(folder) / "ready.onnx"
+        write_onnx(program, plain, card)
+        quant_pre_process(plain, ready, skip_symbolic_shape=True)
+        quantize_static(
+            ready,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+QUANTISERS = {"openvino": quantise_openvino, "onnx": quantise_onnx}
+"""What writes an 8-bit file of each format that has them."""

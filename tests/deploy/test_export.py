@@ -1,0 +1,219 @@
+"""Exported files: they answer as PyTorch does at every size, say what they are, or are not left behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segdistill import api, api_deploy
+from segdistill.config import EvaluateConfig, EvaluationDataConfig, PredictConfig, TeacherConfig
+from segdistill.config_deploy import ExportConfig
+from segdistill.data.transforms import normalise
+from segdistill.deploy import export as exporting
+from segdistill.deploy import parity
+from segdistill.deploy.export import SUFFIXES, calibration_images
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.fused import fuse_for_runtimes
+from segdistill.models.student import DSUNet
+from segdistill.models.trained import TrainedNetwork, load_network
+
+pytestmark = pytest.mark.integration
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch"}
+
+
+def trained_student(width: float = 0.1) -> DSUNet:
+    """A student whose norms have seen something: fresh ones would hide a norm that is folded wrongly."""
+    torch.manual_seed(0)
+    student = DSUNet(5, width).train()
+    with torch.no_grad():
+        for norm in (module for module in student.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.5, 0.5)
+        student(torch.randn(4, 3, 40, 40))
+    return student.eval()
+
+
+@pytest.fixture(scope="session")
+def files(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Exports the tiny run once per format."""
+    made: dict[str, Path] = {}
+
+    def make(form: str) -> Path:
+        pytest.importorskip(PACKAGES[form])
+        if form not in made:
+            out = tmp_path_factory.mktemp("exports") / f"student{SUFFIXES[form]}"
+            api_deploy.export(run, ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
+            made[form] = out
+        return made[form]
+
+    return make
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (33, 65), (64, 48)])
+def test_the_form_for_runtimes_is_the_same_function(size: tuple[int, int]) -> None:
+    student = trained_student().double()
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fuse_for_runtimes(student)(image), student(image))
+
+
+@pytest.mark.parametrize("form", PACKAGES)
+def test_a_file_answers_as_its_run_does(files: Any, run: Path, form: str) -> None:
+    path = files(form)
+    student, exported = load_network(str(run)), load_network(str(path))
+    for shape in [(1, 1, 1), (2, 7, 5), (3, 33, 65), (1, 64, 64), (1, 97, 128)]:
+        pixels = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                exported(normalise(pixels)), student(normalise(pixels)), atol=1e-4, rtol=1e-4
+            )
+    assert exported.labels == student.labels
+    assert (exported.mean, exported.std, exported.size) == (student.mean, student.std, student.size)
+    assert exported.fingerprint() != student.fingerprint()
+
+
+@pytest.mark.parametrize("form", PACKAGES)
+def test_what_is_known_lies_beside_the_file(files: Any, run: Path, form: str) -> None:
+    path = files(form)
+    record = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert (record["file"], record["format"], record["source"]) == (path.name, form, str(run))
+    assert record["labels"]["names"] == list(load_network(str(run)).labels.names)
+    assert record["parity"]["same_class"] >= 0.999
+    assert record["parity"]["logit_difference"] < 1e-4
+    assert record["parity"]["images"] == 4
+    assert record["parity"]["miou_after"] == pytest.approx(record["parity"]["miou_before"], abs=1e-3)
+    written = {part.name for part in path.parent.iterdir()}
+    assert written == {path.name, f"{path.name}.json"} | ({"student.bin"} if form == "openvino" else set())
+    assert record["bytes"] == sum(
+        (path.parent / name).stat().st_size for name in written if not name.endswith(".json")
+    )
+
+
+def test_a_file_is_a_target_like_a_run(files: Any, run: Path, shapes: Path, tmp_path: Path) -> None:
+    path = files("onnx")
+    data = EvaluationDataConfig(root=str(shapes), workers=0)
+    scores = [
+        api.evaluate(target, EvaluateConfig(data=data, device="cpu", out=str(tmp_path / "scores.json")))
+        for target in (run, path)
+    ]
+    assert scores[1]["miou"] == pytest.approx(scores[0]["miou"], abs=1e-3)
+    photo = next(shapes.rglob("JPEGImages/*.*"))
+    (one,), (two,) = (
+        [p.mask for _, p in api.predict(t, [photo], PredictConfig(out=str(tmp_path), device="cpu"))]
+        for t in (run, path)
+    )
+    assert np.mean(one == two) > 0.999
+
+
+def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "mask.onnx"
+    config = ExportConfig(input="tensor", output="mask", out=str(path), images=2)
+    record = api_deploy.export(run, config)
+    assert record["parity"]["logit_difference"] is None
+    assert record["parity"]["images"] == 2
+    network = ExportedNetwork(path)
+    answer = network.run(np.zeros((2, 3, 9, 11), np.float32))
+    assert (answer.shape, answer.dtype) == ((2, 9, 11), np.uint8)
+    with pytest.raises(ValueError, match="answers with masks, but logits are needed"):
+        api.open_teacher(TeacherConfig(spec=str(path)), load_network(str(run)).labels)
+    photo = next(shapes.rglob("JPEGImages/*.*"))
+    with pytest.raises(ValueError, match="no probabilities"):
+        list(api.predict(path, [photo], PredictConfig(probabilities=True, out=str(tmp_path), device="cpu")))
+
+
+def test_a_file_that_answers_otherwise_is_not_left_behind(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_another(network: TrainedNetwork, *rest: Any) -> Any:
+        other = load_network(str(run))
+        torch.nn.init.normal_(other.module.head.weight)  # type: ignore[union-attr, arg-type]
+        return trace(other, *rest)
+
+    trace = exporting.trace
+    monkeypatch.setattr(exporting, "trace", export_another)
+    with pytest.raises(
+        ValueError, match=r"x\.pt2 was not written: it gives .* of the pixels PyTorch's class"
+    ):
+        api_deploy.export(run, ExportConfig(format="pt2", out=str(tmp_path / "new" / "x.pt2")))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize(("form", "package"), [("openvino", "nncf"), ("onnx", "onnxruntime")])
+def test_eight_bits_are_measured(run: Path, tmp_path: Path, form: str, package: str) -> None:
+    pytest.importorskip(package)
+    path = tmp_path / f"small{SUFFIXES[form]}"
+    config = ExportConfig(
+        format=form, quantize="int8", out=str(path), calibration_images=4, max_loss=100  # type: ignore[arg-type]
+    )  # fmt: skip
+    record = api_deploy.export(run, config)
+    assert record["parity"]["miou_before"] is not None
+    assert record["parity"]["miou_after"] is not None
+    # Eight bits do change the logits, but not beyond what 256 steps of a map explain.
+    assert record["parity"]["logit_difference"] > 1e-4
+    assert record["parity"]["same_class"] > 0.8
+
+
+def test_eight_bits_that_lose_too_much_are_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    scores = iter([0.60, 0.58])
+    monkeypatch.setattr(exporting, "mean_iou", lambda *_: next(scores))
+    config = ExportConfig(
+        format="openvino", quantize="int8", out=str(tmp_path / "x.xml"), calibration_images=1
+    )
+    with pytest.raises(ValueError, match=r"from 0\.6000 to 0\.5800, more than 1\.0 points"):
+        api_deploy.export(run, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_images_are_spread_over_the_set(shapes: Path) -> None:
+    folder = next(shapes.rglob("JPEGImages"))
+    count = len(list(folder.iterdir()))
+    assert len(calibration_images(folder, 5, 24)) == 5
+    assert {max(image.shape) for image in calibration_images(folder, 5, 24)} == {24}
+    assert len(calibration_images(folder, 500, None)) == count
+
+
+def test_drawn_images_are_the_same_each_time_and_not_grey() -> None:
+    one, two = (parity.draw_images(2, 33, 65, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == (2, 3, 33, 65)
+    assert one.float().std() > 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "pt2", "quantize": "int8"}, "quantize is 'int8', but must be null for pt2"),
+        ({"images": -1}, "images is -1"),
+        ({"same_class": 1.5}, r"same_class is 1\.5"),
+    ],
+)
+def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExportConfig(**changes)
+
+
+def test_wrong_names_and_targets(run: Path, tmp_path: Path, files: Any) -> None:
+    with pytest.raises(ValueError, match=r"but onnx files end with \.onnx"):
+        api_deploy.export(run, ExportConfig(out=str(tmp_path / "student.xml")))
+    with pytest.raises(ValueError, match="is not a network that PyTorch runs"):
+        api_deploy.export(files("onnx"), ExportConfig(out=str(tmp_path / "again.onnx")))
+    with pytest.raises(ValueError, match="computes as it was exported, not in bf16"):
+        ExportedNetwork(files("onnx"), precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".xml", "an OpenVINO"), (".pt2", "a torch.export"), (".pte", "an Exec")]
+)
+def test_broken_files_are_refused(tmp_path: Path, suffix: str, kind: str) -> None:
+    pytest.importorskip(PACKAGES[{".xml": "openvino", ".pt2": "pt2", ".pte": "executorch"}[suffix]])
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=f"broken{suffix} is not {kind}"):
+        ExportedNetwork(path)

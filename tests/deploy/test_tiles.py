@@ -1,0 +1,123 @@
+"""Tiles: they cover an image once, leave no seams, and need little memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from segdistill import api
+from segdistill.config import PredictConfig
+from segdistill.data.images import image_size, read_image, read_mask, write_raw
+from segdistill.data.labels import LabelSet
+from segdistill.data.transforms import normalise
+from segdistill.deploy.tiles import GRID, needs_tiles, segment_tiles, spans
+from segdistill.models.student import DSUNet
+from segdistill.models.trained import TrainedNetwork, load_network
+
+pytestmark = pytest.mark.unit
+LABELS = LabelSet(names=("a", "b", "c"))
+
+
+@given(length=st.integers(1, 3000), tile=st.integers(230, 700), overlap=st.integers(0, 160))
+@settings(deadline=None)
+def test_tiles_cover_an_axis_once_and_see_more_than_they_use(length: int, tile: int, overlap: int) -> None:
+    found = spans(length, tile, overlap)
+    used = [place for span in found for place in range(*span.used)]
+    assert used == list(range(length))
+    for span in found:
+        assert span.seen[1] - span.seen[0] <= tile
+        assert span.seen[0] % GRID == 0
+        for side, end in ((0, 0), (1, length)):
+            assert span.seen[side] == end or abs(span.seen[side] - span.used[side]) >= overlap / 2
+
+
+def test_a_tile_of_nothing_but_overlap_is_refused() -> None:
+    with pytest.raises(ValueError, match="tile is 100, but must be 160 or more for an overlap of 128 pixels"):
+        spans(1000, 100, 128)
+
+
+@pytest.mark.parametrize("shape", [(300, 217), (64, 500), (90, 80)])
+def test_there_are_no_seams(shape: tuple[int, int]) -> None:
+    """A student looks about 100 pixels far: with 256 of overlap, tiles answer as the whole image does."""
+    torch.manual_seed(0)
+    network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    with torch.no_grad():
+        whole = network(normalise(torch.from_numpy(image).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
+    assert len(np.unique(whole)) > 1
+    tiled = segment_tiles(network, image, 288, 256)
+    assert np.mean(tiled == whole) > 0.9999  # rounding may decide a tie
+
+
+def test_without_overlap_there_are_seams() -> None:
+    class Far(nn.Module):
+        """Decides by the pixel 20 columns further right."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            far = nn.functional.pad(image, (0, 20))[..., 20:].mean(1)
+            return torch.stack([0 * far, far, 0 * far - 9], dim=1)
+
+    network = TrainedNetwork(Far(), LABELS, "far").eval()
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    with torch.no_grad():
+        whole = network(normalise(torch.from_numpy(image).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
+    wrong = [np.mean(segment_tiles(network, image, 160, overlap) != whole) for overlap in (0, 40)]
+    assert wrong[0] > 0.01
+    assert wrong[1] == 0
+
+
+@pytest.mark.parametrize("kind", ["plain.png", "grey.png", "turned.jpg", "alpha.png", "deep.png"])
+def test_raw_files_hold_what_read_image_gives(tmp_path: Path, kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    picture, path, exif = Image.fromarray(pixels), tmp_path / kind, Image.Exif()
+    if kind.startswith("grey"):
+        picture = picture.convert("L")
+    elif kind.startswith("alpha"):
+        picture.putalpha(100)
+    elif kind.startswith("deep"):
+        picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    elif kind.startswith("turned"):
+        exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    expected = np.asarray(read_image(path))
+    width, height = write_raw(path, tmp_path / "raw", strip=7)
+    assert (height, width) == expected.shape[:2]
+    assert image_size(path) == (31, 20)
+    raw = np.fromfile(tmp_path / "raw", dtype=np.uint8).reshape(expected.shape)
+    np.testing.assert_array_equal(raw, expected)
+
+
+def test_only_large_images_are_cut_without_being_asked(tmp_path: Path) -> None:
+    network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
+    Image.new("L", (4001, 4000)).save(tmp_path / "large.png")
+    Image.new("L", (400, 400)).save(tmp_path / "small.png")
+    cases = {
+        ("large.png", PredictConfig()): True,
+        ("small.png", PredictConfig()): False,
+        ("small.png", PredictConfig(tile=256)): True,
+        ("large.png", PredictConfig(size=500)): False,
+        ("large.png", PredictConfig(flip=True)): False,
+    }
+    for (name, config), expected in cases.items():
+        assert needs_tiles(tmp_path / name, network, config) is expected
+
+
+@pytest.mark.integration
+def test_predict_cuts_and_joins(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 330, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    config = PredictConfig(tile=288, overlap=224, out=str(tmp_path / "tiled"), device="cpu")
+    [(mask, _)] = list(api.predict(run, [tmp_path / "scene.png"], config))
+    network = load_network(str(run))
+    with torch.no_grad():
+        whole = network(normalise(torch.from_numpy(pixels).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
+    assert np.mean(read_mask(mask) == whole) > 0.999
+    assert sorted(path.name for path in mask.parent.iterdir()) == ["scene.png", "scene_overlay.jpg"]
+    refused = PredictConfig(tile=288, flip=True, out=str(tmp_path), device="cpu")
+    with pytest.raises(ValueError, match="goes with neither --probabilities"):
+        list(api.predict(run, [tmp_path / "scene.png"], refused))
