@@ -101,7 +101,7 @@ def test_help_needs_no_torch_and_explains_every_setting() -> None:
     assert "Softens both distributions" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "serve", "report", "data", "demo"])
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
 def test_every_verb_has_help(capsys: Any, verb: str) -> None:
     with pytest.raises(SystemExit) as done:
         cli.main([verb, "--help"])

@@ -16,6 +16,12 @@ from segdistill.data.labels import VOC, LabelSet
 pytestmark = pytest.mark.integration
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+TEACHER = """from collections import OrderedDict
+from torch import nn
+
+def build():
+    return nn.Sequential(OrderedDict(project=nn.Conv2d(3, 8, 1), classifier=nn.Conv2d(8, {classes}, 1)))
+"""
 
 
 def write_pair(image: Path, mask: Path, labels: LabelSet, seed: int) -> None:
@@ -48,7 +54,8 @@ def tiny_data(config: TrainConfig, root: Path) -> LabelSet:
 
 
 def test_all_configurations_are_found() -> None:
-    assert set(NAMES) == {"shapes", "voc", "voc-animals", "voc-reference", "camvid"}
+    voc = {"voc", "voc-reference", "voc-animals", "voc-animals-long", "voc-animals-gpu"}
+    assert set(NAMES) == {"shapes", "camvid"} | voc
 
 
 def test_the_reference_recipe_is_the_one_that_the_design_states() -> None:
@@ -67,17 +74,29 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
     assert config.out == f"runs/{name}"
     labels = tiny_data(config, tmp_path / "data")
     file = tmp_path / "teacher.py"
-    file.write_text(f"from torch import nn\n\n\ndef build():\n    return nn.Conv2d(3, {len(labels)}, 1)\n")
-    teacher = replace(config.teacher, spec=f"{file}:build") if config.teacher.spec else TeacherConfig()
+    file.write_text(TEACHER.format(classes=len(labels)))
+    cache = str(tmp_path / "cache")
+    teacher = TeacherConfig()
+    if config.teacher.spec:
+        teacher = replace(
+            config.teacher, spec=f"{file}:build", cache=config.teacher.cache and f"{cache}/teacher"
+        )
+    unlabelled = [str(tmp_path / "data")] if config.data.unlabelled else []
     run = api.train(
         replace(
             config,
-            data=replace(config.data, root=str(tmp_path / "data"), workers=0),
+            data=replace(
+                config.data,
+                root=str(tmp_path / "data"),
+                unlabelled=unlabelled,
+                cache=config.data.cache and f"{cache}/decoded",
+                workers=0,
+            ),
             teacher=teacher,
             student=replace(config.student, width=0.1),
             runtime=RuntimeConfig(precision="fp32"),
             size=32,
-            batch=2,
+            batch=4,
             steps=2,
             evaluate_every=2,
             log_every=1,

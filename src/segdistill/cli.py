@@ -132,6 +132,13 @@ def make_parser() -> ArgumentParser:
     report.add_argument("--out", type=str | None, default=None, help="the file; RUN/report.html where absent")
     verbs.add_subcommand("report", report, help="write an HTML page about runs")
 
+    pack = ArgumentParser(
+        exit_on_error=False, description="Copy what using a student takes: float16 weights, card, settings."
+    )
+    pack.add_argument("run", help="a run folder")
+    pack.add_argument("--out", required=True, help="the folder to make")
+    verbs.add_subcommand("pack", pack, help="copy a student without its records, at half the weight")
+
     data = ArgumentParser(exit_on_error=False, description="Check, download or draw data sets.")
     verbs.add_subcommand("data", data, help="check, download or draw data sets")
     _add_data_verbs(data)
@@ -274,6 +281,14 @@ def run_report(options: Namespace) -> int:
     return 0
 
 
+def run_pack(options: Namespace) -> int:
+    """Segdistill pack."""
+    from segdistill.engine.run import pack
+
+    print_json({"run": str(pack(Path(options.run), Path(options.out)))})
+    return 0
+
+
 def run_data(options: Namespace) -> int:
     """Segdistill data check | download | shapes."""
     from segdistill.data.download import download_voc
@@ -351,6 +366,7 @@ VERBS = {
     "benchmark": run_benchmark,
     "serve": run_serve,
     "report": run_report,
+    "pack": run_pack,
     "data": run_data,
     "demo": run_demo,
 }

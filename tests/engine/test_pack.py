@@ -1,18 +1,22 @@
 """Packing a run folder: half the weight, the same answers, and nothing that only training needs."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from segdistill import api
+from segdistill import api, cli
 from segdistill.engine.run import pack
 
 pytestmark = pytest.mark.integration
 
 
-def test_a_packed_run_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
-    packed = pack(run, tmp_path / "packed")
+def test_a_packed_run_answers_as_the_run_does(capsys: Any, run: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    assert cli.main(["pack", str(run), "--out", str(packed)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": str(packed)}
     assert sorted(path.name for path in packed.iterdir()) == [
         "config.yaml",
         "model.json",
