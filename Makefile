@@ -2,9 +2,9 @@
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
 # Triton's interpreter runs the kernels where there is no GPU.
-PYTEST := TRITON_INTERPRET=1 $(RUN) pytest -m "not gpu"
+PYTEST := TRITON_INTERPRET=1 $(RUN) pytest -m "not gpu and not soak"
 
-.PHONY: help install demo test check format
+.PHONY: help install demo test check soak format
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: install  ## format, lint, types, import contract and tests
 	$(RUN) mypy
 	$(RUN) lint-imports
 	$(PYTEST)
+
+soak: install  ## faults and hostile files by the thousand: half an hour on 2 idle cores
+	TRITON_INTERPRET=1 $(RUN) pytest -m soak
 
 format: install  ## format the code and mend what the linter can mend
 	$(RUN) ruff format .

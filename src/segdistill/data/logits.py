@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.data.transforms import View, scaled_size
+from segdistill.files import write_atomic
 
 INDEX = "index.json"
 RECORD = np.dtype([("key", "<u8"), ("offset", "<u8"), ("height", "<u2"), ("width", "<u2"), ("crc", "<u4")])
@@ -157,7 +158,7 @@ class LogitsCache:
         """What process `rank` appends with; two processes must not have the same one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
-            (self.folder / INDEX).write_text(json.dumps(asdict(self.form), indent=2) + "\n")
+            write_atomic(self.folder / INDEX, json.dumps(asdict(self.form), indent=2) + "\n")
         return LogitsWriter(self.folder / f"part-{rank:05d}.bin", self.form)
 
     def __getstate__(self) -> dict[str, Any]:

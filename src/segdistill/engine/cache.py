@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as T
 
 from segdistill.config import TrainConfig
 from segdistill.data.datasets import Sample, image_file
-from segdistill.data.loaders import plainly
+from segdistill.data.loaders import ignore_stop_signals, plainly
 from segdistill.data.logits import LogitsCache, LogitsFormat, image_key, to_grid
 from segdistill.data.transforms import normalise
 from segdistill.engine.history import progress, say
@@ -128,7 +128,9 @@ def fill(
     """Append the logits of the samples `missing` to this process's part."""
     form = cache.form
     say(f"The teacher looks at {len(missing)} images once; its logits go into {cache.folder}", accelerator)
-    loader = DataLoader(_Images(samples, missing), batch_size=None, num_workers=2)
+    loader = DataLoader(
+        _Images(samples, missing), batch_size=None, num_workers=2, worker_init_fn=ignore_stop_signals
+    )
     with cache.writer(accelerator.process_index) as writer, progress(accelerator.is_main_process) as bar:
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in plainly(loader):

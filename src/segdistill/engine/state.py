@@ -27,6 +27,7 @@ class TrainingState:
         student: the plain network, whose weights are saved.
         wrapped: the same network as the accelerator wants it called in training.
         best: highest mIoU so far, None before the first evaluation.
+        scored: step of the newest evaluation.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class TrainingState:
     ) -> None:
         self.student, self.objective, self.accelerator = student, objective, accelerator
         self.best: float | None = None
+        self.scored = 0
         self.average: AveragedModel | None = None
         if config.ema:
             average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
@@ -69,6 +71,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
             "best": self.best,
+            "scored": self.scored,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,7 +84,7 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.best = state["best"]
+        self.best, self.scored = state["best"], state["scored"]
 
 
 def make_optimizer(config: OptimConfig, *modules: nn.Module) -> Optimizer:

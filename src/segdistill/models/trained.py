@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.files import refuse_bomb
 from segdistill.models.card import WEIGHTS, is_run, read_card, read_weights
 from segdistill.models.zoo import (
     TORCHVISION,
@@ -192,7 +193,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            refuse_bomb(file, str(path))
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a state dict: {reason}") from None
