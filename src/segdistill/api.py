@@ -44,7 +44,7 @@ from segdistill.files import read_json, write_atomic
 from segdistill.models.card import WEIGHTS, ModelCard, is_run, read_card
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network, load_state
-from segdistill.models.zoo import build_model, output_classes
+from segdistill.models.zoo import build_model, output_classes, require_trust
 from segdistill.reporting.report import Example, pick_examples, run_names, write_report
 from segdistill.version import __version__
 
@@ -133,6 +133,8 @@ def replay(file: str | Path) -> dict[str, Any]:
     """
     run = Path(file).parent
     config = load(TrainConfig, run / CONFIG)
+    for spec in (config.student.spec, config.teacher.spec or ""):
+        require_trust(spec, run / CONFIG)
     labels = open_labels(config.data.root, config.data.layout)
     samples = open_training(config.data)
     steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch)  # type: ignore[arg-type]
@@ -314,6 +316,8 @@ def read_scores(run: Path) -> dict[str, float | None]:
 def gather_examples(runs: Sequence[Path]) -> list[Example]:
     """Best, median and worst validation images of the first run, and what each run's network sees there."""
     config = load(TrainConfig, runs[0] / CONFIG)
+    if config.teacher.spec is not None:
+        require_trust(config.teacher.spec, runs[0] / CONFIG)
     names = dict(zip(runs, run_names(runs), strict=True))
     scores = {names[run]: read_scores(run) for run in runs}
     val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import refuse_bomb
-from segdistill.models.card import WEIGHTS, is_run, read_card, read_weights
+from segdistill.models.card import CARD, WEIGHTS, is_run, read_card, read_weights
 from segdistill.models.zoo import (
     TORCHVISION,
     OnnxNetwork,
@@ -24,6 +24,7 @@ from segdistill.models.zoo import (
     build_model,
     call_function,
     output_classes,
+    require_trust,
     unknown,
 )
 
@@ -104,6 +105,7 @@ def load_network(
     size = None
     if is_run(spec):
         card = read_card(Path(spec))
+        require_trust(card.spec, Path(spec) / CARD)
         module = build_model(card.spec, len(card.labels), width=card.width)
         load_state(module, Path(weights) if weights else Path(spec) / WEIGHTS)
         known = {"labels": card.labels, "mean": card.mean, "std": card.std}
