@@ -29,7 +29,7 @@ check: install  ## format, lint, types, import contract and tests
 	$(RUN) lint-imports
 	$(PYTEST)
 
-soak: install  ## faults and hostile files by the thousand: half an hour on 2 idle cores
+soak: install  ## faults and hostile files by the thousand
 	TRITON_INTERPRET=1 $(RUN) pytest -m soak
 
 format: install  ## format the code and mend what the linter can mend

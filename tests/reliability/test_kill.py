@@ -45,10 +45,8 @@ def work(config: TrainConfig, resume: bool, last: int | None) -> None:
 
 
 def start(config: TrainConfig, *, resume: bool = False, last: int | None = None) -> BaseProcess:
-    """A server process that has imported everything forks it, for that takes no time."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["segdistill.api"])
-    process = context.Process(target=work, args=(config, resume, last))
+    """Forked, for then it has imported everything."""
+    process = get_context("fork").Process(target=work, args=(config, resume, last))
     process.start()
     return process
 

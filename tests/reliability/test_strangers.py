@@ -190,7 +190,7 @@ def test_a_card_that_names_code_does_not_run_it(tmp_path: Path, monkeypatch: pyt
             load_network(str(tmp_path))
         one_line(error)
     assert not (tmp_path / "mark").exists()
-    (tmp_path / "model.json").write_text(json.dumps(CARD | {"spec": f"{evil}:network"}))
+    (tmp_path / "model.json").write_text(json.dumps(CARD | {"spec": f"{evil}:network", "width": 1.0}))
     monkeypatch.setenv("SEGDISTILL_TRUST", "1")
     with pytest.raises(ValueError, match="returned a NoneType"):
         load_network(str(tmp_path))
