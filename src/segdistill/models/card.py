@@ -85,8 +85,8 @@ def read_card(run: Path) -> ModelCard:
             f"{run} is not a run folder with a trained model: it has no {CARD} "
             "(one is written at the first evaluation of `segdistill train`)"
         )
-    content = read_json(path)
     try:
+        content = read_json(path)
         content["labels"] = label_set(content["labels"], str(path))
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return ModelCard(**content)
