@@ -31,7 +31,7 @@ check: install  ## format, lint, types, import contract and tests
 	$(MAKE) --no-print-directory audit
 
 audit: install  ## ask for known security holes of what is installed; skipped where nobody answers
-	@out=$$(timeout 60 $(RUN) pip-audit --progress-spinner off --timeout 10 --skip-editable 2>&1); code=$$?; \
+	@out=$$(timeout 30 $(RUN) pip-audit --progress-spinner off --timeout 10 --skip-editable 2>&1); code=$$?; \
 	if [ $$code -eq 0 ] || echo "$$out" | grep -q "^Found [0-9]* known"; then echo "$$out"; exit $$code; \
 	else echo "audit skipped: the database of known holes cannot be reached"; fi
 

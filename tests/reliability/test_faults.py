@@ -27,11 +27,11 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB; where it may not be mounted, the test is skipped."""
+    """A file system of 4 MiB; where it may not be mounted, the test is skipped."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True
     )
     if mount.returncode:
         pytest.skip("mounting needs root")
@@ -310,6 +310,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
     assert not (tmp_path / "run0.0" / "checkpoints").exists()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 def test_the_number_of_loaders_changes_no_bit(configure: Any, tmp_path: Path) -> None:
     alone = configure(tmp_path / "0", trackers=[])
     states = []

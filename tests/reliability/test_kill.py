@@ -4,8 +4,10 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,9 +28,10 @@ CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncat
 """What Python announces before it changes the file system."""
 
 
-def work(config: TrainConfig, resume: bool, last: int | None) -> None:
+def work(config: TrainConfig, resume: bool, last: int | None, environment: dict[str, str]) -> None:
     """Train in a process of its own, which kills itself at its `last` change of a file of the run."""
     torch.set_num_threads(1)
+    os.environ |= environment
     left = [last]
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -44,11 +47,45 @@ def work(config: TrainConfig, resume: bool, last: int | None) -> None:
     api.train(config, resume=resume)
 
 
-def start(config: TrainConfig, *, resume: bool = False, last: int | None = None) -> BaseProcess:
-    """Forked, for then it has imported everything."""
-    process = get_context("fork").Process(target=work, args=(config, resume, last))
-    process.start()
-    return process
+def start(config: TrainConfig, *, world: int = 1, last: int | None = None) -> list[BaseProcess]:
+    """Begin or resume a training; its processes are forked, for then they have imported everything.
+
+    With a `world` of several, each is told of the others as `accelerate launch` does it.
+    """
+    resume = (Path(config.out) / "config.yaml").is_file()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world,
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        environment = {name: str(value) for name, value in told.items()} if world > 1 else {}
+        process = get_context("fork").Process(
+            target=work, args=(config, resume, None if rank else last, environment)
+        )
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def finish(processes: list[BaseProcess]) -> None:
+    """Wait for the first; end the others with it where it was killed, as a launcher does."""
+    processes[0].join()
+    for process in processes:
+        if processes[0].exitcode:
+            process.kill()
+        process.join()
+    assert {process.exitcode for process in processes} <= {0, -signal.SIGKILL}
+
+
+def plain(value: Any) -> Any:
+    """Tensors become lists."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def kept(run: Path) -> dict[str, Any]:
@@ -58,12 +95,21 @@ def kept(run: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     return {
         "weights": {name: value.tolist() for name, value in load_file(run / "model.safetensors").items()},
-        "state": str(found[1]["student"]) + str(found[1]["optimizer"]) + str(found[1]["best"]),
+        "state": plain(found[1]),
         "step": found[0],
         "card": json.loads((run / "model.json").read_text())["metrics"],
         "metrics": json.loads((run / "metrics.json").read_text()),
         "history": [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines],
     }
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of a nested one, with its path."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, f"{name}.{key}")
+    else:
+        yield name, value
 
 
 def assert_whole(run: Path) -> None:
@@ -78,9 +124,11 @@ def assert_whole(run: Path) -> None:
         assert path.with_suffix(".pt").is_file()
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path) -> TrainConfig:
-    """The settings of a run that nothing interrupted, with a cached teacher, a loader and an average."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def straight(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path
+) -> tuple[int, TrainConfig]:
+    """Processes and settings of a run that nothing interrupted: cached teacher, a loader, an average."""
     root = tmp_path_factory.mktemp("kills")
     config = configure(
         root / "straight",
@@ -90,46 +138,47 @@ def straight(tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path
         checkpoint_every=1,
         trackers=[],
     )
-    api.train(config)
-    return config
+    finish(start(config, world=request.param))
+    return request.param, config
 
 
-def survive(straight: TrainConfig, moment: int, tmp_path: Path) -> str:
-    """Kill a run once or more, resume it, and compare; returns where it was hit first."""
+def survive(straight: tuple[int, TrainConfig], moment: int, tmp_path: Path) -> None:
+    """Kill a run, kill it again while it resumes, let it end, and compare."""
+    world, like = straight
     draw = random.Random(moment)
     out = tmp_path / "killed"
-    teacher = TeacherConfig(spec=straight.teacher.spec, cache=str(tmp_path / "cache"))
-    config = TrainConfig(**vars(straight) | {"out": str(out), "teacher": teacher})
-    hit = ""
-    for attempt in range(2):  # the second kill comes while it resumes
-        resume = (out / "config.yaml").is_file()
-        if moment % 2:  # between two changes of files
-            process = start(config, resume=resume)
+    teacher = TeacherConfig(spec=like.teacher.spec, cache=str(tmp_path / "cache"))
+    config = TrainConfig(**vars(like) | {"out": str(out), "teacher": teacher})
+    for _ in range(2):
+        if moment % 2:  # anywhere
+            processes = start(config, world=world)
             deadline = time.monotonic() + draw.uniform(0.1, 6.0)
-            while process.is_alive() and time.monotonic() < deadline:
+            while processes[0].is_alive() and time.monotonic() < deadline:
                 time.sleep(0.01)
-            process.kill()
-        else:  # at a change
-            process = start(config, resume=resume, last=draw.randint(1, 70))
-        process.join()
-        assert process.exitcode in (-signal.SIGKILL, 0)
+            for process in processes:
+                process.kill()
+        else:  # at a change of a file
+            processes = start(config, world=world, last=draw.randint(1, 70))
+        finish(processes)
         assert_whole(out)
-        if attempt == 0:
-            hit = ", ".join(sorted(path.name for path in out.rglob("*") if path.is_file()))
-    last = start(config, resume=(out / "config.yaml").is_file())
-    last.join()
-    assert last.exitcode == 0
-    assert kept(out) == kept(Path(straight.out))
+        print(moment, [process.exitcode for process in processes],
+              *sorted(path.name for path in out.rglob("*") if path.is_file()))  # fmt: skip
+    finish(start(config, world=world))
+    ours, theirs = dict(leaves(kept(out))), dict(leaves(kept(Path(like.out))))
+    assert {name: (ours.get(name), theirs.get(name)) for name in ours.keys() | theirs.keys()
+            if ours.get(name) != theirs.get(name)} == {}  # fmt: skip
     assert [path for path in out.rglob(".*") if path.name != ".lock"] == []
-    return hit
 
 
+@pytest.mark.parametrize("straight", [1], indirect=True, ids=["one process"])
 @pytest.mark.parametrize("moment", [2, 3])
 def test_a_killed_run_goes_on_to_the_same_weights(straight: Any, moment: int, tmp_path: Path) -> None:
-    assert survive(straight, moment, tmp_path) is not None
+    survive(straight, moment, tmp_path)
+    assert load_checkpoint(tmp_path / "killed" / "checkpoints") is not None
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", range(20))
 def test_a_run_killed_at_20_moments(straight: Any, moment: int, tmp_path: Path) -> None:
-    print(survive(straight, moment, tmp_path))
+    survive(straight, moment, tmp_path)
+    assert load_checkpoint(tmp_path / "killed" / "checkpoints") is not None

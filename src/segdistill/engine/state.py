@@ -56,6 +56,15 @@ class TrainingState:
         """What the optimiser moves."""
         return [*self.student.parameters(), *self.objective.parameters()]
 
+    def share_buffers(self) -> None:
+        """Give all processes the first one's batch norm statistics: each has its own since its last batch.
+
+        Only then do all of them evaluate the network that is saved, and does a resumed run score it alike.
+        """
+        if self.accelerator.num_processes > 1:
+            for buffer in self.evaluated.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def _adapters(self) -> Iterator[tuple[str, nn.Module]]:
         """What of the objective trains along, by name, as it was before the accelerator wrapped it."""
         for name, adapter in self.objective.adapters.items():

@@ -258,6 +258,7 @@ def evaluate_and_keep(
     """
     config, labels = experiment.config, experiment.card.labels
     task = bar.add_task("evaluate", total=-(-len(experiment.val) // accelerator.num_processes), numbers="")
+    state.share_buffers()
     metrics = evaluate(
         state.evaluated,
         experiment.val,
