@@ -2,9 +2,9 @@
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
 # Triton's interpreter runs the kernels where there is no GPU.
-PYTEST := TRITON_INTERPRET=1 $(RUN) pytest -m "not gpu"
+PYTEST := TRITON_INTERPRET=1 $(RUN) pytest -m "not gpu and not soak"
 
-.PHONY: help install demo test check format
+.PHONY: help install demo test check audit soak format
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,15 @@ check: install  ## format, lint, types, import contract and tests
 	$(RUN) mypy
 	$(RUN) lint-imports
 	$(PYTEST)
+	$(MAKE) --no-print-directory audit
+
+audit: install  ## ask for known security holes of what is installed; skipped where nobody answers
+	@out=$$(timeout 30 $(RUN) pip-audit --progress-spinner off --timeout 10 --skip-editable 2>&1); code=$$?; \
+	if [ $$code -eq 0 ] || echo "$$out" | grep -q "^Found [0-9]* known"; then echo "$$out"; exit $$code; \
+	else echo "audit skipped: the database of known holes cannot be reached"; fi
+
+soak: install  ## faults and hostile files by the thousand
+	TRITON_INTERPRET=1 $(RUN) pytest -m soak
 
 format: install  ## format the code and mend what the linter can mend
 	$(RUN) ruff format .

@@ -1,8 +1,10 @@
 """The verbs as functions: settings in, files out. The only place where settings become objects."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from segdistill.config import (
     load,
 )
 from segdistill.data.datasets import SegmentationDataset, open_dataset, open_labels, open_training
+from segdistill.data.frequencies import class_weights
 from segdistill.data.images import read_image
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
+from segdistill.data.loaders import plain_failures
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
 from segdistill.deploy.predict import Prediction, find_images, write_prediction
@@ -30,20 +34,21 @@ from segdistill.deploy.video import SUFFIXES as VIDEOS
 from segdistill.deploy.video import predict_video
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.cache import open_cache
-from segdistill.engine.checkpoint import write_atomic
 from segdistill.engine.decoded import prepare
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.evaluate import segment
 from segdistill.engine.history import progress, say
 from segdistill.engine.metrics import mean
+from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run import CONFIG, check_run, make_run
-from segdistill.engine.runtime import make_accelerator, seed_everything
+from segdistill.engine.runtime import make_accelerator, seed_everything, stop_signal
 from segdistill.engine.train import Experiment
 from segdistill.engine.train import train as train_student
+from segdistill.files import read_json, write_atomic
 from segdistill.models.card import WEIGHTS, ModelCard, is_run, read_card
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network, load_state
-from segdistill.models.zoo import build_model, output_classes
+from segdistill.models.zoo import build_model, output_classes, require_trust
 from segdistill.reporting.report import Example, pick_examples, run_names, write_report
 from segdistill.version import __version__
 
@@ -64,6 +69,12 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
         segdistill.engine.train.Stopped: SIGINT or SIGTERM came; the state is saved.
     """
+    with stop_signal(obey=True), plain_failures(), ExitStack() as stack:
+        return _train(config, stack, resume=resume, overwrite=overwrite)
+
+
+def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bool) -> Path:
+    """`train`; what must be let go of at its end goes onto the stack."""
     check_losses(config.objective, distils=config.teacher.spec is not None)
     run = Path(config.out)
     check_run(run, config, resume=resume, overwrite=overwrite)
@@ -87,7 +98,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         teacher=None if teacher is None else teacher.identity(),
         version=__version__,
     )
-    make_run(run, config, accelerator, resume=resume, overwrite=overwrite)
+    stack.enter_context(make_run(run, config, accelerator, resume=resume, overwrite=overwrite))
     accelerator.init_trackers("segdistill")
     parameters = sum(p.numel() for p in student.parameters())
     taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
@@ -109,6 +120,32 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     accelerator.wait_for_everyone()
     accelerator.end_training()  # ends the group of processes too
     return run
+
+
+def replay(file: str | Path) -> dict[str, Any]:
+    """Compute the batch once more on which a run stopped because a loss was not finite.
+
+    Args:
+        file: the nonfinite.json in its run folder.
+
+    Returns:
+        `step`, `terms`, `images` (terms by id), `nonfinite` (names of tensors, in the order of computation)
+        and `bad` (ids of the images to blame).
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: the files are not those of such a run.
+    """
+    run = Path(file).parent
+    config = load(TrainConfig, run / CONFIG)
+    for spec in (config.student.spec, config.teacher.spec or ""):
+        require_trust(spec, run / CONFIG)
+    labels = open_labels(config.data.root, config.data.layout)
+    samples = open_training(config.data)
+    steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch)  # type: ignore[arg-type]
+    weights = class_weights(samples, len(labels), config.objective.class_weights)
+    student = build_model(config.student.spec, len(labels), width=config.student.width)
+    return replay_batch(Path(file), config, student, open_teacher(config.teacher, labels), weights, steps)
 
 
 def cache(config: TrainConfig) -> dict[str, Any]:
@@ -133,7 +170,8 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     assert teacher is not None
     samples = open_training(config.data)
     started = time.perf_counter()
-    filled = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
+    with stop_signal(obey=True), plain_failures():
+        filled = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
@@ -317,14 +355,16 @@ def read_scores(run: Path) -> dict[str, float | None]:
     """Mean IoU of each validation image, by id, from the best evaluation of a run."""
     path = run / "metrics.json"
     try:
-        return json.loads(path.read_text())["best"]["images"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+        return read_json(path)["best"]["images"]
+    except (LookupError, TypeError, ValueError):
         raise ValueError(f"{path} holds no scores of single images") from None
 
 
 def gather_examples(runs: Sequence[Path]) -> list[Example]:
     """Best, median and worst validation images of the first run, and what each run's network sees there."""
     config = load(TrainConfig, runs[0] / CONFIG)
+    if config.teacher.spec is not None:
+        require_trust(config.teacher.spec, runs[0] / CONFIG)
     names = dict(zip(runs, run_names(runs), strict=True))
     scores = {names[run]: read_scores(run) for run in runs}
     val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)

@@ -88,6 +88,8 @@ def make_parser() -> ArgumentParser:
     train.add_class_arguments(TrainConfig, None)
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
     train.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    help_replay = "compute the batch again that a run stopped on: RUN/nonfinite.json"
+    train.add_argument("--replay", type=str | None, default=None, help=help_replay)
     verbs.add_subcommand("train", train, help="train a student, with a teacher or without")
 
     cache = ArgumentParser(exit_on_error=False, description="Fill the cache of a teacher's logits ahead.")
@@ -183,7 +185,10 @@ def run_train(options: Namespace) -> int:
     from segdistill import api
     from segdistill.engine.train import Stopped
 
-    settings = {k: v for k, v in vars(options).items() if k not in {"config", "resume", "overwrite"}}
+    if options.replay:
+        return _replay(options.replay)
+    own = {"config", "resume", "overwrite", "replay"}
+    settings = {k: v for k, v in vars(options).items() if k not in own}
     try:
         run = api.train(TrainConfig(**settings), resume=options.resume, overwrite=options.overwrite)
     except Stopped as stopped:
@@ -193,11 +198,31 @@ def run_train(options: Namespace) -> int:
     return 0
 
 
+def _replay(file: str) -> int:
+    """Say which tensors of a kept batch are not finite, and the terms of each image."""
+    from segdistill import api
+    from segdistill.engine.history import say
+    from segdistill.engine.replay import printable
+
+    seen = api.replay(file)
+    say(f"step {seen['step']}: " + ", ".join(f"{name} {value:.4g}" for name, value in seen["terms"].items()))
+    for name, terms in seen["images"].items():
+        mark = "  <- not finite" if name in seen["bad"] and seen["nonfinite"] else ""
+        say(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in terms.items()) + mark)
+    say(f"not finite, in this order: {', '.join(seen['nonfinite'][:12]) or 'nothing'}")
+    print_json(printable(seen))
+    return 0
+
+
 def run_cache(options: Namespace) -> int:
     """Segdistill cache."""
     from segdistill import api
+    from segdistill.engine.train import Stopped
 
-    print_json(api.cache(TrainConfig(**{k: v for k, v in vars(options).items() if k != "config"})))
+    try:
+        print_json(api.cache(TrainConfig(**{k: v for k, v in vars(options).items() if k != "config"})))
+    except Stopped as stopped:
+        return stopped.exit_code
     return 0
 
 

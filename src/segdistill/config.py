@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from segdistill.files import read_plain_yaml
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -453,7 +455,7 @@ def load(cls: type[Config], path: Path) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "config")
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = read_plain_yaml(path)
         require(isinstance(settings, dict), "the file", settings, "a mapping of settings")
         config = parser.instantiate(parser.parse_object({"config": settings})).config
     except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -17,7 +18,9 @@ import torch
 from accelerate import Accelerator
 
 from segdistill.engine.runtime import (
+    ECHO,
     PACKAGES,
+    Stopped,
     environment,
     make_accelerator,
     resolve_precision,
@@ -116,11 +119,19 @@ def test_a_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatc
         raise SystemExit(code)
 
     monkeypatch.setattr(os, "_exit", leave)
-    with stop_signal():
+    with stop_signal() as stop:
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # which a launcher passes on at once
+        stop.since -= ECHO
         with pytest.raises(SystemExit) as ended:
             signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 143
+
+
+def test_where_it_is_obeyed_a_signal_ends_the_work_whatever_handles_errors() -> None:
+    with pytest.raises(Stopped) as stopped, stop_signal(obey=True), suppress(Exception):
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.exit_code == 143
 
 
 def test_signals_are_handled_as_before_after_an_error() -> None:

@@ -14,8 +14,11 @@ from segdistill.config import DataConfig
 from segdistill.data.images import SUFFIXES, list_images, read_image, read_mask
 from segdistill.data.labels import VOC, VOID, LabelSet, label_set, read_yaml
 from segdistill.data.transforms import reduce
+from segdistill.files import read_text
 
 DESCRIPTION = "dataset.yaml"
+LIST_BYTES = 2**28
+"""Largest list of a split: some ten million names."""
 NAME = np.dtypes.StringDType()
 """Strings of any length, kept as UTF-8 beside each other."""
 
@@ -229,9 +232,10 @@ def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
     if devkit is not None:
         return sorted(path.stem for path in (devkit / "ImageSets" / "Segmentation").glob("*.txt"))
     described = _description(folder, layout)
-    parts = Path(read_yaml(described).get("images", "") if described.is_file() else "").parts
+    named = read_yaml(described).get("images", "") if described.is_file() else ""
+    parts = Path(named if isinstance(named, str) else "").parts
     marked = next((part for part in parts if "{split}" in part), None)
-    if marked is None:
+    if marked is None or Path(named).is_absolute() or ".." in parts:
         return ["all"] if parts else []
     depth = len(folder.parts) + parts.index(marked)
     found = folder.glob("/".join(parts).replace("{split}", "*"))
@@ -259,7 +263,7 @@ def _voc_files(devkit: Path, split: str) -> tuple[list[str], list[Path], list[Pa
         available = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{listed} does not exist; lists here: {available}")
     # The SBD lists name image and mask paths, VOC's own only the id, which may have dots in it.
-    first = [Path(line.split()[0]) for line in listed.read_text().splitlines() if line.strip()]
+    first = [Path(line.split()[0]) for line in read_text(listed, LIST_BYTES).splitlines() if line.strip()]
     ids = [path.stem if path.suffix.lower() in SUFFIXES else path.name for path in first]
     masks = devkit / ("SegmentationClassAug" if listed.stem.endswith("_aug") else "SegmentationClass")
     images = devkit / "JPEGImages"
@@ -272,12 +276,20 @@ def _folder_files(root: Path, split: str, source: Path) -> tuple[list[str], list
     for key in ("images", "masks"):
         if not isinstance(description.get(key), str):
             raise ValueError(f"{source} has no `{key}` (the folder, where {{split}} stands for the split)")
+    name = description.get("mask_name", "{stem}.png")
+    for key, value in {
+        "images": description["images"],
+        "masks": description["masks"],
+        "mask_name": name,
+    }.items():
+        # A description comes with the data, and so from anyone: it names what is inside the data's folder.
+        if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError(f"{source}: {key} is {value!r}, but must be a path below {root}, without ..")
     images = root / description["images"].replace("{split}", split)
     masks = root / description["masks"].replace("{split}", split)
     for folder in (images, masks):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder (split {split!r} of {root})")
-    name = description.get("mask_name", "{stem}.png")
     found = list(list_images(images))
     relative = [path.relative_to(images) for path in found]
     return (

@@ -1,5 +1,8 @@
 """Reads image and mask files into RGB images and index masks, whatever mode they were saved in."""
 
+import os
+import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What is decoded, whatever a file is called: PIL knows others, one of which runs a program."""
+MOST_PIXELS = int(os.environ.get("SEGDISTILL_MOST_PIXELS", 2**26))
+"""Largest image that is decoded; at most some 20 bytes of memory are used for each pixel."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+# PIL warns of large images before their size can be looked at here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -124,10 +134,35 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            refuse_large(path, image.size)
             image.load()
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that can be read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be decoded: {error}") from None
-    yield image
+        raise ValueError(f"{path} is not an image that can be read ({', '.join(FORMATS)})") from None
+    except MemoryError:
+        raise ValueError(f"{path} cannot be decoded: there is not enough memory for it") from None
+    except Exception as error:  # damaged files bring the decoders to raise nearly anything
+        raise error if isinstance(error, TooLargeError) else decoding_error(path, error) from None
+    try:
+        yield image
+    except (SyntaxError, LookupError, OverflowError, ArithmeticError, struct.error, TypeError) as error:
+        raise decoding_error(path, error) from None  # metadata (EXIF, palettes) is looked at only now
+
+
+class TooLargeError(ValueError):
+    """An image has more than `MOST_PIXELS`."""
+
+
+def refuse_large(path: Path, size: tuple[int, int]) -> None:
+    """Raise a `TooLargeError` for an image of more than `MOST_PIXELS`."""
+    if size[0] * size[1] > MOST_PIXELS:
+        raise TooLargeError(
+            f"{path} is {size[0]}x{size[1]} pixels, but at most {MOST_PIXELS:,} are decoded: make it "
+            "smaller, or set SEGDISTILL_MOST_PIXELS"
+        )
+
+
+def decoding_error(path: Path, error: Exception) -> ValueError:
+    """What a decoder's failure becomes, on one line."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(f"{path} cannot be decoded: {reason}")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
+
+from segdistill.files import read_plain_yaml
 
 VOID = 255
 """Index of pixels without a label, in every mask inside the package."""
@@ -98,16 +99,13 @@ def label_set(description: Mapping[str, Any], source: str) -> LabelSet:
             palette=tuple(description.get("palette") or ()),
             void=description.get("void", VOID),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{source}: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; anything else is a `ValueError`."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    content = read_plain_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping with `names`, `palette`, `void`, ...")
     return content

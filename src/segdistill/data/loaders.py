@@ -1,9 +1,12 @@
 """Seeded loaders: samples become batches, and the same ones whatever the number of workers or processes."""
 
+import errno
 import os
+import re
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Thread
@@ -345,6 +348,36 @@ def plainly(loader: Iterable[Item]) -> Iterator[Item]:
     else:
         return
     raise clean
+
+
+@contextmanager
+def plain_failures() -> Iterator[None]:
+    """Within it, a loader process that was ended, and memory that is not there, are errors of one line.
+
+    Raises:
+        ChildProcessError: the system ended a loader process.
+        OSError: (ENOMEM) there is not enough memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if re.search("DataLoader worker .*(exited unexpectedly|killed by signal)", text):
+            problem: OSError = ChildProcessError(
+                "a loader process was ended from outside, most often because memory ran out: "
+                "try fewer data.workers, or smaller images"
+            )
+        elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+            problem = OSError(
+                errno.ENOMEM, "not enough memory: try a smaller batch or size, fewer data.workers"
+            )
+        else:
+            raise
+        # The frames hold the loader, which would keep its processes until the program ends.
+        traceback.clear_frames(error.__traceback__)
+    else:
+        return
+    raise problem
 
 
 def ignore_stop_signals(worker: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from segdistill.files import write_atomic
+
 INDEX = "index.json"
 Bytes = NDArray[np.uint8]
 
@@ -80,7 +82,7 @@ class PartFiles(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
             text = json.dumps(json.loads(self.description), indent=2) + "\n"
-            (self.folder / INDEX).write_text(text)
+            write_atomic(self.folder / INDEX, text)
         return self.folder / f"part-{rank:05d}.bin"
 
     def __getstate__(self) -> dict[str, Any]:

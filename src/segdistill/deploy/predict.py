@@ -1,5 +1,6 @@
 """Image files in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from segdistill.data.images import SUFFIXES, list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_long_side
 from segdistill.engine.evaluate import segment
+from segdistill.files import write_atomic
 from segdistill.models.trained import TrainedNetwork
 
 STRIP = 256
 """Rows of a picture that are coloured at a time."""
+JPEG_SIDE = 65500
+"""Longest side, in pixels, that a JPEG file can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +128,10 @@ def write_prediction(
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = target.with_name(f"{name.name}.png")
-    prediction.palette_mask().save(mask)
-    prediction.overlay().save(target.with_name(f"{name.name}_overlay.jpg"), quality=92)
+    write_image(mask, prediction.palette_mask(), "PNG")
+    overlay = prediction.overlay()
+    overlay.thumbnail((JPEG_SIDE, JPEG_SIDE))
+    write_image(target.with_name(f"{name.name}_overlay.jpg"), overlay, "JPEG")
     if probabilities:
         assert prediction.probabilities is not None
         np.savez_compressed(
@@ -134,6 +140,13 @@ def write_prediction(
             names=np.array(prediction.labels.names),
         )
     return mask
+
+
+def write_image(path: Path, image: Image.Image, form: str) -> None:
+    """Write an image file, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **({"quality": 92} if form == "JPEG" else {}))
+    write_atomic(path, buffer.getvalue())
 
 
 def _with_legend(picture: Image.Image, prediction: Prediction) -> Image.Image:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as T
 
 from segdistill.config import FEATURE_LOSSES, TrainConfig
 from segdistill.data.datasets import Sample, image_file
-from segdistill.data.loaders import plainly
+from segdistill.data.loaders import ignore_stop_signals, plainly
 from segdistill.data.logits import LogitsCache, LogitsFormat, TeacherCache, image_key, to_grid
 from segdistill.data.transforms import normalise
 from segdistill.distillation.features import FeatureTap
@@ -163,7 +163,9 @@ def fill(
     form, rank = cache.logits.form, accelerator.process_index
     folders = " and ".join(str(part.folder) for part in cache.all)
     say(f"The teacher looks at {len(missing)} images once; what it says goes into {folders}", accelerator)
-    loader = DataLoader(_Images(samples, missing), batch_size=None, num_workers=2)
+    loader = DataLoader(
+        _Images(samples, missing), batch_size=None, num_workers=2, worker_init_fn=ignore_stop_signals
+    )
     with ExitStack() as stack:
         writers = [stack.enter_context(part.writer(rank)) for part in cache.all]
         bar = stack.enter_context(progress(accelerator.is_main_process))

@@ -1,9 +1,8 @@
-"""Atomic files: checkpoints to resume from, and the student that a run folder ends with."""
+"""Checkpoints to resume from, and the student that a run folder ends with: all atomic files."""
 
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
 import sys
@@ -14,37 +13,19 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from segdistill.files import read_json, refuse_bomb, write_atomic, write_together
 from segdistill.models.card import CARD, WEIGHTS, ModelCard
+
+__all__ = ["KEEP", "load_checkpoint", "save_checkpoint", "save_student", "write_atomic"]
 
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, also after a power cut, sees the old content or the new, whole."""
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_student(run: Path, student: nn.Module, card: ModelCard) -> None:
-    """Write model.safetensors and model.json."""
+    """Write model.safetensors and model.json, both or (but for a kill between two renames) neither."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    write_atomic(run / WEIGHTS, save(state))
-    write_atomic(run / CARD, card.to_json())
+    write_together({run / WEIGHTS: save(state), run / CARD: card.to_json()})
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -69,12 +50,11 @@ def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
             continue
         try:
             data = path.read_bytes()
-            if (
-                json.loads(path.with_suffix(".json").read_text())["sha256"]
-                != hashlib.sha256(data).hexdigest()
-            ):
+            if read_json(path.with_suffix(".json"))["sha256"] != hashlib.sha256(data).hexdigest():
                 raise ValueError("its checksum is wrong")
-            return int(step[1]), torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            buffer = io.BytesIO(data)
+            refuse_bomb(buffer, path.name)
+            return int(step[1]), torch.load(buffer, map_location="cpu", weights_only=True)
+        except (OSError, ValueError, TypeError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
             print(f"checkpoint {path} is damaged ({error}); trying the one before it", file=sys.stderr)
     return None

@@ -28,6 +28,7 @@ def evaluate(
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
     advance: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Metrics:
     """Score a network on a data set with masks.
 
@@ -44,6 +45,7 @@ def evaluate(
         teacher: a network with the same output to compare decisions with; it sees images at their own size.
         flip, scales: views of the image to average, see `segment`.
         advance: called after each image.
+        stopped: asked before each image; once it is true, the rest of this process's images is left out.
 
     Returns:
         The sums, on the first process those of all.
@@ -58,6 +60,8 @@ def evaluate(
     try:
         with torch.inference_mode(), accelerator.autocast():
             for image, sample in plainly(loader):
+                if stopped():
+                    break
                 mask = sample.mask.long()
                 logits = segment(network, image, mask.shape, device=device, flip=flip, scales=scales)
                 known = None if teacher is None else segment(teacher, sample.image, mask.shape, device=device)

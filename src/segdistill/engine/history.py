@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from segdistill.engine.checkpoint import write_atomic
+from segdistill.files import LINES_BYTES, read_text, write_atomic
 
 console = Console(stderr=True)
 """Where everything meant for people goes; standard output is for machines."""
@@ -31,16 +31,20 @@ class History:
     Args:
         path: history.jsonl; what it holds of steps after `start` is dropped, for they will be made again.
         start: steps already done.
+        scored: step of the newest evaluation; what follows of them is dropped likewise.
         steps: steps in all.
         accelerator: its main process writes, and its trackers are told.
     """
 
-    def __init__(self, path: Path, start: int, steps: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self, path: Path, start: int, steps: int, accelerator: Accelerator, scored: int | None = None
+    ) -> None:
         self.path, self.steps, self.accelerator = path, steps, accelerator
         self.writes = accelerator.is_main_process
         if self.writes and path.is_file():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            write_atomic(path, "".join(line for line in kept if json.loads(line)["step"] <= start))
+            lines = read_text(path, LINES_BYTES).splitlines(keepends=True)
+            until = start if scored is None else scored
+            write_atomic(path, "".join(line for line in lines if _kept(line, start, until)))
         self.clock, self.clocked = time.perf_counter(), start
 
     def log(self, step: int, values: dict[str, float], images: int) -> str:
@@ -66,8 +70,20 @@ class History:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            except OSError as error:  # which names no file where the disk is full
+                raise OSError(error.errno, error.strerror or str(error), str(self.path)) from None
+
+
+def _kept(line: str, start: int, scored: int) -> bool:
+    """Whether a line is of a step up to `start`, or an evaluation up to `scored`, and not cut short."""
+    try:
+        record = json.loads(line)
+        return line.endswith("\n") and record["step"] <= (scored if "evaluation" in record else start)
+    except (ValueError, TypeError, LookupError):  # a kill or a full disk came in between
+        return False
 
 
 def progress_columns() -> list[Any]:

@@ -5,18 +5,46 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from segdistill.engine.checkpoint import write_atomic
+from segdistill.files import write_atomic
 
+GRADIENT = "gradient_norm"
 PATIENCE = 8
 """Micro-batches that an accelerator may run ahead of the check."""
 
 
 class NonFiniteLossError(ValueError):
-    """A loss term was NaN or infinite."""
+    """A loss term, or the gradient, was NaN or infinite.
+
+    Attributes:
+        step: of the batch, from 1.
+        ids: its samples.
+        terms: its numbers by name.
+        culprit: the term.
+    """
+
+    def __init__(self, step: int, ids: list[str], terms: dict[str, float], bad: list[str], hint: str) -> None:
+        self.step, self.ids, self.terms = step, ids, terms
+        wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+        self.culprit = next((name for name in wrong if name != "loss"), "loss")
+        self.on(bad, hint)
+
+    def on(self, bad: list[str], hint: str) -> "NonFiniteLossError":
+        """The same error, said of the images `bad`."""
+        what = "gradient's norm" if self.culprit == GRADIENT else f"{self.culprit} loss"
+        self.args = (
+            f"step {self.step}: the {what} is {self.terms[self.culprit]} on {', '.join(bad[:8])}; {hint}"
+            "A smaller optim.lr, optim.clip or fp32 may help",
+        )
+        return self
+
+    def record(self, rank: int = 0) -> dict[str, Any]:
+        """What nonfinite.json says of it."""
+        return {"step": self.step, "rank": rank, "terms": self.terms, "ids": self.ids}
 
 
 @dataclass(frozen=True)
@@ -50,8 +78,8 @@ class LossMonitor:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def watch(self, step: int, ids: list[str], terms: dict[str, Tensor]) -> None:
-        """Take in the terms of one micro-batch of optimiser step `step`.
+    def watch(self, step: int, ids: list[str], terms: dict[str, Tensor], *, log: bool = True) -> None:
+        """Take in the terms of one micro-batch of optimiser step `step`; `log` them, or only check them.
 
         Raises:
             NonFiniteLossError: a term of this or an earlier micro-batch is not finite.
@@ -63,7 +91,7 @@ class LossMonitor:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         self.waiting.append(_Seen(step, ids, list(terms), values, arrived))
-        for name, term in terms.items():
+        for name, term in terms.items() if log else ():
             self.add(name, term)
         while self.waiting and (self.waiting[0].is_here or len(self.waiting) > PATIENCE):
             self._check(self.waiting.popleft())
@@ -89,14 +117,11 @@ class LossMonitor:
         if seen.arrived is not None:
             seen.arrived.synchronize()
         values = dict(zip(seen.names, seen.values.tolist(), strict=True))
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if not bad:
+        if all(map(math.isfinite, values.values())):
             return
         path = self.run / "nonfinite.json"
+        hint = f"{path} names the whole batch. "
+        error = NonFiniteLossError(seen.step, seen.ids, values, seen.ids, hint)
         terms = {name: str(value) for name, value in values.items()}  # JSON has no NaN
-        write_atomic(path, json.dumps({"step": seen.step, "terms": terms, "ids": seen.ids}, indent=2))
-        culprit = next((name for name in bad if name != "loss"), "loss")
-        raise NonFiniteLossError(
-            f"step {seen.step}: the {culprit} loss is {values[culprit]} on {', '.join(seen.ids[:8])}; "
-            f"{path} names the whole batch. A smaller optim.lr, optim.clip or fp32 may help"
-        )
+        write_atomic(path, json.dumps(error.record() | {"terms": terms}, indent=2))
+        raise error

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -26,6 +27,8 @@ from segdistill.config import Precision
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
+ECHO = 0.5
+"""Seconds within which a second signal is the first one once more."""
 PACKAGES = ("segdistill", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
@@ -111,10 +114,20 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
 
 
+class Stopped(BaseException):
+    """A signal ended the work after what there was to save was saved; the process ends with `exit_code`."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 class StopSignal:
     """Whether the process was asked to stop."""
 
     number: int | None = None
+    since: float = 0.0
+    """When, on the monotonic clock."""
 
     @property
     def exit_code(self) -> int:
@@ -124,15 +137,28 @@ class StopSignal:
 
 
 @contextmanager
-def stop_signal() -> Iterator[StopSignal]:
-    """Within it, SIGINT and SIGTERM are noted instead of obeyed; a second one ends the process at once."""
-    stop = StopSignal()
+def stop_signal(*, obey: bool = False) -> Iterator[StopSignal]:
+    """Within it, SIGINT and SIGTERM are noted; half a second later, another one ends the process at once.
+
+    (A launcher passes on the Ctrl-C that the terminal has sent to all: what follows at once is the same.)
+
+    Args:
+        obey: also raise `Stopped`, wherever the process is.
+    """
+    stop, owner = StopSignal(), os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
+        if os.getpid() != owner:  # a loader that has not yet learnt to ignore signals
+            return
+        now = time.monotonic()
         if stop.number is not None:
-            os._exit(128 + number)
-        stop.number = number
+            if now - stop.since > ECHO:
+                os._exit(128 + number)
+            return
+        stop.number, stop.since = number, now
+        if obey:
+            raise Stopped(stop.exit_code)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:

@@ -27,6 +27,7 @@ class TrainingState:
         student: the plain network, whose weights are saved.
         wrapped: the same network as the accelerator wants it called in training.
         best: highest mIoU so far, None before the first evaluation.
+        scored: step of the newest evaluation.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class TrainingState:
     ) -> None:
         self.student, self.objective, self.accelerator = student, objective, accelerator
         self.best: float | None = None
+        self.scored = 0
         self.average: AveragedModel | None = None
         if config.ema:
             average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
@@ -54,6 +56,15 @@ class TrainingState:
         """What the optimiser moves."""
         return [*self.student.parameters(), *self.objective.parameters()]
 
+    def share_buffers(self) -> None:
+        """Give all processes the first one's batch norm statistics: each has its own since its last batch.
+
+        Only then do all of them evaluate the network that is saved, and does a resumed run score it alike.
+        """
+        if self.accelerator.num_processes > 1:
+            for buffer in self.evaluated.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def _adapters(self) -> Iterator[tuple[str, nn.Module]]:
         """What of the objective trains along, by name, as it was before the accelerator wrapped it."""
         for name, adapter in self.objective.adapters.items():
@@ -69,6 +80,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
             "best": self.best,
+            "scored": self.scored,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,7 +93,7 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.best = state["best"]
+        self.best, self.scored = state["best"], state["scored"]
 
 
 def make_optimizer(config: OptimConfig, *modules: nn.Module) -> Optimizer:

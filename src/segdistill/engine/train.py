@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.utils.data import Dataset
 
 from segdistill.config import TrainConfig
@@ -21,12 +22,14 @@ from segdistill.data.loaders import Batch, plainly, pools, training_batches
 from segdistill.data.logits import TeacherCache
 from segdistill.data.mixing import mix
 from segdistill.distillation.objective import Objective
-from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint, save_student, write_atomic
+from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint, save_student
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.history import History, progress, say
-from segdistill.engine.monitor import LossMonitor, NonFiniteLossError
-from segdistill.engine.runtime import StopSignal, seed_step, stop_signal
+from segdistill.engine.monitor import GRADIENT, LossMonitor, NonFiniteLossError
+from segdistill.engine.replay import as_json, examine, keep
+from segdistill.engine.runtime import Stopped, StopSignal, seed_step, stop_signal
 from segdistill.engine.state import TrainingState, learning_rate
+from segdistill.files import read_json, write_atomic
 from segdistill.models.card import ModelCard
 from segdistill.models.teacher import Teacher
 
@@ -34,14 +37,6 @@ __all__ = ["Experiment", "NonFiniteLossError", "Stopped", "train"]
 
 MIXING = 1
 """Tells the random numbers of mixing from those of the views, which are seeded by three numbers."""
-
-
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """A signal ended training after the state was saved; `exit_code` is what the process should end with."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +81,34 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
         NonFiniteLossError: a loss term was not finite; the batch's ids are in `nonfinite.json`.
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
-    config, steps, teacher = experiment.config, experiment.steps, experiment.teacher
+    config, teacher = experiment.config, experiment.teacher
     weights = class_weights(experiment.train, len(experiment.card.labels), config.objective.class_weights)
     objective = Objective(config.objective, experiment.student, teacher, weights)
     if teacher is not None:
         teacher.to(accelerator.device)
     state = TrainingState(experiment.student, objective, config.optim, accelerator)
     start = resume_from(run, state) if resume else 0
-    history = History(run / "history.jsonl", start, steps, accelerator)
+    try:
+        train_on(experiment, state, accelerator, run, start)
+    except NonFiniteLossError as error:
+        raise keep_batch(error, experiment, state, accelerator, run) from None
+
+
+def train_on(
+    experiment: Experiment, state: TrainingState, accelerator: Accelerator, run: Path, start: int
+) -> None:
+    """The steps after `start`, with all that happens between them."""
+    config, steps = experiment.config, experiment.steps
+    history = History(run / "history.jsonl", start, steps, accelerator, state.scored)
     monitor = LossMonitor(run)
-    batches = device_batches(experiment, accelerator, range(start, steps), objective.stride)
+    batches = device_batches(experiment, accelerator, range(start, steps), state.objective.stride)
     evaluate_every = config.evaluate_every or max(1, steps // 10)
 
     with stop_signal() as stop, progress(accelerator.is_main_process) as bar:
         task = bar.add_task("train", total=steps, completed=start, numbers="")
+        if start and (start % evaluate_every == 0 or start == steps) and state.scored < start:
+            # A signal came during this evaluation.
+            evaluate_and_keep(start, experiment, state, accelerator, run, bar, history, stop)
         for step in range(start + 1, steps + 1):
             rate = optimizer_step(step - 1, experiment, state, batches, accelerator, monitor)
             bar.update(task, completed=step)
@@ -108,8 +117,7 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
                 bar.update(task, numbers=history.log(step, terms, config.batch))
             if step % evaluate_every == 0 or step == steps:
                 monitor.settle()
-                history.evaluation(step, evaluate_and_keep(step, experiment, state, accelerator, run, bar))
-                save_state(run, step, state)
+                evaluate_and_keep(step, experiment, state, accelerator, run, bar, history, stop)
             elif config.checkpoint_every and step % config.checkpoint_every == 0:
                 monitor.settle()
                 save_state(run, step, state)
@@ -120,6 +128,8 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
                 say(f"Stopped after step {step} of {steps}; its state is saved. Continue with:\n"
                     f"  segdistill train --config {run / 'config.yaml'} --resume", accelerator)  # fmt: skip
                 raise Stopped(stop.exit_code)
+    if stop.number is not None:
+        raise Stopped(stop.exit_code)
 
 
 def optimizer_step(
@@ -155,13 +165,64 @@ def optimizer_step(
             terms = state.objective(batch, logits, knowledge, step / max(1, experiment.steps - 1))
             monitor.watch(step + 1, batch.id, terms)
             accelerator.backward(terms["loss"] / passes)
-    if config.optim.clip:
-        monitor.add("gradient_norm", accelerator.clip_grad_norm_(state.parameters, config.optim.clip))
+    norm = gradient_norm(config.optim.clip, state, accelerator)
+    if accelerator.scaler is None:
+        monitor.watch(step + 1, batch.id, {GRADIENT: norm}, log=config.optim.clip > 0)
+    elif config.optim.clip:  # fp16, where the scaler itself passes over a gradient that is not finite
+        monitor.add(GRADIENT, norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if state.average is not None:
         state.average.update_parameters(state.student)
     return rate
+
+
+def gradient_norm(clip: float, state: TrainingState, accelerator: Accelerator) -> Tensor:
+    """The norm of the gradient, which is clipped to `clip` unless that is 0."""
+    if clip:
+        return accelerator.clip_grad_norm_(state.parameters, clip)
+    return get_total_norm([p.grad for p in state.parameters if p.grad is not None], foreach=True)
+
+
+def keep_batch(
+    error: NonFiniteLossError,
+    experiment: Experiment,
+    state: TrainingState,
+    accelerator: Accelerator,
+    run: Path,
+) -> NonFiniteLossError:
+    """Draw the batch of an error once more, and keep it with all that `train --replay` needs.
+
+    Returns:
+        The error, which names the images that are to blame.
+    """
+    config, rank = experiment.config, accelerator.process_index
+    # Views depend on the seed alone, and so does how they are mixed.
+    again = replace(experiment, config=replace(config, data=replace(config.data, workers=0)))
+    drawn = device_batches(again, accelerator, range(error.step - 1, error.step), state.objective.stride)
+    batch = next((batch for batch in drawn if batch.id == error.ids), None)
+    if batch is None:
+        return error
+    known = batch.knowledge
+    if experiment.teacher is not None:
+        asked = experiment.teacher(batch.image)  # always: its features may be compared, too
+        known = asked if known is None else known.float()
+    path = keep(run, error.record(rank), batch, known, rank, state.student, state.objective)
+    seed_step(config.seed, error.step - 1, rank)
+    progress = (error.step - 1) / max(1, experiment.steps - 1)
+    seen = examine(state.student, state.objective, batch, known, progress)
+    newest = max((run / "checkpoints").glob("step-*.pt"), default=None)
+    record = error.record(rank) | {
+        "bad": seen["bad"],
+        "nonfinite": seen["nonfinite"],
+        "images": seen["images"],
+        "checkpoint": newest and newest.name,
+    }
+    write_atomic(path, as_json(record))
+    return error.on(
+        seen["bad"], f"first in: {(seen['nonfinite'] or ['nothing, computed again'])[0]}. "
+        f"`segdistill train --replay {path}` computes the batch again. "
+    )  # fmt: skip
 
 
 def device_batches(
@@ -191,12 +252,23 @@ def device_batches(
 
 
 def evaluate_and_keep(
-    step: int, experiment: Experiment, state: TrainingState, accelerator: Accelerator, run: Path, bar: Any
-) -> dict[str, Any]:
-    """Score the student on the validation split; write metrics.json, and the weights if they are the best."""
+    step: int,
+    experiment: Experiment,
+    state: TrainingState,
+    accelerator: Accelerator,
+    run: Path,
+    bar: Any,
+    history: History,
+    stop: StopSignal,
+) -> None:
+    """Score the student on the validation split; write metrics.json, the weights if best, and the state.
+
+    A signal ends it without a score; the evaluation is then made when the run is resumed.
+    """
     config, labels = experiment.config, experiment.card.labels
     task = bar.add_task("evaluate", total=-(-len(experiment.val) // accelerator.num_processes), numbers="")
-    summary = evaluate(
+    state.share_buffers()
+    metrics = evaluate(
         state.evaluated,
         experiment.val,
         labels,
@@ -204,22 +276,28 @@ def evaluate_and_keep(
         size=config.evaluate_size,
         workers=config.data.workers,
         advance=lambda: bar.advance(task),
-    ).summary()
+        stopped=lambda: stop.number is not None,
+    )
     bar.remove_task(task)
+    if asked_to_stop(stop, accelerator):
+        return
+    summary = metrics.summary()
+    history.evaluation(step, summary)
     score = summary["miou"]
     better = state.best is None or score > state.best
     state.best = score if better else state.best
     if accelerator.is_main_process:
         path = run / "metrics.json"
-        kept = json.loads(path.read_text()) if path.is_file() and not better else {"best": None}
+        kept = read_json(path) if path.is_file() and not better else {"best": None}
         last = {"step": step, **summary}
-        write_atomic(path, json.dumps({"last": last, "best": last if better else kept["best"]}))
-        if better:
+        if better:  # first, for metrics.json must not praise weights that are not there
             scores = {name: value for name, value in summary.items() if isinstance(value, float)}
             save_student(run, state.evaluated, replace(experiment.card, metrics=scores | {"step": step}))
+        write_atomic(path, json.dumps({"last": last, "best": last if better else kept["best"]}))
     say(f"step {step}: mIoU {score:.4f}, pixel accuracy {summary['pixel_accuracy']:.4f}"
         f"{', the best so far' if better else f' (best {state.best:.4f})'}", accelerator)  # fmt: skip
-    return summary
+    state.scored = step
+    save_state(run, step, state)
 
 
 def save_state(run: Path, step: int, state: TrainingState) -> None:

@@ -1,6 +1,7 @@
 """model.json: what a student's weights need to be used again, and how both are read from a run folder."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from segdistill.config import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.files import read_json
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
+WIDEST, LARGEST = 8, 2**14
+"""Of a card: its width and its sides in pixels, so that a few bytes cannot ask for all memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +48,23 @@ class ModelCard:
     teacher: dict[str, Any] | None = None
     version: str = ""
 
+    def __post_init__(self) -> None:
+        sides = [side for side in (self.size, self.evaluate_size) if side is not None]
+        require(isinstance(self.spec, str), "spec", self.spec, "the name of a network")
+        require(_number(self.width) and 0 < self.width <= WIDEST, "width", self.width, f"0 to {WIDEST}")
+        for name, values in {"mean": self.mean, "std": self.std}.items():
+            require(len(values) == 3 and all(map(_number, values)), name, values, "three numbers")
+        require(min(self.std) > 0, "std", self.std, "above 0")
+        whole = all(isinstance(side, int) and 0 < side <= LARGEST for side in sides)
+        require(whole and self.size is not None, "size and evaluate_size", sides, f"1 to {LARGEST}")
+
     def to_json(self) -> str:
         """The content of model.json."""
         return json.dumps(asdict(self) | {"labels": self.labels.to_dict()}, indent=2) + "\n"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def is_run(path: str | Path) -> bool:
@@ -67,11 +86,11 @@ def read_card(run: Path) -> ModelCard:
             "(one is written at the first evaluation of `segdistill train`)"
         )
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         content["labels"] = label_set(content["labels"], str(path))
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
         return ModelCard(**content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a model card of segdistill: {error}") from None
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.models.card import WEIGHTS, is_run, read_card, read_weights
+from segdistill.files import refuse_bomb
+from segdistill.models.card import CARD, WEIGHTS, is_run, read_card, read_weights
 from segdistill.models.exported import FORMATS, ExportedNetwork
 from segdistill.models.zoo import (
     TORCHVISION,
@@ -23,6 +24,7 @@ from segdistill.models.zoo import (
     build_model,
     call_function,
     output_classes,
+    require_trust,
     unknown,
 )
 
@@ -110,6 +112,7 @@ def load_network(
     size = None
     if is_run(spec):
         card = read_card(Path(spec))
+        require_trust(card.spec, Path(spec) / CARD)
         module = build_model(card.spec, len(card.labels), width=card.width)
         load_state(module, Path(weights) if weights else Path(spec) / WEIGHTS)
         known = {"labels": card.labels, "mean": card.mean, "std": card.std}
@@ -200,7 +203,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            refuse_bomb(file, str(path))
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a state dict: {reason}") from None

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,9 +128,33 @@ def load_function(spec: str) -> Callable[..., Any]:
     return function
 
 
+def require_trust(spec: str, source: Path) -> None:
+    """Refuse to run code only because a file names it, whoever made that file.
+
+    Args:
+        spec: of a network, as `source` names it.
+        source: a model.json or config.yaml, which may be a stranger's.
+
+    Raises:
+        ValueError: the spec names a function which nobody named in this process, and the environment variable
+            `SEGDISTILL_TRUST` is not 1.
+    """
+    code = ":" in spec and not spec.startswith("smp:")
+    if code and spec not in _named and os.environ.get("SEGDISTILL_TRUST") != "1":
+        raise ValueError(
+            f"{source} names the network {spec!r}, whose code would run with your rights: if you trust it, "
+            "set the environment variable SEGDISTILL_TRUST=1"
+        )
+
+
+_named: set[str] = set()
+"""Specs of functions that were called in this process: somebody named them."""
+
+
 def call_function(spec: str, num_classes: int | None) -> nn.Module:
     """The network that the function of a spec returns; it is told K where it takes `num_classes`."""
     function = load_function(spec)
+    _named.add(spec)
     takes_classes = num_classes is not None and "num_classes" in inspect.signature(function).parameters
     module = function(num_classes=num_classes) if takes_classes else function()
     if not isinstance(module, nn.Module):

@@ -14,7 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from segdistill.engine.checkpoint import write_atomic
+from segdistill.files import write_atomic
 
 INK, MUTED, LINE = "#1d2127", "#5d6571", "#e2e5e9"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

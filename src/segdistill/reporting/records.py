@@ -8,6 +8,7 @@ from typing import Any
 
 from segdistill.data.labels import VOC, LabelSet, read_yaml
 from segdistill.engine.run import CONFIG
+from segdistill.files import LINES_BYTES, YAML_BYTES, read_json, read_text
 from segdistill.models.card import ModelCard, is_run, read_card
 
 TEACHER = "teacher"
@@ -89,7 +90,7 @@ def read_records(run: Path, name: str) -> Records:
     return Records(
         name=name,
         path=run,
-        settings=config.read_text() if config.is_file() else "",
+        settings=read_text(config, YAML_BYTES) if config.is_file() else "",
         config=read_yaml(config) if config.is_file() else {},
         environment=_read_json(run / "environment.json"),
         steps=[record for record in history if "evaluation" not in record],
@@ -127,7 +128,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
@@ -145,7 +146,7 @@ def _evaluation(metrics: dict[str, Any], which: str, run: Path) -> dict[str, Any
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
     """The lines of a history.jsonl; the last one may be torn, where a machine lost power."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = read_text(path, LINES_BYTES).splitlines() if path.is_file() else []
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -153,7 +154,7 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
             if "evaluation" in record:
                 record["evaluation"] = dict(record["evaluation"])
             records.append({**record, "step": int(record["step"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             if number < len(lines):
                 raise ValueError(f"{path} is damaged: line {number} is no record with a step") from None
     return records

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from segdistill.data.labels import LabelSet
-from segdistill.engine.checkpoint import write_atomic
+from segdistill.files import write_atomic
 from segdistill.reporting import comparison, plots
 from segdistill.reporting.examples import (
     Example,

@@ -1,0 +1,335 @@
+"""Faults of the machine around a training: a line that says so, exit code 1, and the last good checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segdistill import api, cli
+from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig, to_yaml
+from segdistill.engine import train as loop
+from segdistill.engine.checkpoint import load_checkpoint
+from segdistill.engine.replay import load_batch
+from segdistill.engine.run import RunLock
+from segdistill.engine.train import NonFiniteLossError, Stopped
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB; where it may not be mounted, the test is skipped."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def command(config: TrainConfig, tmp_path: Path, *more: str) -> list[str]:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    return ["train", "--config", str(file), *more]
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error; progress may be before it."""
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "Traceback" in line] == []
+    assert [line for line in lines if line.startswith("segdistill: error: ")] == lines[-1:]
+    return lines[-1]
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    small_disk: Path, configure: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(small_disk / "run", checkpoint_every=1, evaluate_every=6, trackers=[])
+    step = loop.optimizer_step
+
+    def fill(number: int, *rest: Any) -> Any:
+        if number == 3:
+            with (small_disk / "others").open("wb") as file:
+                free = os.statvfs(small_disk)
+                file.write(bytes(free.f_bavail * free.f_frsize - 60_000))
+        return step(number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", fill)
+        assert cli.main(command(config, tmp_path)) == 1
+    assert "No space left on device" in refusal(capsys)
+    found = load_checkpoint(small_disk / "run" / "checkpoints")
+    assert found is not None
+    assert found[0] == 3
+    assert list((small_disk / "run").rglob("*.tmp")) == []
+    (small_disk / "others").unlink()
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    assert cli.main(command(config, tmp_path, "--resume")) == 0
+    assert [json.loads(line)["step"] for line in (small_disk / "run" / "history.jsonl").open()] == [
+        *range(1, 7), 6,
+    ]  # fmt: skip
+
+
+def test_a_read_only_folder_is_refused(small_disk: Path, configure: Any, tmp_path: Path, capsys: Any) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert cli.main(command(configure(small_disk / "run"), tmp_path)) == 1
+    assert "Read-only file system" in refusal(capsys)
+
+
+def test_a_killed_loader_is_named(
+    configure: Any, shapes: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(root=str(shapes), workers=1)
+    config = configure(tmp_path / "run", data=data, steps=400, evaluate_every=400, checkpoint_every=1)
+    step = loop.optimizer_step
+
+    def kill(number: int, *rest: Any) -> Any:
+        if number == 2:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            loaders = [pid for pid in children if "spawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
+            os.kill(int(loaders[-1]), signal.SIGKILL)
+        return step(number, *rest)
+
+    monkeypatch.setattr(loop, "optimizer_step", kill)
+    assert cli.main(command(config, tmp_path)) == 1
+    assert "a loader process was ended from outside" in refusal(capsys)
+    assert load_checkpoint(tmp_path / "run" / "checkpoints") is not None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_is_named(
+    configure: Any, shapes: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    root = tmp_path / "data"
+    subprocess.run(["cp", "-r", str(shapes), str(root)], check=True)
+    images = root / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    config = configure(tmp_path / "run", data=DataConfig(root=str(root), workers=workers), steps=50,
+                       checkpoint_every=1, evaluate_every=50)  # fmt: skip
+    step = loop.optimizer_step
+
+    def lose(number: int, *rest: Any) -> Any:
+        if number == 2:
+            subprocess.run(["rm", "-r", str(images)], check=True)
+        return step(number, *rest)
+
+    monkeypatch.setattr(loop, "optimizer_step", lose)
+    assert cli.main(command(config, tmp_path)) == 1
+    assert ".jpg does not exist" in refusal(capsys)
+    assert load_checkpoint(tmp_path / "run" / "checkpoints") is not None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_named(
+    configure: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, "optimizer_step", fail)
+    assert cli.main(command(configure(tmp_path / "run"), tmp_path)) == 1
+    assert "not enough memory" in refusal(capsys)
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+    configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    run = api.train(configure(tmp_path / "run"))
+    records = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == sorted(record["step"] for record in records)
+    assert all(record["images_per_second"] > 0 for record in records if "evaluation" not in record)
+
+
+# One run folder, one training
+
+
+def test_a_second_training_in_one_folder_is_refused(configure: Any, tmp_path: Path, capsys: Any) -> None:
+    config = configure(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with RunLock(tmp_path / "run"):
+        assert cli.main(command(config, tmp_path)) == 1
+        assert f"another process trains in {tmp_path / 'run'}" in refusal(capsys)
+    assert cli.main(command(config, tmp_path)) == 0
+    for more in ("--resume", "--overwrite"):
+        with RunLock(tmp_path / "run"):
+            assert cli.main(command(config, tmp_path, more)) == 1
+        assert "another process trains in" in refusal(capsys)
+    assert cli.main(command(config, tmp_path, "--resume")) == 0
+
+
+def test_a_lock_dies_with_its_owner_even_where_a_forked_child_lives_on(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from segdistill.engine.run import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1]))\n"
+        "if os.fork() == 0: time.sleep(600)\n"
+        "print('held', flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True,
+                             start_new_session=True)  # fmt: skip
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process trains"):
+            RunLock(tmp_path)
+        owner.kill()
+        owner.wait()
+        RunLock(tmp_path).close()
+    finally:
+        os.killpg(owner.pid, signal.SIGKILL)
+        owner.communicate()
+
+
+# Signals
+
+
+def train_until(config: TrainConfig, place: str, number: int, patch: pytest.MonkeyPatch) -> float:
+    """Train until a signal comes while `place` is at work; returns the seconds that it took to stop."""
+    sent: list[float] = []
+
+    def strike(*arguments: Any, **options: Any) -> Any:
+        if not sent:
+            sent.append(time.monotonic())
+            signal.raise_signal(number)
+        return original(*arguments, **options)
+
+    owner, name = {
+        "the cache": ("segdistill.engine.cache", "look"),
+        "an evaluation": ("segdistill.engine.evaluate", "segment"),
+        "the report": ("segdistill.reporting.report", "write_atomic"),
+        "a checkpoint": ("segdistill.engine.train", "save_checkpoint"),
+    }[place]
+    original = getattr(sys.modules[owner], name)
+    with patch.context() as patched:
+        patched.setattr(f"{owner}.{name}", strike)
+        with pytest.raises(Stopped) as stopped:
+            api.train(config)
+    assert stopped.value.exit_code == 128 + number
+    return time.monotonic() - sent[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("place", ["the cache", "an evaluation", "the report", "a checkpoint"])
+def test_a_signal_anywhere_saves_and_stops(
+    configure: Any, run: Path, distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    place: str, number: int,
+) -> None:  # fmt: skip
+    cache = str(tmp_path / "cache") if place == "the cache" else None
+    config = configure(tmp_path / "run", teacher=TeacherConfig(spec=str(run), cache=cache))
+    assert train_until(config, place, number, monkeypatch) < 10
+    out = api.train(config, resume=True)
+    if cache is None:  # the cache's numbers have half the digits
+        ours, theirs = (load_checkpoint(folder / "checkpoints") for folder in (out, distilled))
+        assert ours is not None
+        assert theirs is not None
+        assert str(ours[1]) == str(theirs[1])
+        ours, theirs = (
+            [
+                {key: value for key, value in json.loads(line).items() if key != "images_per_second"}
+                for line in (folder / "history.jsonl").read_text().splitlines()
+            ]
+            for folder in (out, distilled)
+        )
+        assert ours == theirs
+
+
+# Numbers that are not finite
+
+
+def teacher_that_fails_on_dark_images(folder: Path) -> str:
+    (folder / "broken.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Broken(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        logits = torch.zeros(len(x), 9, *x.shape[2:])\n"
+        "        if len(x) > 1:\n            logits[2, 3, 4, 5] = float('nan')\n"
+        "        return logits\n"
+    )
+    return f"{folder / 'broken.py'}:Broken"
+
+
+def test_a_batch_that_is_not_finite_is_kept_and_computed_again(
+    configure: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = TeacherConfig(spec=teacher_that_fails_on_dark_images(tmp_path), labels="data")
+    config = configure(tmp_path / "run", teacher=teacher)
+    with pytest.raises(
+        NonFiniteLossError, match=r"^step 1: the soft loss is nan on (\S+); first in: the "
+    ) as error:
+        api.train(config)
+    path = tmp_path / "run" / "nonfinite.json"
+    record, batch, known, _ = load_batch(path)
+    assert known is not None
+    assert record["bad"] == [batch.id[2]]
+    assert batch.id[2] in str(error.value)
+    assert not known[2].isfinite().all()
+    assert known[[0, 1, 3]].isfinite().all()
+    capsys.readouterr()
+    assert cli.main(["train", "--replay", str(path)]) == 0
+    out, err = capsys.readouterr()
+    seen = json.loads(out)
+    assert (seen["step"], seen["bad"], seen["nonfinite"]) == (1, record["bad"], record["nonfinite"])
+    assert seen["nonfinite"][:2] == ["the teacher's logits", "soft loss"]
+    assert seen["terms"]["soft"] == "nan"
+    assert seen["terms"]["hard"] == pytest.approx(float(record["terms"]["hard"]), rel=1e-6)
+    assert [name for name, terms in seen["images"].items() if terms["soft"] == "nan"] == record["bad"]
+    assert f"{record['bad'][0]}: " in err
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
+    configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = loop.gradient_norm
+
+    def explode(clip: float, state: Any, accelerator: Any) -> Any:
+        state.student.head.weight.grad.fill_(float("inf"))
+        return norm(clip, state, accelerator)
+
+    monkeypatch.setattr(loop, "gradient_norm", explode)
+    for clip in (0.0, 1.0):
+        config = configure(tmp_path / f"run{clip}", optim=OptimConfig(clip=clip))
+        with pytest.raises(NonFiniteLossError, match=r"^step 1: the gradient's norm is (inf|nan) on shape_"):
+            api.train(config)
+    assert not (tmp_path / "run0.0" / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
+def test_the_number_of_loaders_changes_no_bit(configure: Any, tmp_path: Path) -> None:
+    alone = configure(tmp_path / "0", trackers=[])
+    states = []
+    for workers in (0, 1, 3):
+        data = replace(alone.data, workers=workers)
+        api.train(replace(alone, data=data, out=str(tmp_path / str(workers))))
+        found = load_checkpoint(tmp_path / str(workers) / "checkpoints")
+        assert found is not None
+        states.append(found[1])
+    for state in states[1:]:
+        for part in ("student", "optimizer"):
+            ours, theirs = (
+                torch.nn.utils.parameters_to_vector(_tensors(s[part])) for s in (state, states[0])
+            )
+            assert torch.equal(ours, theirs)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value.double().flatten()]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return [tensor for part in parts for tensor in _tensors(part)]
