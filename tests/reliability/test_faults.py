@@ -77,9 +77,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     (small_disk / "others").unlink()
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     assert cli.main(command(config, tmp_path, "--resume")) == 0
-    assert [json.loads(line)["step"] for line in (small_disk / "run" / "history.jsonl").open()] == [
-        *range(1, 7), 6,
-    ]  # fmt: skip
+    lines = (small_disk / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [*range(1, 7), 6]
 
 
 def test_a_read_only_folder_is_refused(small_disk: Path, configure: Any, tmp_path: Path, capsys: Any) -> None:

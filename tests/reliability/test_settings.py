@@ -1,6 +1,8 @@
 """Settings and records that nobody would write: read, or refused with a message, and nothing else."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,11 @@ def test_all_of_them_by_the_thousand(tmp_path: Path, content: Any, record: Any) 
     (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"names": ["a", "b"], **content}))
     refused_or_read(open_dataset, tmp_path, "train")
     refused_or_read(splits, tmp_path)
+
+
+@pytest.mark.soak
+def test_bytes_that_lead_to_new_code() -> None:
+    pytest.importorskip("atheris")
+    fuzz = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "-max_total_time=60", "-max_len=400"]
+    done = subprocess.run(fuzz, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

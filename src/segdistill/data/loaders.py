@@ -27,6 +27,10 @@ from segdistill.data.transforms import View, apply_view, draw_view, normalise, r
 Item = TypeVar("Item")
 ViewKey = tuple[int, int, int]
 """Epoch, index of the sample, side of the crop in pixels: what a view is drawn by."""
+LOADER_ENDED = (
+    "a loader process was ended from outside, most often because memory ran out: "
+    "try fewer data.workers, or smaller images"
+)
 
 
 @dataclass(frozen=True)
@@ -335,14 +339,19 @@ def plainly(loader: Iterable[Item]) -> Iterator[Item]:
 
     Raises:
         FileNotFoundError, ValueError: what reading a sample raised, without that process's traceback.
+        ChildProcessError: the system ended a loader process.
     """
+    clean: Exception
     try:
         yield from loader
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         text = str(error).strip()
-        if "Original Traceback" not in text:
+        if "Original Traceback" in text:
+            clean = type(error)(text.splitlines()[-1].partition(": ")[2])
+        elif isinstance(loader, DataLoader) and loader.num_workers and not isinstance(error, ValueError):
+            clean = ChildProcessError(LOADER_ENDED)  # before it could hand over what it had announced
+        else:
             raise
-        clean = type(error)(text.splitlines()[-1].partition(": ")[2])
         # The frames hold the loader, which would keep its processes until the program ends.
         traceback.clear_frames(error.__traceback__)
     else:
@@ -363,10 +372,7 @@ def plain_failures() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         if re.search("DataLoader worker .*(exited unexpectedly|killed by signal)", text):
-            problem: OSError = ChildProcessError(
-                "a loader process was ended from outside, most often because memory ran out: "
-                "try fewer data.workers, or smaller images"
-            )
+            problem: OSError = ChildProcessError(LOADER_ENDED)
         elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
             problem = OSError(
                 errno.ENOMEM, "not enough memory: try a smaller batch or size, fewer data.workers"
