@@ -24,7 +24,7 @@ LARGE = 16_000_000
 """Pixels above which an image is cut into tiles without being asked for."""
 GRID = 32
 """Tiles start at multiples of it: a network that halves its maps five times then sees the same grid."""
-OVERLAY = 4096
+OVERLAY = 2048
 """Longest side of the overlay of a tiled image, in pixels."""
 
 
