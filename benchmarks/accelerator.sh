@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that has to be measured on a GPU, in parts of at most ten minutes:
-#   benchmarks/accelerator.sh kernel|inference|training|cache path/to/VOC2012 OUT
-# Each part prints its tables, and leaves them in OUT.
+#   benchmarks/accelerator.sh kernel|inference|training|cache|accuracy|camvid path/to/VOC2012 OUT
+# Each part prints its tables, and leaves them in OUT. `accuracy` and `camvid` stop in time and are called again until
+# they say nothing of unfinished runs.
 set -euo pipefail
 part=$1 devkit=$2 out=$3
 cd "$(dirname "$0")/.."
@@ -26,6 +27,10 @@ case $part in
     python benchmarks/training.py "$devkit" --cache "$out/logits" --images 512 --workers 8 --agree 50 ;;
   cache)
     python benchmarks/cache.py --config configs/voc-animals.yaml --images 1000 ;;
+  accuracy)
+    python benchmarks/accuracy.py benchmarks/grids/voc-animals.yaml --out runs/accuracy-gpu --minutes 9.5 ;;
+  camvid)
+    python benchmarks/accuracy.py benchmarks/grids/camvid.yaml --out runs/accuracy-camvid --minutes 9.5 ;;
   *)
-    sed -n '2,4p' "$0"; exit 2 ;;
+    sed -n '2,5p' "$0"; exit 2 ;;
 esac 2>&1 | tee "$out/$part.txt"

@@ -54,7 +54,7 @@ def tiny_data(config: TrainConfig, root: Path) -> LabelSet:
 
 
 def test_all_configurations_are_found() -> None:
-    voc = {"voc", "voc-reference", "voc-animals", "voc-animals-long", "voc-animals-gpu"}
+    voc = {"voc", "voc-reference", "voc-animals", "voc-animals-quick", "voc-animals-long", "voc-animals-gpu"}
     assert set(NAMES) == {"shapes", "camvid"} | voc
 
 

@@ -199,7 +199,7 @@ def test_a_state_that_was_saved_goes_on_as_if_it_never_stopped(accelerator: Acce
 
 def test_a_saved_state_holds_no_teacher(accelerator: Accelerator) -> None:
     saved = new_state(0, accelerator).state_dict()
-    assert set(saved) == {"student", "average", "adapters", "optimizer", "scaler", "best"}
+    assert set(saved) == {"student", "average", "adapters", "optimizer", "scaler", "best", "scored"}
     assert set(saved["adapters"]) == {"cosine", "mgd", "auxiliary_0", "auxiliary_1", "auxiliary_2"}
     assert set(saved["adapters"]["cosine"]) == {"weight", "bias"}
     assert not any("network" in name or "teacher" in name for name in saved["student"])
