@@ -18,9 +18,9 @@ pytestmark = pytest.mark.integration
 
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
-        "EvaluateConfig", "PredictConfig", "TrainConfig", "__version__",
-        "build_model", "cache", "evaluate", "fuse", "keep_freed_memory",
-        "load_student", "predict", "report", "train",
+        "BenchmarkConfig", "EvaluateConfig", "ExportConfig", "PredictConfig", "ServeConfig", "TrainConfig",
+        "__version__", "benchmark", "build_model", "cache", "evaluate", "export", "fuse",
+        "keep_freed_memory", "load_student", "predict", "report", "serve", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
 
@@ -33,6 +33,9 @@ def test_public_names_are_pinned() -> None:
         ("evaluate", "(target, config)"),
         ("predict", "(target, paths, config)"),
         ("report", "(runs, out)"),
+        ("export", "(target, config)"),
+        ("benchmark", "(targets, config)"),
+        ("serve", "(target, config, *, ready)"),
         ("load_student", "(run)"),
         ("build_model", "(spec, num_classes, *, width)"),
     ],

@@ -168,6 +168,9 @@ def replay(path: Path, config: TrainConfig, student: nn.Module, teacher: Teacher
         raise ValueError(
             f"the weights beside {path} do not fit: {' '.join(str(error).split())[:300]}"
         ) from None
+    if config.runtime.channels_last:  # the order in memory decides what dropout draws
+        student = student.to(memory_format=torch.channels_last)
+        batch = replace(batch, image=batch.image.contiguous(memory_format=torch.channels_last))
     if teacher is not None and objective.taps is not None:
         teacher(batch.image)  # for its features
     seed_step(config.seed, record["step"] - 1, int(record.get("rank", 0)))
