@@ -16,13 +16,13 @@ from segdistill.config import (
     EvaluationDataConfig,
     ObjectiveConfig,
     OptimConfig,
-    PredictConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
     load,
     to_yaml,
 )
+from segdistill.config_deploy import PredictConfig
 
 pytestmark = pytest.mark.unit
 MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)

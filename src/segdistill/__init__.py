@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import cache, evaluate, load_student, predict, report, train
-    from segdistill.api_deploy import benchmark, export, serve
-    from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
-    from segdistill.config_deploy import BenchmarkConfig, ExportConfig, ServeConfig
+    from segdistill.api import cache, evaluate, load_student, report, train
+    from segdistill.api_deploy import benchmark, export, predict, serve
+    from segdistill.config import EvaluateConfig, TrainConfig
+    from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
@@ -18,7 +18,7 @@ _HOME = {
     "BenchmarkConfig": "config_deploy",
     "EvaluateConfig": "config",
     "ExportConfig": "config_deploy",
-    "PredictConfig": "config",
+    "PredictConfig": "config_deploy",
     "ServeConfig": "config_deploy",
     "TrainConfig": "config",
     "benchmark": "api_deploy",
@@ -29,7 +29,7 @@ _HOME = {
     "fuse": "models.fused",
     "keep_freed_memory": "engine.runtime",
     "load_student": "api",
-    "predict": "api",
+    "predict": "api_deploy",
     "report": "api",
     "serve": "api_deploy",
     "train": "api",

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from segdistill.config import (
     EvaluateConfig,
     EvaluationDataConfig,
-    PredictConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
@@ -22,16 +21,10 @@ from segdistill.config import (
 )
 from segdistill.data.datasets import SegmentationDataset, open_dataset, open_labels, open_training
 from segdistill.data.frequencies import class_weights
-from segdistill.data.images import read_image
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.loaders import plain_failures
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.benchmark import cost
-from segdistill.deploy.predict import Prediction, find_images, write_prediction
-from segdistill.deploy.predict import predict as predict_image
-from segdistill.deploy.tiles import needs_tiles, predict_tiles, write_mask
-from segdistill.deploy.video import SUFFIXES as VIDEOS
-from segdistill.deploy.video import predict_video
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.cache import open_cache
 from segdistill.engine.decoded import prepare
@@ -237,82 +230,6 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     if accelerator.is_main_process:
         write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def predict(
-    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
-) -> Iterator[tuple[Path, Prediction]]:
-    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
-
-    Args:
-        target: a run folder, or any network spec.
-        paths: files and folders.
-        config: output folder, input size, ...
-
-    Yields:
-        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
-        frame in turn.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: an image cannot be read, or two images would get one name.
-    """
-    config = config or PredictConfig()
-    files = list(find_images(paths))
-    names = [name for _, name in files]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
-    device = make_accelerator(config.device, "fp32").device
-    network = load_network(str(target)).to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.answers_masks:
-        raise ValueError(
-            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
-        )
-    for path, name in files:
-        if path.suffix.lower() in VIDEOS:
-            if config.probabilities or config.flip or config.tile:
-                raise ValueError(
-                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
-                )
-            out = Path(config.out) / name
-            frames = predict_video(
-                network, path, out, size=config.size, masks=config.mask_video, device=device
-            )
-            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
-            continue
-        if needs_tiles(path, network, config):
-            yield _predict_large(network, path, Path(config.out) / name, config, device)
-            continue
-        prediction = predict_image(
-            network, read_image(path), size=config.size, flip=config.flip, device=device
-        )
-        yield (
-            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
-            prediction,
-        )
-
-
-def _predict_large(
-    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
-) -> tuple[Path, Prediction]:
-    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
-    if config.probabilities or config.flip or config.size:
-        raise ValueError(
-            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
-        )
-    mask, reduced = predict_tiles(
-        network,
-        path,
-        tile=config.tile or 1024,
-        overlap=config.overlap,
-        scratch=Path(config.out),
-        device=device,
-    )
-    file = target.with_name(f"{target.name}.png")
-    write_mask(mask, network.labels, file)
-    reduced.overlay().save(target.with_name(f"{target.name}_overlay.jpg"), quality=92)
-    return file, reduced
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

@@ -1,23 +1,106 @@
-"""The verbs that bring a student elsewhere, as functions: `export`, `benchmark`, `serve`."""
+"""The verbs that put a student to use, as functions: `predict`, `export`, `benchmark`, `serve`."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from segdistill.api import open_evaluation
 from segdistill.config import TrainConfig, load
-from segdistill.config_deploy import BenchmarkConfig, ExportConfig, ServeConfig
+from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.data.datasets import open_training
+from segdistill.data.images import read_image
 from segdistill.deploy.export import SUFFIXES, calibration_images
 from segdistill.deploy.export import export as export_network
+from segdistill.deploy.predict import Prediction, find_images, write_prediction
+from segdistill.deploy.predict import predict as predict_image
 from segdistill.deploy.side_by_side import measure
+from segdistill.deploy.tiles import needs_tiles, predict_tiles, write_mask
+from segdistill.deploy.video import SUFFIXES as VIDEOS
+from segdistill.deploy.video import predict_video
 from segdistill.engine.history import progress, say
 from segdistill.engine.run import CONFIG
 from segdistill.engine.runtime import make_accelerator
 from segdistill.models.card import is_run
-from segdistill.models.trained import load_network
+from segdistill.models.trained import TrainedNetwork, load_network
+
+
+def predict(
+    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
+) -> Iterator[tuple[Path, Prediction]]:
+    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
+
+    Args:
+        target: a run folder, or any network spec.
+        paths: files and folders.
+        config: output folder, input size, ...
+
+    Yields:
+        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
+        frame in turn.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: an image cannot be read, or two images would get one name.
+    """
+    config = config or PredictConfig()
+    files = list(find_images(paths))
+    for name, count in Counter(name for _, name in files).items():
+        if count > 1:
+            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
+    device = make_accelerator(config.device, "fp32").device
+    network = load_network(str(target)).to(device).to(memory_format=torch.channels_last)
+    if config.probabilities and network.answers_masks:
+        raise ValueError(
+            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
+        )
+    for path, name in files:
+        if path.suffix.lower() in VIDEOS:
+            if config.probabilities or config.flip or config.tile:
+                raise ValueError(
+                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
+                )
+            out = Path(config.out) / name
+            frames = predict_video(
+                network, path, out, size=config.size, masks=config.mask_video, device=device
+            )
+            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
+            continue
+        if needs_tiles(path, network, config):
+            yield _predict_large(network, path, Path(config.out) / name, config, device)
+            continue
+        prediction = predict_image(
+            network, read_image(path), size=config.size, flip=config.flip, device=device
+        )
+        yield (
+            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
+            prediction,
+        )
+
+
+def _predict_large(
+    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
+) -> tuple[Path, Prediction]:
+    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
+    if config.probabilities or config.flip or config.size:
+        raise ValueError(
+            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
+        )
+    mask, reduced = predict_tiles(
+        network,
+        path,
+        tile=config.tile or 1024,
+        overlap=config.overlap,
+        scratch=Path(config.out),
+        device=device,
+    )
+    file = target.with_name(f"{target.name}.png")
+    write_mask(mask, network.labels, file)
+    reduced.overlay().save(target.with_name(f"{target.name}_overlay.jpg"), quality=92)
+    return file, reduced
 
 
 def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:

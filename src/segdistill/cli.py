@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import EvaluateConfig, PredictConfig, TrainConfig
-from segdistill.config_deploy import BenchmarkConfig, ExportConfig, ServeConfig
+from segdistill.config import EvaluateConfig, TrainConfig
+from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
@@ -242,7 +242,7 @@ def run_evaluate(options: Namespace) -> int:
 
 def run_predict(options: Namespace) -> int:
     """Segdistill predict."""
-    from segdistill import api
+    from segdistill import api_deploy
     from segdistill.deploy.video import SUFFIXES, count_frames
     from segdistill.engine.history import progress, say
 
@@ -253,7 +253,7 @@ def run_predict(options: Namespace) -> int:
     done, said = 0, ""
     with progress() as bar:
         task = bar.add_task("predict", total=total, numbers="")
-        for mask, prediction in api.predict(options.target, options.paths, config):
+        for mask, prediction in api_deploy.predict(options.target, options.paths, config):
             done += 1
             seen = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
             if mask.suffix != ".mp4" or said != str(mask):  # of a video, what its first frame shows

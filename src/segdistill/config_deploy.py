@@ -1,4 +1,4 @@
-"""The settings of what leaves PyTorch: `segdistill export`, and `segdistill benchmark`, which compares."""
+"""The settings of what a student is put to: `segdistill predict`, `export`, `benchmark`, `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,6 +6,34 @@ from typing import Literal
 from segdistill.config import EvaluationDataConfig, require
 
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """How pictures are segmented."""
+
+    out: str = "predictions"
+    """Folder for masks and overlays."""
+    size: int | None = None
+    """Long side, in pixels, that the network sees; null takes what its run was evaluated at."""
+    flip: bool = False
+    """Average with the mirrored view."""
+    probabilities: bool = False
+    """Also write the class probabilities (float16, .npz)."""
+    tile: int = 0
+    """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels."""
+    overlap: int = 128
+    """Pixels that neighbouring tiles share; half of them, at each side, is seen and not used."""
+    mask_video: bool = False
+    """Of a video, also write the masks: a lossless grey video whose values are class indices."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __post_init__(self) -> None:
+        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        require(self.tile >= 0, "tile", self.tile, "0 or more")
+        side = self.tile or 1024
+        require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")
 
 
 @dataclass(frozen=True, kw_only=True)

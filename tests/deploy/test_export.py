@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from segdistill import api, api_deploy
-from segdistill.config import EvaluateConfig, EvaluationDataConfig, PredictConfig, TeacherConfig
-from segdistill.config_deploy import ExportConfig
+from segdistill.config import EvaluateConfig, EvaluationDataConfig, TeacherConfig
+from segdistill.config_deploy import ExportConfig, PredictConfig
 from segdistill.data.transforms import normalise
 from segdistill.deploy import export as exporting
 from segdistill.deploy import parity
@@ -102,7 +102,7 @@ def test_a_file_is_a_target_like_a_run(files: Any, run: Path, shapes: Path, tmp_
     assert scores[1]["miou"] == pytest.approx(scores[0]["miou"], abs=1e-3)
     photo = next(shapes.rglob("JPEGImages/*.*"))
     (one,), (two,) = (
-        [p.mask for _, p in api.predict(t, [photo], PredictConfig(out=str(tmp_path), device="cpu"))]
+        [p.mask for _, p in api_deploy.predict(t, [photo], PredictConfig(out=str(tmp_path), device="cpu"))]
         for t in (run, path)
     )
     assert np.mean(one == two) > 0.999
@@ -122,7 +122,11 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
         api.open_teacher(TeacherConfig(spec=str(path)), load_network(str(run)).labels)
     photo = next(shapes.rglob("JPEGImages/*.*"))
     with pytest.raises(ValueError, match="no probabilities"):
-        list(api.predict(path, [photo], PredictConfig(probabilities=True, out=str(tmp_path), device="cpu")))
+        list(
+            api_deploy.predict(
+                path, [photo], PredictConfig(probabilities=True, out=str(tmp_path), device="cpu")
+            )
+        )
 
 
 def test_a_file_that_answers_otherwise_is_not_left_behind(

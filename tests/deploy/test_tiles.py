@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from segdistill import api
-from segdistill.config import PredictConfig
+from segdistill import api_deploy
+from segdistill.config_deploy import PredictConfig
 from segdistill.data.images import image_size, read_image, read_mask, write_raw
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
@@ -112,7 +112,7 @@ def test_predict_cuts_and_joins(run: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (150, 330, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "scene.png")
     config = PredictConfig(tile=288, overlap=224, out=str(tmp_path / "tiled"), device="cpu")
-    [(mask, _)] = list(api.predict(run, [tmp_path / "scene.png"], config))
+    [(mask, _)] = list(api_deploy.predict(run, [tmp_path / "scene.png"], config))
     network = load_network(str(run))
     with torch.no_grad():
         whole = network(normalise(torch.from_numpy(pixels).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
@@ -120,4 +120,4 @@ def test_predict_cuts_and_joins(run: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in mask.parent.iterdir()) == ["scene.png", "scene_overlay.jpg"]
     refused = PredictConfig(tile=288, flip=True, out=str(tmp_path), device="cpu")
     with pytest.raises(ValueError, match="goes with neither --probabilities"):
-        list(api.predict(run, [tmp_path / "scene.png"], refused))
+        list(api_deploy.predict(run, [tmp_path / "scene.png"], refused))

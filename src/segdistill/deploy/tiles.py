@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from segdistill.config import PredictConfig
+from segdistill.config_deploy import PredictConfig
 from segdistill.data.images import image_size, write_raw
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
