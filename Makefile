@@ -27,8 +27,8 @@ check: install  ## format, lint, types, import contract and tests
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(PYTEST)
 	$(MAKE) --no-print-directory audit
+	$(PYTEST)
 
 audit: install  ## ask for known security holes of what is installed; skipped where nobody answers
 	@out=$$(timeout 30 $(RUN) pip-audit --progress-spinner off --timeout 10 --skip-editable 2>&1); code=$$?; \

@@ -92,6 +92,22 @@ def test_raw_files_hold_what_read_image_gives(tmp_path: Path, kind: str) -> None
     np.testing.assert_array_equal(raw, expected)
 
 
+def test_beyond_the_limit_of_decoding_tiles_must_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
+    path = tmp_path / "huge.png"
+    Image.new("L", (400, 300)).save(path)
+    for module in ("data.images", "deploy.tiles"):
+        monkeypatch.setattr(f"segdistill.{module}.MOST_PIXELS", 90_000)
+    monkeypatch.setattr("segdistill.deploy.tiles.LARGE", 10_000)
+    assert not needs_tiles(path, network, PredictConfig())
+    with pytest.raises(ValueError, match="is 400x300 pixels, but at most 90,000 are decoded"):
+        read_image(path)
+    assert needs_tiles(path, network, PredictConfig(tile=256))
+    assert write_raw(path, tmp_path / "raw") == (400, 300)
+
+
 def test_only_large_images_are_cut_without_being_asked(tmp_path: Path) -> None:
     network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
     Image.new("L", (4001, 4000)).save(tmp_path / "large.png")

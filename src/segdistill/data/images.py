@@ -64,7 +64,7 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with _opened(path) as image:
+        with _opened(path, limited=False) as image:
             plain = image.mode in {"RGB", "L"} and not image.has_transparency_data
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             ready = image if plain and upright else read_image(path)
@@ -129,13 +129,17 @@ def list_images(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """A fully decoded image; every failure of the decoder becomes one `ValueError` with the path."""
+def _opened(path: Path, *, limited: bool = True) -> Iterator[Image.Image]:
+    """A fully decoded image; every failure of the decoder becomes one `ValueError` with the path.
+
+    `limited` refuses images of more than `MOST_PIXELS` before they are decoded.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
         with Image.open(path, formats=FORMATS) as image:
-            refuse_large(path, image.size)
+            if limited:
+                refuse_large(path, image.size)
             image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read ({', '.join(FORMATS)})") from None

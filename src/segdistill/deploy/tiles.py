@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from segdistill.config_deploy import PredictConfig
-from segdistill.data.images import image_size, write_raw
+from segdistill.data.images import MOST_PIXELS, image_size, write_raw
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.deploy.predict import Prediction
@@ -71,12 +71,16 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def needs_tiles(path: Path, network: TrainedNetwork, config: PredictConfig) -> bool:
-    """Whether an image is cut into tiles: where that was asked for, or it is large and is not reduced."""
+    """Whether an image is cut into tiles: where that was asked for, or it is large and is not reduced.
+
+    One of more than `MOST_PIXELS` must be asked for: a small file can claim to be enormous.
+    """
     if config.tile:
         return True
     reduced = config.size or network.size
     width, height = image_size(path)
-    return not reduced and width * height > LARGE and not (config.probabilities or config.flip)
+    fits = LARGE < width * height <= MOST_PIXELS
+    return not reduced and fits and not (config.probabilities or config.flip)
 
 
 @torch.inference_mode()
