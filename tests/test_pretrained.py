@@ -1,0 +1,36 @@
+"""The students that ship with the project: small, whole, and able to tell a cat."""
+
+from pathlib import Path
+
+import pytest
+import skimage
+from safetensors.torch import load_file
+
+from segdistill import api_deploy
+from segdistill.config_deploy import PredictConfig
+from segdistill.models.card import read_card
+
+pytestmark = pytest.mark.integration
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+@pytest.mark.parametrize("run", sorted(path.parent.name for path in PRETRAINED.glob("*/model.json")))
+def test_a_shipped_student_is_a_light_run_folder(run: str) -> None:
+    folder = PRETRAINED / run
+    card = read_card(folder)
+    state = load_file(folder / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in state.values()} <= {"torch.float16", "torch.int64"}
+    assert (folder / "model.safetensors").stat().st_size < 5e6
+    assert card.metrics["miou"] > 0
+    assert "research use" in (folder / "README.md").read_text()
+
+
+def test_the_student_of_animals_sees_the_cat(tmp_path: Path) -> None:
+    """Chelsea the cat, which scikit-image ships, is in no training set of the project."""
+    photo = Path(skimage.__file__).parent / "data" / "chelsea.png"
+    config = PredictConfig(out=str(tmp_path), device="cpu")
+    [(mask, prediction)] = api_deploy.predict(PRETRAINED / "voc-animals", [photo], config)
+    assert mask.is_file()
+    foreground = {name: share for name, share in prediction.shares.items() if name != "background"}
+    assert max(foreground, key=foreground.__getitem__) == "cat"
+    assert foreground["cat"] > 0.2
