@@ -108,7 +108,7 @@ def test_bytes(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.soak
-@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mappings, values)
 def test_all_of_them_by_the_thousand(tmp_path: Path, content: Any, record: Any) -> None:
     refused_or_read(label_set, content, "x.yaml")
