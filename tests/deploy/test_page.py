@@ -212,6 +212,7 @@ def test_a_picture_that_the_browser_cannot_show_still_gets_its_colours(
 
 def test_the_class_under_the_pointer_is_named(page: Page, encoded: Callable[..., bytes]) -> None:
     upload(page, encoded())
+    expect(page.locator("#status")).to_contain_text("Done")  # only then is the canvas there
     box = page.locator("#canvas").bounding_box()
     assert box is not None
     for share, name in ((0.25, "red"), (0.75, "green")):
