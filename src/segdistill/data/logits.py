@@ -74,17 +74,16 @@ class LogitsFormat:
         return kept + classes.to(torch.uint8).cpu().numpy().tobytes()
 
     def decode(self, data: bytes | Bytes, size: tuple[int, int]) -> Tensor:
-        """The bytes of an H x W image -> 2 x K x h x w float32."""
+        """The bytes of an H x W image -> 2 x K x h x w float16."""
         height, width = self.grid(size)
+        raw = torch.from_numpy(np.array(np.frombuffer(data, np.uint8)))
         if not self.topk:
-            values = np.frombuffer(data, np.float16).reshape(2, self.classes, height, width)
-            return torch.from_numpy(values.astype(np.float32))
+            return raw.view(torch.float16).view(2, self.classes, height, width)
         split = 4 * (self.topk + 1) * height * width
-        values = np.frombuffer(data[:split], np.float16).reshape(2, self.topk + 1, height, width)
-        classes = np.frombuffer(data[split:], np.uint8).reshape(2, self.topk, height, width)
-        kept = torch.from_numpy(values.astype(np.float32))
+        kept = raw[:split].view(torch.float16).view(2, self.topk + 1, height, width)
+        classes = raw[split:].view(2, self.topk, height, width)
         dense = kept[:, -1:].repeat(1, self.classes, 1, 1)
-        return dense.scatter_(1, torch.from_numpy(classes.astype(np.int64)), kept[:, :-1])
+        return dense.scatter_(1, classes.long(), kept[:, :-1])
 
 
 class LogitsCache(PartFiles):
@@ -172,7 +171,7 @@ def cut_view(
     """The logits (or features) of a view, bilinear between the grid points.
 
     Args:
-        logits: 2 x K x h x w, of an image and of its mirror image.
+        logits: 2 x K x h x w float16 or float32, of an image and of its mirror image.
         view: drawn of that image.
         size: H, W of that image in pixels.
         native: H, W of the image that the teacher saw: another one where the view is drawn of a reduced one.
@@ -197,7 +196,7 @@ def cut_view(
     )
     rows *= ((down >= 0) & (down <= view.out_height))[:, None]
     columns *= ((across >= 0) & (across <= view.out_width))[:, None]
-    return (rows @ logits[int(view.flip)] @ columns.T).half()
+    return (rows @ logits[int(view.flip)].float() @ columns.T).half()
 
 
 def to_grid(logits: Tensor, grid: tuple[int, int], align_corners: bool) -> Tensor:
