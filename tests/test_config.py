@@ -84,6 +84,12 @@ MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)
         (EvaluateConfig, {"size": -5}, "size is -5"),
         (PredictConfig, {"size": 0}, "size is 0"),
         (DataConfig, {"unlabelled_share": 0.5}, "data.unlabelled_share is 0.5, but must be null where"),
+        (DataConfig, {"labelled_share": 0.0}, "data.labelled_share is 0.0, but must be above 0"),
+        (
+            TrainConfig,
+            {"data": DataConfig(labelled_share=0.5, unlabelled_share=0.5)},
+            "null where there is no",
+        ),
         (DataConfig, {"unlabelled_share": 1.0, "unlabelled": ["a"]}, "data.unlabelled_share is 1.0"),
         (
             TrainConfig,

@@ -19,7 +19,13 @@ from segdistill.config import (
     TrainConfig,
     load,
 )
-from segdistill.data.datasets import SegmentationDataset, open_dataset, open_labels, open_training
+from segdistill.data.datasets import (
+    SegmentationDataset,
+    labelled_count,
+    open_dataset,
+    open_labels,
+    open_training,
+)
 from segdistill.data.frequencies import class_weights
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.loaders import plain_failures
@@ -74,7 +80,7 @@ def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bo
     accelerator = make_accelerator(config.device, config.runtime.precision, trackers=config.trackers, out=run)
     labels = open_labels(config.data.root, config.data.layout)
     teacher = open_teacher(config.teacher, labels)
-    samples = open_training(config.data)
+    samples = open_training(config.data, taught=config.teacher.spec is not None)
     val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
     seed_everything(config.seed)
     student = make_student(config.student, labels)
@@ -95,8 +101,10 @@ def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bo
     accelerator.init_trackers("segdistill")
     parameters = sum(p.numel() for p in student.parameters())
     taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
-    say(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes{taught}; "
-        f"the run folder is {run}", accelerator)  # fmt: skip
+    masked = labelled_count(samples)
+    images = f"{masked:,} images with masks and {len(samples) - masked:,} without"  # type: ignore[arg-type]
+    say(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes from {images}"
+        f"{taught}; the run folder is {run}", accelerator)  # fmt: skip
     cache = None
     if teacher is not None and config.teacher.cache:
         cache = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
@@ -134,7 +142,7 @@ def replay(file: str | Path) -> dict[str, Any]:
     for spec in (config.student.spec, config.teacher.spec or ""):
         require_trust(spec, run / CONFIG)
     labels = open_labels(config.data.root, config.data.layout)
-    samples = open_training(config.data)
+    samples = open_training(config.data, taught=config.teacher.spec is not None)
     steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch)  # type: ignore[arg-type]
     weights = class_weights(samples, len(labels), config.objective.class_weights)
     student = build_model(config.student.spec, len(labels), width=config.student.width)
@@ -161,7 +169,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     labels = open_labels(config.data.root, config.data.layout)
     teacher = open_teacher(config.teacher, labels)
     assert teacher is not None
-    samples = open_training(config.data)
+    samples = open_training(config.data, taught=config.teacher.spec is not None)
     started = time.perf_counter()
     with stop_signal(obey=True), plain_failures():
         filled = open_cache(config, teacher.to(accelerator.device), samples, accelerator)

@@ -48,6 +48,9 @@ class DataConfig:
     """Folders of images without masks (searched recursively); they have soft loss only."""
     unlabelled_share: float | None = None
     """Share of each batch that is drawn from the unlabelled folders; null draws all images alike."""
+    labelled_share: float = 1.0
+    """Share of the labelled images whose masks are used, evenly spaced: to learn what more masks are worth.
+    The teacher explains the others without masks; where there is no teacher they are left out."""
     long_side: int | None = None
     """Training images are reduced to this long side when they are read, masks with them; null keeps them."""
     cache: str | None = None
@@ -60,12 +63,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         share, side = self.unlabelled_share, self.long_side
+        require(
+            0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "above 0, 1 at most"
+        )
         require(share is None or 0 < share < 1, "data.unlabelled_share", share, "between 0 and 1")
         require(
-            share is None or bool(self.unlabelled),
+            share is None or bool(self.unlabelled) or self.labelled_share < 1,
             "data.unlabelled_share",
             share,
-            "null where data.unlabelled names no folder",
+            "null where data.unlabelled names no folder and data.labelled_share is 1",
         )
         require(side is None or side > 0, "data.long_side", side, "above 0")
         require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0, and finite")
@@ -349,12 +355,10 @@ class TrainConfig:
             enough = self.objective.weighted and not self.objective.auxiliary
             require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,
                     "above 0 where there is no teacher")  # fmt: skip
-            require(
-                not self.data.unlabelled,
-                "data.unlabelled",
-                self.data.unlabelled,
-                "empty where there is no teacher (set --teacher)",
-            )
+            photos, share = self.data.unlabelled, self.data.unlabelled_share
+            allowed = "where there is no teacher (set --teacher)"
+            require(not photos, "data.unlabelled", photos, f"empty {allowed}")
+            require(share is None, "data.unlabelled_share", share, f"null {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,14 @@ import torch
 from PIL import Image
 
 from segdistill.config import DataConfig
-from segdistill.data.datasets import open_dataset, open_training, open_unlabelled, splits
+from segdistill.data.datasets import (
+    image_file,
+    labelled_count,
+    open_dataset,
+    open_training,
+    open_unlabelled,
+    splits,
+)
 from segdistill.data.download import write_augmented_list
 from segdistill.data.labels import VOC
 
@@ -140,6 +147,35 @@ def test_several_sets_are_concatenated(folders: Callable[..., Path]) -> None:
     assert [samples[i].mask[0].tolist() for i in range(3)] == [
         [0, 1, 1, 1, 255], [0, 1, 1, 1, 255], [255] * 5,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "labelled"),
+    [(0.1, [9]), (0.3, [3, 6, 9]), (0.5, [1, 3, 5, 7, 9]), (0.99, [1, 2, 3, 4, 5, 6, 7, 8, 9])],
+)
+@pytest.mark.parametrize("taught", [True, False])
+def test_a_share_of_the_masks_is_used_and_a_teacher_explains_the_rest(
+    tmp_path: Path, share: float, labelled: list[int], taught: bool
+) -> None:
+    (tmp_path / "dataset.yaml").write_text(
+        "names: [x, y]\npalette: [[0, 0, 0], [9, 9, 9]]\nimages: '{split}/i'\nmasks: '{split}/m'\n"
+    )
+    for number in range(10):
+        write(tmp_path / "train" / "i" / f"{number}.png", np.zeros((2, 2, 3), np.uint8))
+        write(tmp_path / "train" / "m" / f"{number}.png", np.ones((2, 2), np.uint8))
+    config = DataConfig(root=str(tmp_path), labelled_share=share)
+    samples = open_training(config, taught=taught)
+    assert labelled_count(samples) == len(labelled)
+    rest = sorted(set(range(10)) - set(labelled)) if taught else []
+    assert [int(image_file(samples, i)[0]) for i in range(len(samples))] == labelled + rest  # type: ignore[arg-type]
+    first = [int(samples[i].mask[0, 0]) for i in range(len(samples))]  # type: ignore[arg-type]
+    assert first == [1] * len(labelled) + [255] * len(rest)
+
+
+def test_no_mask_at_all_is_refused(folders: Callable[..., Path]) -> None:
+    config = DataConfig(root=str(folders()), labelled_share=0.01)
+    with pytest.raises(ValueError, match=r"data.labelled_share is 0.01, but must leave one or more of 1 "):
+        open_training(config)
 
 
 def test_sets_of_other_classes_are_not_mixed(folders: Callable[..., Path]) -> None:

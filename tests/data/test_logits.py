@@ -201,6 +201,7 @@ def test_a_second_run_waits_until_the_first_has_written(tmp_path: Path) -> None:
     assert torch.equal(found, random_logits(kind, size, 2).half().float())
     assert torch.equal(found, random_logits(kind, size, 2).half())
 
+
 def test_a_view_of_the_whole_image_is_the_bilinear_enlargement() -> None:
     kind, size = form(scale=1.0), (16, 24)
     logits = random_logits(kind, size)

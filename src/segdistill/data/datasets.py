@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision.transforms.v2 import functional as F
@@ -89,6 +90,12 @@ class SegmentationDataset(Dataset[Sample]):
                 f"{len(self.labels) - 1} and void is {self.labels.void}"
             )
         return torch.from_numpy(mask)
+
+    def part(self, kept: NDArray[np.bool_], *, masked: bool = True) -> "SegmentationDataset":
+        """The samples marked in `kept`, with their masks or without."""
+        images = [Path(path) for path in self.images[kept]]
+        masks = [Path(path) for path in self.masks[kept]] if masked and self.masks is not None else None
+        return SegmentationDataset(self.labels, self.ids[kept].tolist(), images, masks)
 
 
 class ReducedSamples(Dataset[Sample]):
@@ -176,8 +183,12 @@ def open_unlabelled(folder: str | Path, labels: LabelSet) -> SegmentationDataset
     return SegmentationDataset(labels, ids, images)
 
 
-def open_training(config: DataConfig) -> Dataset[Sample]:
+def open_training(config: DataConfig, *, taught: bool = True) -> Dataset[Sample]:
     """All that training reads, labelled and unlabelled, as one data set.
+
+    Args:
+        config: where the data are, and which share of the masks is used.
+        taught: whether a teacher explains the images whose masks are not used; else they are left out.
 
     Raises:
         ValueError: a further data set has other classes than the first.
@@ -193,8 +204,28 @@ def open_training(config: DataConfig) -> Dataset[Sample]:
                 f"but {config.root} has {', '.join(first.labels.names)}"
             )
         sets.append(further)
+    if config.labelled_share < 1:
+        parts = [part_labelled(labelled, config.labelled_share) for labelled in sets]
+        sets = [labelled for labelled, _ in parts] + [rest for _, rest in parts if taught]
     sets += [open_unlabelled(folder, first.labels) for folder in config.unlabelled]
-    return first if len(sets) == 1 else ConcatDataset(sets)
+    return sets[0] if len(sets) == 1 else ConcatDataset(sets)
+
+
+def part_labelled(
+    samples: SegmentationDataset, share: float
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """A labelled data set in two: with the masks of an evenly spaced `share` of it, and without the others'.
+
+    Raises:
+        ValueError: nothing would be labelled.
+    """
+    counts = np.floor(np.arange(len(samples) + 1) * share + 1e-9)
+    kept = np.diff(counts) > 0
+    if samples.masks is None or not kept.any():
+        raise ValueError(
+            f"data.labelled_share is {share}, but must leave one or more of {len(samples)} labelled images"
+        )
+    return samples.part(kept), samples.part(~kept, masked=False)
 
 
 def source(samples: Dataset[Sample], index: int) -> tuple[SegmentationDataset, int]:
