@@ -1,21 +1,25 @@
-"""The shipped configurations: each is parsed, and runs two steps on tiny data of its own layout."""
+"""Shipped configurations run two steps on tiny data of their own layout, and grids of settings are valid."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from segdistill import api
-from segdistill.config import RuntimeConfig, TeacherConfig, TrainConfig, load
+from segdistill.config import EvaluateConfig, RuntimeConfig, TeacherConfig, TrainConfig, load
 from segdistill.data.datasets import open_labels
 from segdistill.data.labels import VOC, LabelSet
+from segdistill.distillation.objective import check_losses
 
 pytestmark = pytest.mark.integration
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+BENCHMARKS = CONFIGS.parent / "benchmarks"
 TEACHER = """from collections import OrderedDict
 from torch import nn
 
@@ -109,3 +113,25 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
     assert all(record["hard"] > 0 and ("soft" in record) == bool(teacher.spec) for record in steps)
     assert list(json.loads((run / "metrics.json").read_text())["best"]["iou"]) == list(labels.names)
     assert (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize("grid", sorted(path.name for path in (BENCHMARKS / "grids").glob("*.yaml")))
+def test_every_setting_of_a_grid_is_valid(grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.delitem(sys.modules, "accuracy", raising=False)
+    from accuracy import put, read_grid
+
+    runs, evaluate = read_grid(BENCHMARKS / "grids" / grid, tmp_path, ["steps=3"])
+    assert len({run.folder for run in runs}) == len(runs) > 1
+    settings = tmp_path / "settings.yaml"
+    for run in (run for run in runs if run.seed == 0):
+        settings.write_text(yaml.safe_dump(run.config))
+        config = load(TrainConfig, settings)
+        assert (config.steps, config.out) == (3, str(run.folder))
+        check_losses(config.objective, distils=config.teacher.spec is not None)
+    options: dict[str, object] = {}
+    for key, value in evaluate.items():
+        put(options, key, value)
+    settings.write_text(yaml.safe_dump(options))
+    assert load(EvaluateConfig, settings).classes == evaluate.get("classes", "")
