@@ -1,6 +1,8 @@
 """Targets side by side: what is measured, in which order, and against what."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,16 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert student["threads"] == other["threads"] == 1
     assert min(student["median_ms"], student["flops"], student["peak_bytes"]) > 0
     assert "cpu, 1 x 32 x 48, 2 passes each" in err
+
+
+def test_a_process_does_not_inherit_the_peak_of_the_one_that_made_it() -> None:
+    held = bytearray(10**9)  # zeroed page by page, so that it is resident
+    code = "from segdistill.deploy.side_by_side import peak_memory; held = b'x' * 10**8; print(peak_memory())"
+    peak = int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    )
+    assert len(held) == 10**9
+    assert 10**8 < peak < 9 * 10**8
 
 
 @pytest.mark.parametrize(

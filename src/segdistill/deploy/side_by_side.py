@@ -119,7 +119,7 @@ class Measured:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated()
             return {"peak_bytes": peak, "added_bytes": peak}
-        peak = _peak()
+        peak = peak_memory()
         return {"peak_bytes": peak, "added_bytes": max(0, peak - self.before)}
 
     def threads(self) -> int:
@@ -236,10 +236,17 @@ def _file_pass(entry: Entry, config: BenchmarkConfig, image: Tensor) -> Callable
     return lambda: network.run(values)
 
 
-def _peak() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes.
+
+    Where there is /proc it is read there: `getrusage` starts a process with the peak of the one that made it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _resident() -> int:
@@ -247,5 +254,5 @@ def _resident() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        return _peak()
+        return peak_memory()
     return pages * os.sysconf("SC_PAGE_SIZE")
