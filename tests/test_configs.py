@@ -1,13 +1,13 @@
 """Shipped configurations run two steps on tiny data of their own layout, and grids of settings are valid."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from accuracy import put, read_grid
 from PIL import Image
 
 from segdistill import api
@@ -118,10 +118,6 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("grid", sorted(path.name for path in (BENCHMARKS / "grids").glob("*.yaml")))
 def test_every_setting_of_a_grid_is_valid(grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.delitem(sys.modules, "accuracy", raising=False)
-    from accuracy import put, read_grid
-
     runs, evaluate = read_grid(BENCHMARKS / "grids" / grid, tmp_path, ["steps=3"])
     assert len({run.folder for run in runs}) == len(runs) > 1
     settings = tmp_path / "settings.yaml"
