@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdistill.config_deploy import ServeConfig
-from segdistill.deploy.limits import make_protocol
+from segdistill.deploy.connections import make_protocol
+from segdistill.deploy.places import GRACE_S
 from segdistill.deploy.serve import listening_socket
 
 pytestmark = pytest.mark.integration
@@ -171,7 +172,8 @@ def test_slow_bodies_and_slow_networks_are_given_up(serve: Any, encoded: Callabl
         assert "no answer" in error_of(post(running, encoded()), 504)
         running.network.gate.set()
         assert post(running, encoded()).status_code == 200
-        assert running.service.working == 0
+        while len(running.service.places) > 0:
+            time.sleep(0.01)
     assert len(running.network.batches) == 2  # the second had been given up before its turn
 
 
@@ -221,7 +223,7 @@ def test_a_full_queue_says_when_to_come_back(serve: Any, encoded: Callable[..., 
     with serve(queue=2) as running, ThreadPoolExecutor(2) as clients:
         running.network.gate.clear()
         accepted = [clients.submit(post, running, encoded()) for _ in range(2)]
-        while running.service.working < 2:
+        while len(running.service.places) < 2:
             time.sleep(0.01)
         refused = post(running, encoded())
         assert "too many requests wait" in error_of(refused, 503)
@@ -231,17 +233,71 @@ def test_a_full_queue_says_when_to_come_back(serve: Any, encoded: Callable[..., 
         assert post(running, encoded()).status_code == 200
 
 
-def test_connections_are_limited(serve: Any) -> None:
+def test_connections_are_limited(serve: Any, encoded: Callable[..., bytes]) -> None:
+    with serve(connections=2) as running, ThreadPoolExecutor(2) as clients:
+        running.network.gate.clear()
+        accepted = [clients.submit(post, running, encoded()) for _ in range(2)]
+        while len(running.service.places) < 2:
+            time.sleep(0.01)
+        refused = httpx.get(f"{running.url}/healthz")
+        assert "too many connections" in error_of(refused, 503)
+        assert refused.headers["retry-after"] == "1"
+        with connect(running) as first, connect(running), connect(running):  # two may wait to be refused
+            assert read_all(first) == b""
+        running.network.gate.set()
+        assert [answer.result().status_code for answer in accepted] == [200, 200]
+        assert httpx.get(f"{running.url}/healthz").status_code == 200
+
+
+def test_resting_connections_make_room(serve: Any) -> None:
     with serve(connections=2) as running:
         with connect(running) as first, connect(running) as second:
             for client in (first, second):
                 client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert client.recv(65536).startswith(b"HTTP/1.1 200")
-            refused = httpx.get(f"{running.url}/healthz")
-            assert "too many connections" in error_of(refused, 503)
-            assert refused.headers["retry-after"] == "1"
-        time.sleep(0.2)
-        assert httpx.get(f"{running.url}/healthz").status_code == 200
+            assert httpx.get(f"{running.url}/healthz").status_code == 200
+            assert read_all(first) == b""  # it had rested for longest
+            second.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert second.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_slow_bodies_make_room(serve: Any, encoded: Callable[..., bytes]) -> None:
+    with serve(queue=2) as running, connect(running) as slow, connect(running) as slower:
+        begun = b"--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\n"
+        for client, more in ((slow, begun + bytes(1000)), (slower, begun)):
+            client.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + more
+            )
+        while len(running.service.places) < 2:
+            time.sleep(0.01)
+        assert "too many requests wait" in error_of(post(running, encoded()), 503)
+        time.sleep(GRACE_S)
+        assert post(running, encoded()).status_code == 200
+        answer = slower.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"too slowly while others waited" in answer
+        assert 'path="/v1/segment",status="408"} 1.0' in httpx.get(f"{running.url}/metrics").text
+        assert len(running.service.places) == 1
+
+
+def test_answers_that_are_not_taken_make_room(serve: Any, encoded: Callable[..., bytes]) -> None:
+    noise = Image.effect_noise((3000, 3000), 200).convert("RGB")  # whose overlay no socket's buffer holds
+    file = encoded(noise, "JPEG")
+    with serve(queue=1) as running, connect(running) as client:
+        body = b"--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\n" + file + b"\r\n--b--\r\n"
+        client.sendall(
+            b"POST /v1/segment?format=overlay HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" % len(body) + body
+        )
+        assert client.recv(12) == b"HTTP/1.1 200"
+        time.sleep(GRACE_S + 0.2)
+        assert len(running.service.places) == 1
+        assert post(running, encoded()).status_code == 200
+        until = time.monotonic() + 10
+        while len(running.server.server_state.connections) > 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(running.server.server_state.connections) <= 1
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
@@ -301,9 +357,9 @@ def test_clients_that_leave_are_forgotten(serve: Any, encoded: Callable[..., byt
                 b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b"
             )
-            while running.service.working == 0:
+            while len(running.service.places) == 0:
                 time.sleep(0.01)
-        while running.service.working == 1:
+        while len(running.service.places) == 1:
             time.sleep(0.01)
         assert post(running, encoded()).status_code == 200
         assert 'status="499"} 1.0' in httpx.get(f"{running.url}/metrics").text

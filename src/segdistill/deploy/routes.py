@@ -28,7 +28,8 @@ FILES = {
 """The page: path, file in `PAGE`, media type. Nothing else is ever read from disk for a client."""
 OPEN_PATHS = frozenset(FILES) | {"/healthz", "/readyz"}
 """Need no token."""
-PATHS = OPEN_PATHS | {"/v1/segment", "/v1/model", "/metrics", "/docs", "/openapi.json"}
+SEGMENT_PATH = "/v1/segment"
+PATHS = OPEN_PATHS | {SEGMENT_PATH, "/v1/model", "/metrics", "/docs", "/openapi.json"}
 
 ACCEPTED: dict[str, Format] = {
     "application/json": "json", "image/png": "mask", "image/*": "mask", "*/*": "mask", "": "mask",
@@ -86,7 +87,7 @@ def make_app(service: "Service") -> FastAPI:
 
 def _add_api(app: FastAPI, service: "Service") -> None:
     @app.post(
-        "/v1/segment",
+        SEGMENT_PATH,
         summary="The mask of a picture",
         openapi_extra=SEGMENT,
         response_class=Response,
