@@ -1,12 +1,16 @@
 """The server's connections: how many there are, how long each may keep it waiting, and who makes room."""
 
 import asyncio
+import json
 
+import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segdistill.deploy.limits import HEADERS, error_response
 
+REFUSED = 256
+"""Connections beyond the limit that wait, at most, to be told so."""
 HANG_UP = "hang_up"
 """Name in a request's state of what ends its connection at once, whatever is still to be sent."""
 
@@ -15,8 +19,8 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
     """Uvicorn's HTTP/1.1 with limits of its own on connections.
 
     Where all are taken, a new one takes the place of the one on which no request has been worked on for
-    longest. Where requests are worked on on all of them, a request on the new one is answered 503, and no
-    more than as many again may wait to be told so.
+    longest. Where requests are worked on on all of them, a request on the new one is answered 503; of those
+    that wait for this, `REFUSED` at most, the oldest is hung up on.
 
     Args:
         connections: open at a time.
@@ -44,7 +48,7 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
             if len(inside) < connections:
                 inside.add(self)
             else:
-                if len(outside) >= connections:
+                if len(outside) >= REFUSED:
                     next(iter(outside))._hang_up()
                 outside[self] = None
                 self.app = full
@@ -55,6 +59,21 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
             if self.scope is not None:
                 self.scope["state"][HANG_UP] = self._hang_up
             self._watch()
+
+        def send_400_response(self, msg: str) -> None:
+            """Refuse what is no HTTP, in the form of every other error."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # or it would go on to send an answer of its own
+                self.cycle.message_event.set()
+            if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+                self._hang_up()
+                return
+            error = json.dumps({"error": "the request is no HTTP/1.1, or its header is too large"}).encode()
+            headers = {"Content-Type": "application/json", "Connection": "close"} | HEADERS
+            answer = h11.Response(status_code=400, reason=b"Bad Request", headers=list(headers.items()))
+            for event in (answer, h11.Data(data=error), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

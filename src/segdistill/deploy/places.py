@@ -9,9 +9,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segdistill.deploy.connections import HANG_UP
 from segdistill.deploy.limits import error_response
+from segdistill.engine.runtime import release_freed_memory
 
 GRACE_S = 1.0
 """Seconds that a client may keep the server waiting before its request may have to give way."""
+
+REST_S = 5.0
+"""Seconds without a request after which memory goes back to the system."""
 
 
 class Place:
@@ -60,6 +64,7 @@ class Places:
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken: set[Place] = set()
+        self.rest: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """Requests that are held."""
@@ -111,6 +116,8 @@ class Places:
             place.moved += len(message.get("body", b""))
 
         self.taken.add(place)
+        if self.rest is not None:
+            self.rest.cancel()
         try:
             await app(scope, receive_slowly, send_slowly)
         except asyncio.CancelledError:
@@ -124,3 +131,5 @@ class Places:
                 await error_response(408, late)(scope, receive, send)
         finally:
             self.taken.discard(place)
+            if not self.taken:
+                self.rest = asyncio.get_running_loop().call_later(REST_S, release_freed_memory)

@@ -5,6 +5,7 @@ H, W: rows and columns of a picture.
 
 import asyncio
 import ipaddress
+import logging
 import math
 import os
 import resource
@@ -27,7 +28,7 @@ from torchvision.transforms.v2 import functional as F
 from segdistill.config_deploy import ServeConfig
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.batching import Batcher, largest_batch
-from segdistill.deploy.connections import make_protocol
+from segdistill.deploy.connections import REFUSED, make_protocol
 from segdistill.deploy.limits import Gate, Metrics, read_upload
 from segdistill.deploy.pictures import Format, encode, open_picture
 from segdistill.deploy.places import Places
@@ -209,6 +210,8 @@ class Server(uvicorn.Server):
 def make_server(service: Service) -> uvicorn.Server:
     """The HTTP server around a service."""
     config = service.config
+    # Warnings are about what clients send, who would fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     token = config.token or os.environ.get(TOKEN) or None
     app: ASGIApp = Gate(
         service.places.around(make_app(service), SEGMENT_PATH), service.metrics, max_header_bytes=config.max_header_bytes, token=token,
@@ -221,7 +224,7 @@ def make_server(service: Service) -> uvicorn.Server:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="error",  # its warnings are about clients, who would fill the log
+            log_level="error",
             backlog=max(1, min(config.connections // 4, BACKLOG)),
             access_log=False,
             proxy_headers=False,
@@ -245,7 +248,7 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
         ValueError: the system does not allow the process so many connections.
     """
     config = service.config
-    allow_files(2 * config.connections + min(config.connections // 4, BACKLOG) + OTHER_FILES)
+    allow_files(config.connections + min(config.connections // 4, BACKLOG) + REFUSED + OTHER_FILES)
     listener, url = listening_socket(config)
     server = make_server(service)
     if not is_loopback(config.host) and not (config.token or os.environ.get(TOKEN)):
