@@ -1,7 +1,7 @@
 """What careless or malicious clients do to a server's sockets: python attack.py KIND HOST PORT COUNT SECONDS.
 
-Prints how often each thing happened as one line of JSON. A program of its own, which needs nothing but Python:
-it takes no time from the honest client beside it.
+Prints how often each thing happened as one line of JSON. It is a program of its own, which needs nothing but
+Python: it takes no time from the honest client beside it.
 """
 
 import asyncio

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[-1]
 
 
+def loaders() -> list[int]:
+    """The loader processes of this one, the newest last."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in children if "spawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(
     small_disk: Path, configure: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,9 +103,7 @@ def test_a_killed_loader_is_named(
 
     def kill(number: int, *rest: Any) -> Any:
         if number == 2:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            loaders = [pid for pid in children if "spawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
-            os.kill(int(loaders[-1]), signal.SIGKILL)
+            os.kill(loaders()[-1], signal.SIGKILL)
         return step(number, *rest)
 
     monkeypatch.setattr(loop, "optimizer_step", kill)
@@ -145,6 +150,31 @@ def test_memory_that_runs_out_is_named(
     monkeypatch.setattr(loop, "optimizer_step", fail)
     assert cli.main(command(configure(tmp_path / "run"), tmp_path)) == 1
     assert "not enough memory" in refusal(capsys)
+
+
+def test_a_loader_process_without_memory_is_named(
+    configure: Any, shapes: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(root=str(shapes), workers=1)
+    config = configure(tmp_path / "run", data=data, steps=40, evaluate_every=40, checkpoint_every=1)
+    step = loop.optimizer_step
+
+    def limit(number: int, *rest: Any) -> Any:
+        if number == 3:
+            for pid in loaders():
+                resource.prlimit(pid, resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))
+        return step(number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", limit)
+        assert cli.main(command(config, tmp_path)) == 1
+    assert "not enough memory" in refusal(capsys)
+    found = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert 2 <= found[0] < 40
+    assert cli.main(command(config, tmp_path, "--resume")) == 0
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [*range(1, 41), 40]
 
 
 def test_a_clock_that_jumps_back_changes_nothing(

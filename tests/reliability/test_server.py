@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import openapi
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hostile
@@ -242,7 +241,7 @@ def test_answers_are_as_described(served: Served) -> None:
 
 @pytest.mark.soak
 def test_a_thousand_answers_are_as_described(served: Served) -> None:
-    assert conform(served, 1500) >= 1000
+    assert conform(served, 1200) >= 1000
 
 
 def test_masks_are_as_described(served: Served) -> None:

@@ -27,9 +27,13 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
         patience_s: seconds in which a client must finish a request's header or a refused request's body, and
             take in an answer; it is hung up on otherwise.
     """
-    inside: set[Protocol] = set()
-    resting: dict[Protocol, None] = {}  # of those inside, on whose client the server waits; longest first
-    outside: dict[Protocol, None] = {}
+    inside: set[H11Protocol] = set()
+    resting: dict[H11Protocol, None] = {}  # of those inside, whose clients are waited for; longest first
+    outside: dict[H11Protocol, None] = {}
+
+    def hang_up(protocol: H11Protocol) -> None:
+        assert isinstance(protocol, Protocol)
+        protocol.hang_up()
 
     async def full(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"Retry-After": "1", "Connection": "close"} | HEADERS
@@ -44,12 +48,12 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(inside) >= connections and resting:
-                next(iter(resting))._hang_up()
+                hang_up(next(iter(resting)))
             if len(inside) < connections:
                 inside.add(self)
             else:
                 if len(outside) >= REFUSED:
-                    next(iter(outside))._hang_up()
+                    hang_up(next(iter(outside)))
                 outside[self] = None
                 self.app = full
             self._watch()
@@ -57,7 +61,7 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
         def handle_events(self) -> None:
             super().handle_events()
             if self.scope is not None:
-                self.scope["state"][HANG_UP] = self._hang_up
+                self.scope["state"][HANG_UP] = self.hang_up
             self._watch()
 
         def send_400_response(self, msg: str) -> None:
@@ -66,7 +70,7 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
                 self.cycle.disconnected = True  # or it would go on to send an answer of its own
                 self.cycle.message_event.set()
             if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-                self._hang_up()
+                self.hang_up()
                 return
             error = json.dumps({"error": "the request is no HTTP/1.1, or its header is too large"}).encode()
             headers = {"Content-Type": "application/json", "Connection": "close"} | HEADERS
@@ -81,7 +85,7 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self.taking = self.loop.call_later(patience_s, self._hang_up)
+            self.taking = self.loop.call_later(patience_s, self.hang_up)
 
         def resume_writing(self) -> None:
             super().resume_writing()
@@ -100,11 +104,11 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
                 self.owing = None
                 resting.pop(self, None)
             elif self.owing is None:
-                self.owing = self.loop.call_later(patience_s, self._hang_up)
+                self.owing = self.loop.call_later(patience_s, self.hang_up)
                 if self in inside:
                     resting[self] = None
 
-        def _hang_up(self) -> None:
+        def hang_up(self) -> None:
             self._forget()
             self.transport.abort()
 

@@ -11,7 +11,7 @@ from segdistill.deploy.connections import HANG_UP
 from segdistill.deploy.limits import error_response
 from segdistill.engine.runtime import release_freed_memory
 
-GRACE_S = 1.0
+GRACE_S = 0.25
 """Seconds that a client may keep the server waiting before its request may have to give way."""
 
 REST_S = 5.0

@@ -214,9 +214,12 @@ def make_server(service: Service) -> uvicorn.Server:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     token = config.token or os.environ.get(TOKEN) or None
     app: ASGIApp = Gate(
-        service.places.around(make_app(service), SEGMENT_PATH), service.metrics, max_header_bytes=config.max_header_bytes, token=token,
+        service.places.around(make_app(service), SEGMENT_PATH),
+        service.metrics,
+        max_header_bytes=config.max_header_bytes,
+        token=token,
         open_paths=OPEN_PATHS,
-    )  # fmt: skip
+    )
     return Server(
         uvicorn.Config(
             cast(Any, app),
