@@ -156,7 +156,7 @@ def test_a_loader_process_without_memory_is_named(
     configure: Any, shapes: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = DataConfig(root=str(shapes), workers=1)
-    config = configure(tmp_path / "run", data=data, steps=40, evaluate_every=40, checkpoint_every=1)
+    config = configure(tmp_path / "run", data=data, steps=20, evaluate_every=20, checkpoint_every=1)
     step = loop.optimizer_step
 
     def limit(number: int, *rest: Any) -> Any:
@@ -171,10 +171,10 @@ def test_a_loader_process_without_memory_is_named(
     assert "not enough memory" in refusal(capsys)
     found = load_checkpoint(tmp_path / "run" / "checkpoints")
     assert found is not None
-    assert 2 <= found[0] < 40
+    assert 2 <= found[0] < 20
     assert cli.main(command(config, tmp_path, "--resume")) == 0
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [*range(1, 41), 40]
+    assert [json.loads(line)["step"] for line in lines] == [*range(1, 21), 20]
 
 
 def test_a_clock_that_jumps_back_changes_nothing(
