@@ -1,5 +1,7 @@
 """What a server refuses: each limit, the token, damaged requests; and what it does not let out."""
 
+import json
+import resource
 import socket
 import tempfile
 import threading
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from segdistill.config_deploy import ServeConfig
 from segdistill.deploy.connections import make_protocol
 from segdistill.deploy.places import GRACE_S
-from segdistill.deploy.serve import listening_socket
+from segdistill.deploy.serve import allow_files, listening_socket
 
 pytestmark = pytest.mark.integration
 
@@ -159,6 +161,43 @@ def test_large_headers_are_refused(server: Any) -> None:
         assert b" 200 " not in read_all(client)
 
 
+def test_what_is_no_http_is_refused_like_everything_else(server: Any) -> None:
+    for sent in (
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: %s\r\n\r\n" % (b"9" * 1500),
+    ):
+        with connect(server) as client:
+            client.sendall(sent)
+            head, _, body = read_all(client).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"nosniff" in head
+        assert "is no HTTP/1.1" in json.loads(body)["error"]
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_image(
+    server: Any, encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segdistill.deploy.pictures.Image.open", fail)
+        assert "not enough memory" in error_of(post(server, encoded()), 503)
+    assert post(server, encoded()).status_code == 200
+
+
+def test_the_limit_on_open_files_is_raised_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: raised.append(limits))
+    allow_files(200)
+    assert raised == []
+    allow_files(1000)
+    assert raised == [(1000, 4096)]
+    with pytest.raises(ValueError, match=r"up to 5,000 open files, but the system allows 4,096: .*--connec"):
+        allow_files(5000)
+
+
 def test_slow_bodies_and_slow_networks_are_given_up(serve: Any, encoded: Callable[..., bytes]) -> None:
     with serve(timeout_s=0.5) as running:
         with connect(running) as client:
@@ -283,8 +322,8 @@ def test_slow_bodies_make_room(serve: Any, encoded: Callable[..., bytes]) -> Non
             )
         while len(running.service.places) < 2:
             time.sleep(0.01)
-        assert "too many requests wait" in error_of(post(running, encoded()), 503)
         time.sleep(GRACE_S)
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
         assert post(running, encoded()).status_code == 200
         answer = slower.recv(65536)
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -294,7 +333,7 @@ def test_slow_bodies_make_room(serve: Any, encoded: Callable[..., bytes]) -> Non
 
 
 def test_answers_that_are_not_taken_make_room(serve: Any, encoded: Callable[..., bytes]) -> None:
-    noise = Image.effect_noise((3000, 3000), 200).convert("RGB")  # whose overlay no socket's buffer holds
+    noise = Image.effect_noise((2000, 2000), 200).convert("RGB")  # whose overlay no socket's buffer holds
     file = encoded(noise, "JPEG")
     with serve(queue=1) as running, connect(running) as client:
         body = (

@@ -86,14 +86,21 @@ class Places:
 
     def room(self) -> bool:
         """Whether there is a place for one more request; made where it can be."""
-        if len(self.taken) >= self.most:
-            now = time.monotonic()
-            slow = [(pace, place) for place in self.taken if (pace := place.pace(now)) is not None]
-            if slow:
-                place = min(slow, key=lambda found: found[0])[1]
-                place.give_way()
-                self.taken.discard(place)
+        if len(self.taken) >= self.most and (place := self.slowest()) is not None:
+            place.give_way()
+            self.taken.discard(place)
         return len(self.taken) < self.most
+
+    @property
+    def full(self) -> bool:
+        """Whether one more request would be refused."""
+        return len(self.taken) >= self.most and self.slowest() is None
+
+    def slowest(self) -> Place | None:
+        """The request whose client is slowest, if there is one that may have to give way."""
+        now = time.monotonic()
+        slow = [(pace, place) for place in self.taken if (pace := place.pace(now)) is not None]
+        return min(slow, key=lambda found: found[0])[1] if slow else None
 
     async def _hold(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         place = Place()

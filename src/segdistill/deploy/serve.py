@@ -98,7 +98,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered now."""
-        return self.batcher.thread.is_alive() and len(self.places) < self.config.queue
+        return self.batcher.thread.is_alive() and not self.places.full
 
     async def answer(self, request: Request, form: Format) -> Response:
         """The mask of a request's picture.
