@@ -17,10 +17,12 @@ import torch
 
 from segdistill import api, cli
 from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig, to_yaml
+from segdistill.data.loaders import plain_failures
 from segdistill.engine import train as loop
 from segdistill.engine.checkpoint import load_checkpoint
 from segdistill.engine.replay import load_batch
 from segdistill.engine.run import RunLock
+from segdistill.engine.runtime import StopSignal
 from segdistill.engine.train import NonFiniteLossError, Stopped
 
 pytestmark = pytest.mark.integration
@@ -278,6 +280,28 @@ def test_a_signal_anywhere_saves_and_stops(
             for folder in (out, distilled)
         )
         assert ours == theirs
+
+
+def test_a_signal_during_the_exchange_is_not_lost() -> None:
+    stop = StopSignal()
+
+    class Two:
+        num_processes, device = 2, "cpu"
+
+        def gather(self, flag: torch.Tensor) -> torch.Tensor:
+            stop.number = signal.SIGINT
+            return flag
+
+    assert not loop.asked_to_stop(stop, Two())  # type: ignore[arg-type]
+    assert loop.asked_to_stop(stop, Two())  # type: ignore[arg-type]
+    assert stop.exit_code == 130
+
+
+def test_a_process_that_lost_another_says_so_on_one_line() -> None:
+    text = "[pair.cc:545] gloo: Read error [127.0.0.1]:25318: Connection reset by peer. This is typically"
+    with pytest.raises(ChildProcessError, match="^another process of this training has ended; --resume"):
+        with plain_failures():
+            raise RuntimeError(text)
 
 
 # Numbers that are not finite

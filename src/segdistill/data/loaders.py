@@ -383,7 +383,7 @@ def plain_failures() -> Iterator[None]:
     """Within it, a loader process that was ended, and memory that is not there, are errors of one line.
 
     Raises:
-        ChildProcessError: the system ended a loader process.
+        ChildProcessError: the system ended a loader process, or another process of the training has ended.
         OSError: (ENOMEM) there is not enough memory.
     """
     try:
@@ -392,6 +392,10 @@ def plain_failures() -> Iterator[None]:
         text = str(error)
         if re.search("DataLoader worker .*(exited unexpectedly|killed by signal)", text):
             problem: OSError = ChildProcessError(LOADER_ENDED)
+        elif re.search("gloo|NCCL", text) and re.search("[Cc]onnection (reset|closed|refused)", text):
+            problem = ChildProcessError(
+                "another process of this training has ended; --resume goes on from the last checkpoint"
+            )
         elif isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY.search(text):
             problem = OSError(
                 errno.ENOMEM, "not enough memory: try a smaller batch or size, fewer data.workers"
