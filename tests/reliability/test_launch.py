@@ -63,9 +63,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path
         data=DataConfig(root=configure(root).data.root, workers=1),
         teacher=TeacherConfig(spec=str(run)),
         optim=OptimConfig(lr=5e-3, ema=0.9),
-        steps=60,
-        evaluate_every=30,
-        checkpoint_every=5,
+        steps=150,
+        evaluate_every=75,
+        checkpoint_every=10,
         trackers=[],
     )
     assert end(launch(config)) == 0
@@ -80,7 +80,7 @@ def test_what_was_launched_ends_and_goes_on(
     config = TrainConfig(**vars(straight) | {"out": str(out)})
     process = launch(config)
     history = out / "history.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (history.is_file() and len(history.read_text().splitlines()) >= 7):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
