@@ -35,8 +35,8 @@ audit: install  ## ask for known security holes of what is installed; skipped wh
 	if [ $$code -eq 0 ] || echo "$$out" | grep -q "^Found [0-9]* known"; then echo "$$out"; exit $$code; \
 	else echo "audit skipped: the database of known holes cannot be reached"; fi
 
-soak: install  ## faults and hostile files by the thousand
-	TRITON_INTERPRET=1 $(RUN) pytest -m soak
+soak: install  ## faults, hostile files and attacks by the thousand, within 20 minutes on 2 cores
+	TRITON_INTERPRET=1 timeout --kill-after 20 1200 $(RUN) pytest -m soak --session-timeout 1150 --durations 0
 
 format: install  ## format the code and mend what the linter can mend
 	$(RUN) ruff format .

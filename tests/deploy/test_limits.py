@@ -1,5 +1,7 @@
 """What a server refuses: each limit, the token, damaged requests; and what it does not let out."""
 
+import json
+import resource
 import socket
 import tempfile
 import threading
@@ -15,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdistill.config_deploy import ServeConfig
-from segdistill.deploy.limits import make_protocol
-from segdistill.deploy.serve import listening_socket
+from segdistill.deploy.connections import make_protocol
+from segdistill.deploy.places import GRACE_S
+from segdistill.deploy.serve import allow_files, listening_socket
 
 pytestmark = pytest.mark.integration
 
@@ -158,6 +161,43 @@ def test_large_headers_are_refused(server: Any) -> None:
         assert b" 200 " not in read_all(client)
 
 
+def test_what_is_no_http_is_refused_like_everything_else(server: Any) -> None:
+    for sent in (
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: %s\r\n\r\n" % (b"9" * 1500),
+    ):
+        with connect(server) as client:
+            client.sendall(sent)
+            head, _, body = read_all(client).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"nosniff" in head
+        assert "is no HTTP/1.1" in json.loads(body)["error"]
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_image(
+    server: Any, encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segdistill.deploy.pictures.Image.open", fail)
+        assert "not enough memory" in error_of(post(server, encoded()), 503)
+    assert post(server, encoded()).status_code == 200
+
+
+def test_the_limit_on_open_files_is_raised_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: raised.append(limits))
+    allow_files(200)
+    assert raised == []
+    allow_files(1000)
+    assert raised == [(1000, 4096)]
+    with pytest.raises(ValueError, match=r"up to 5,000 open files, but the system allows 4,096: .*--connec"):
+        allow_files(5000)
+
+
 def test_slow_bodies_and_slow_networks_are_given_up(serve: Any, encoded: Callable[..., bytes]) -> None:
     with serve(timeout_s=0.5) as running:
         with connect(running) as client:
@@ -171,7 +211,8 @@ def test_slow_bodies_and_slow_networks_are_given_up(serve: Any, encoded: Callabl
         assert "no answer" in error_of(post(running, encoded()), 504)
         running.network.gate.set()
         assert post(running, encoded()).status_code == 200
-        assert running.service.working == 0
+        while len(running.service.places) > 0:
+            time.sleep(0.01)
     assert len(running.network.batches) == 2  # the second had been given up before its turn
 
 
@@ -221,7 +262,7 @@ def test_a_full_queue_says_when_to_come_back(serve: Any, encoded: Callable[..., 
     with serve(queue=2) as running, ThreadPoolExecutor(2) as clients:
         running.network.gate.clear()
         accepted = [clients.submit(post, running, encoded()) for _ in range(2)]
-        while running.service.working < 2:
+        while len(running.service.places) < 2:
             time.sleep(0.01)
         refused = post(running, encoded())
         assert "too many requests wait" in error_of(refused, 503)
@@ -231,17 +272,85 @@ def test_a_full_queue_says_when_to_come_back(serve: Any, encoded: Callable[..., 
         assert post(running, encoded()).status_code == 200
 
 
-def test_connections_are_limited(serve: Any) -> None:
+def test_connections_are_limited(
+    serve: Any, encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(connections=2) as running, ThreadPoolExecutor(2) as clients:
+        running.network.gate.clear()
+        accepted = [clients.submit(post, running, encoded()) for _ in range(2)]
+        while len(running.service.places) < 2:
+            time.sleep(0.01)
+        refused = httpx.get(f"{running.url}/healthz")
+        assert "too many connections" in error_of(refused, 503)
+        assert refused.headers["retry-after"] == "1"
+        monkeypatch.setattr("segdistill.deploy.connections.REFUSED", 2)
+        with connect(running) as first, connect(running), connect(running):
+            assert read_all(first) == b""
+        running.network.gate.set()
+        assert [answer.result().status_code for answer in accepted] == [200, 200]
+        assert httpx.get(f"{running.url}/healthz").status_code == 200
+
+
+def ask(client: socket.socket) -> None:
+    """A whole request and its whole answer."""
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    received = b""
+    while not received.endswith(b"}"):
+        part = client.recv(65536)
+        assert part
+        received += part
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_resting_connections_make_room(serve: Any) -> None:
     with serve(connections=2) as running:
         with connect(running) as first, connect(running) as second:
             for client in (first, second):
-                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert client.recv(65536).startswith(b"HTTP/1.1 200")
-            refused = httpx.get(f"{running.url}/healthz")
-            assert "too many connections" in error_of(refused, 503)
-            assert refused.headers["retry-after"] == "1"
-        time.sleep(0.2)
-        assert httpx.get(f"{running.url}/healthz").status_code == 200
+                ask(client)
+            assert httpx.get(f"{running.url}/healthz").status_code == 200
+            assert read_all(first) == b""  # it had rested for longest
+            ask(second)
+
+
+def test_slow_bodies_make_room(serve: Any, encoded: Callable[..., bytes]) -> None:
+    with serve(queue=2) as running, connect(running) as slow, connect(running) as slower:
+        begun = b"--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\n"
+        for client, more in ((slow, begun + bytes(1000)), (slower, begun)):
+            client.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + more
+            )
+        while len(running.service.places) < 2:
+            time.sleep(0.01)
+        time.sleep(GRACE_S)
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
+        assert post(running, encoded()).status_code == 200
+        answer = slower.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"too slowly while others waited" in answer
+        assert 'path="/v1/segment",status="408"} 1.0' in httpx.get(f"{running.url}/metrics").text
+        assert len(running.service.places) == 1
+
+
+def test_answers_that_are_not_taken_make_room(serve: Any, encoded: Callable[..., bytes]) -> None:
+    noise = Image.effect_noise((2000, 2000), 200).convert("RGB")  # whose overlay no socket's buffer holds
+    file = encoded(noise, "JPEG")
+    with serve(queue=1) as running, connect(running) as client:
+        body = (
+            b"--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\n" + file + b"\r\n--b--\r\n"
+        )
+        client.sendall(
+            b"POST /v1/segment?format=overlay HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" % len(body) + body
+        )
+        assert client.recv(12) == b"HTTP/1.1 200"
+        time.sleep(GRACE_S + 0.2)
+        assert len(running.service.places) == 1
+        assert post(running, encoded()).status_code == 200
+        until = time.monotonic() + 10
+        while len(running.server.server_state.connections) > 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(running.server.server_state.connections) <= 1
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
@@ -301,9 +410,9 @@ def test_clients_that_leave_are_forgotten(serve: Any, encoded: Callable[..., byt
                 b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
                 b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b"
             )
-            while running.service.working == 0:
+            while len(running.service.places) == 0:
                 time.sleep(0.01)
-        while running.service.working == 1:
+        while len(running.service.places) == 1:
             time.sleep(0.01)
         assert post(running, encoded()).status_code == 200
         assert 'status="499"} 1.0' in httpx.get(f"{running.url}/metrics").text

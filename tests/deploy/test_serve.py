@@ -44,10 +44,10 @@ def post(running: Any, data: bytes, path: str = "/v1/segment", **options: Any) -
 def waiting(running: Any, count: int) -> None:
     """Return once `count` requests are in the server."""
     for _ in range(1000):
-        if running.service.working == count:
+        if len(running.service.places) == count:
             return
         time.sleep(0.01)
-    raise AssertionError(f"{running.service.working} requests are in the server, not {count}")
+    raise AssertionError(f"{len(running.service.places)} requests are in the server, not {count}")
 
 
 # Answers

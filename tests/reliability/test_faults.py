@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import torch
 
 from segdistill import api, cli
 from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig, to_yaml
+from segdistill.data.loaders import plain_failures
 from segdistill.engine import train as loop
 from segdistill.engine.checkpoint import load_checkpoint
 from segdistill.engine.replay import load_batch
 from segdistill.engine.run import RunLock
+from segdistill.engine.runtime import StopSignal
 from segdistill.engine.train import NonFiniteLossError, Stopped
 
 pytestmark = pytest.mark.integration
@@ -51,6 +54,12 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
     assert [line for line in lines if "Traceback" in line] == []
     assert [line for line in lines if line.startswith("segdistill: error: ")] == lines[-1:]
     return lines[-1]
+
+
+def loaders() -> list[int]:
+    """The loader processes of this one, the newest last."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in children if "spawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(
@@ -96,9 +105,7 @@ def test_a_killed_loader_is_named(
 
     def kill(number: int, *rest: Any) -> Any:
         if number == 2:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            loaders = [pid for pid in children if "spawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
-            os.kill(int(loaders[-1]), signal.SIGKILL)
+            os.kill(loaders()[-1], signal.SIGKILL)
         return step(number, *rest)
 
     monkeypatch.setattr(loop, "optimizer_step", kill)
@@ -145,6 +152,31 @@ def test_memory_that_runs_out_is_named(
     monkeypatch.setattr(loop, "optimizer_step", fail)
     assert cli.main(command(configure(tmp_path / "run"), tmp_path)) == 1
     assert "not enough memory" in refusal(capsys)
+
+
+def test_a_loader_process_without_memory_is_named(
+    configure: Any, shapes: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(root=str(shapes), workers=1)
+    config = configure(tmp_path / "run", data=data, steps=20, evaluate_every=20, checkpoint_every=1)
+    step = loop.optimizer_step
+
+    def limit(number: int, *rest: Any) -> Any:
+        if number == 3:
+            for pid in loaders():
+                resource.prlimit(pid, resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))
+        return step(number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", limit)
+        assert cli.main(command(config, tmp_path)) == 1
+    assert "not enough memory" in refusal(capsys)
+    found = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert 2 <= found[0] < 20
+    assert cli.main(command(config, tmp_path, "--resume")) == 0
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [*range(1, 21), 20]
 
 
 def test_a_clock_that_jumps_back_changes_nothing(
@@ -248,6 +280,28 @@ def test_a_signal_anywhere_saves_and_stops(
             for folder in (out, distilled)
         )
         assert ours == theirs
+
+
+def test_a_signal_during_the_exchange_is_not_lost() -> None:
+    stop = StopSignal()
+
+    class Two:
+        num_processes, device = 2, "cpu"
+
+        def gather(self, flag: torch.Tensor) -> torch.Tensor:
+            stop.number = signal.SIGINT
+            return flag
+
+    assert not loop.asked_to_stop(stop, Two())  # type: ignore[arg-type]
+    assert loop.asked_to_stop(stop, Two())  # type: ignore[arg-type]
+    assert stop.exit_code == 130
+
+
+def test_a_process_that_lost_another_says_so_on_one_line() -> None:
+    text = "[pair.cc:545] gloo: Read error [127.0.0.1]:25318: Connection reset by peer. This is typically"
+    with pytest.raises(ChildProcessError, match=r"^another process of this training has ended; --resume"):
+        with plain_failures():
+            raise RuntimeError(text)
 
 
 # Numbers that are not finite

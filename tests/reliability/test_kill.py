@@ -127,8 +127,8 @@ def assert_whole(run: Path) -> None:
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
 def straight(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path
-) -> tuple[int, TrainConfig]:
-    """Processes and settings of a run that nothing interrupted: cached teacher, a loader, an average."""
+) -> tuple[int, TrainConfig, float]:
+    """Processes, settings, seconds of a run that nothing interrupted: cached teacher, loader, average."""
     root = tmp_path_factory.mktemp("kills")
     config = configure(
         root / "straight",
@@ -138,13 +138,14 @@ def straight(
         checkpoint_every=1,
         trackers=[],
     )
+    started = time.monotonic()
     finish(start(config, world=request.param))
-    return request.param, config
+    return request.param, config, time.monotonic() - started
 
 
-def survive(straight: tuple[int, TrainConfig], moment: int, tmp_path: Path) -> None:
+def survive(straight: tuple[int, TrainConfig, float], moment: int, tmp_path: Path) -> None:
     """Kill a run, kill it again while it resumes, let it end, and compare."""
-    world, like = straight
+    world, like, seconds = straight
     draw = random.Random(moment)
     out = tmp_path / "killed"
     teacher = TeacherConfig(spec=like.teacher.spec, cache=str(tmp_path / "cache"))
@@ -152,7 +153,7 @@ def survive(straight: tuple[int, TrainConfig], moment: int, tmp_path: Path) -> N
     for _ in range(2):
         if moment % 2:  # anywhere
             processes = start(config, world=world)
-            deadline = time.monotonic() + draw.uniform(0.1, 6.0)
+            deadline = time.monotonic() + draw.uniform(0.05, 1.0) * seconds
             while processes[0].is_alive() and time.monotonic() < deadline:
                 time.sleep(0.01)
             for process in processes:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.config import AugmentConfig, TrainConfig
@@ -31,6 +31,9 @@ LOADER_ENDED = (
     "a loader process was ended from outside, most often because memory ran out: "
     "try fewer data.workers, or smaller images"
 )
+
+NO_MEMORY = re.compile(r"can(?:'t|not) allocate memory|unable to allocate|MemoryError", re.IGNORECASE)
+"""How PyTorch, NumPy and the system say it; from a loader process it comes as text alone."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,7 @@ def collate(views: list[SeenSample]) -> Batch:
     """N views of one size -> a uint8 `Batch`."""
     known = [view.knowledge for view in views if view.knowledge is not None]
     features = [view.features for view in views if view.features is not None]
-    return Batch(
+    batch = Batch(
         torch.stack([view.image for view in views]),
         torch.stack([view.mask for view in views]),
         torch.stack([view.inside for view in views]),
@@ -304,6 +307,20 @@ def collate(views: list[SeenSample]) -> Batch:
         features=torch.stack(features) if features else None,
         colour=torch.stack([view.colour for view in views]),
     )
+    share(*vars(batch).values())
+    return batch
+
+
+def share(*parts: object) -> None:
+    """In a loader process, move the tensors among `parts` to shared memory, where they go anyway.
+
+    Left to the queue between the processes, this happens in a thread of its own, in which an error (there is
+    no memory left) is lost together with the batch: training would wait for it forever.
+    """
+    if get_worker_info() is not None:
+        for part in parts:
+            if isinstance(part, Tensor):
+                part.share_memory_()  # type: ignore[no-untyped-call]
 
 
 class _NativeSamples(Dataset[tuple[Tensor, Sample]]):
@@ -317,7 +334,9 @@ class _NativeSamples(Dataset[tuple[Tensor, Sample]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Sample]:
         sample = self.samples[self.indices[position]]
-        return resize_long_side(sample.image, self.long_side), sample
+        seen = resize_long_side(sample.image, self.long_side)
+        share(seen, *sample)
+        return seen, sample
 
 
 def evaluation_samples(
@@ -364,7 +383,7 @@ def plain_failures() -> Iterator[None]:
     """Within it, a loader process that was ended, and memory that is not there, are errors of one line.
 
     Raises:
-        ChildProcessError: the system ended a loader process.
+        ChildProcessError: the system ended a loader process, or another process of the training has ended.
         OSError: (ENOMEM) there is not enough memory.
     """
     try:
@@ -373,7 +392,11 @@ def plain_failures() -> Iterator[None]:
         text = str(error)
         if re.search("DataLoader worker .*(exited unexpectedly|killed by signal)", text):
             problem: OSError = ChildProcessError(LOADER_ENDED)
-        elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        elif re.search("gloo|NCCL", text) and re.search("[Cc]onnection (reset|closed|refused)", text):
+            problem = ChildProcessError(
+                "another process of this training has ended; --resume goes on from the last checkpoint"
+            )
+        elif isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY.search(text):
             problem = OSError(
                 errno.ENOMEM, "not enough memory: try a smaller batch or size, fewer data.workers"
             )

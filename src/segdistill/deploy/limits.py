@@ -1,12 +1,10 @@
 """What stands between a client and the server's application: limits, the token, headers and metrics."""
 
-import asyncio
 import hmac
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 
-import h11
 from fastapi import HTTPException, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.datastructures import Headers, UploadFile
@@ -14,7 +12,6 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 logger = logging.getLogger("segdistill.serve")
 
@@ -176,65 +173,3 @@ async def read_upload(request: Request, name: str, max_bytes: int) -> bytes:
     if not content:
         raise HTTPException(422, "the file is empty")
     return content
-
-
-def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
-    """Uvicorn's HTTP/1.1 with limits of its own on connections.
-
-    Args:
-        connections: open at a time; requests on one more are answered 503.
-        patience_s: seconds in which a client must finish a request's header or a refused request's body, and
-            take in an answer; it is hung up on otherwise.
-    """
-
-    async def full(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {"Retry-After": "1", "Connection": "close"} | HEADERS
-        await error_response(503, "too many connections; try again in a moment", headers)(
-            scope, receive, send
-        )
-
-    class Protocol(H11Protocol):
-        owing: asyncio.TimerHandle | None = None
-        taking: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > connections:
-                self.app = full
-            self.owing = self._hang_up_later()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
-                _cancel(self.owing)
-                self.owing = None
-            elif self.owing is None:
-                self.owing = self._hang_up_later()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if self.owing is None and self.conn.their_state is h11.SEND_BODY:
-                self.owing = self._hang_up_later()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self.taking = self._hang_up_later()
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            _cancel(self.taking)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            _cancel(self.owing)
-            _cancel(self.taking)
-            super().connection_lost(exc)
-
-        def _hang_up_later(self) -> asyncio.TimerHandle:
-            return self.loop.call_later(patience_s, self.transport.abort)
-
-    return Protocol
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

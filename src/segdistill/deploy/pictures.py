@@ -34,7 +34,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
 
     Raises:
         HTTPException: 413 for too many pixels (looked up before decoding), 415 for what is no image of the
-            known formats, 422 for a damaged one.
+            known formats, 422 for a damaged one, 503 where memory is short.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -51,6 +51,8 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise HTTPException(415, "the file is not a JPEG, PNG, WebP, BMP or TIFF image") from None
     except HTTPException:
         raise
+    except MemoryError:
+        raise HTTPException(503, "not enough memory for this image at present") from None
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise HTTPException(422, f"the image cannot be decoded: {reason}") from None

@@ -10,6 +10,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from segdistill.deploy.description import (
+    CLOSED,
+    ERROR,
+    ERRORS,
+    EVERYWHERE,
+    METRICS,
+    MODEL,
+    SEGMENT,
+    SEGMENTED,
+    STATE,
+    answer,
+)
 from segdistill.deploy.limits import error_response
 from segdistill.deploy.pictures import Format
 from segdistill.version import __version__
@@ -28,44 +40,13 @@ FILES = {
 """The page: path, file in `PAGE`, media type. Nothing else is ever read from disk for a client."""
 OPEN_PATHS = frozenset(FILES) | {"/healthz", "/readyz"}
 """Need no token."""
-PATHS = OPEN_PATHS | {"/v1/segment", "/v1/model", "/metrics", "/docs", "/openapi.json"}
+SEGMENT_PATH = "/v1/segment"
+PATHS = OPEN_PATHS | {SEGMENT_PATH, "/v1/model", "/metrics", "/docs", "/openapi.json"}
 
 ACCEPTED: dict[str, Format] = {
     "application/json": "json", "image/png": "mask", "image/*": "mask", "*/*": "mask", "": "mask",
 }  # fmt: skip
 """What an Accept header's media types stand for."""
-SEGMENT: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "a JPEG, PNG, WebP, BMP or TIFF file",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "the form cannot be read"},
-    401: {"description": "the token is missing or wrong"},
-    406: {"description": "the Accept header asks for neither PNG nor JSON"},
-    408: {"description": "the body did not arrive in time"},
-    413: {"description": "too many bytes or pixels"},
-    415: {"description": "no image of a known format"},
-    422: {"description": "the image is damaged or missing, or `format` is unknown"},
-    503: {"description": "the server is full; Retry-After says when to come back"},
-    504: {"description": "no answer was found in time"},
-}
-"""Answers of /v1/segment besides 200, each one line of JSON: {"error": "..."}."""
 
 
 def make_app(service: "Service") -> FastAPI:
@@ -86,19 +67,11 @@ def make_app(service: "Service") -> FastAPI:
 
 def _add_api(app: FastAPI, service: "Service") -> None:
     @app.post(
-        "/v1/segment",
+        SEGMENT_PATH,
         summary="The mask of a picture",
         openapi_extra=SEGMENT,
         response_class=Response,
-        responses={
-            200: {
-                "description": "mask: PNG of class indices with the classes' colours. json: width, height, "
-                "seconds and, per class, index, name, colour, pixels, share and runs (start, length, start, "
-                "length, ... in the mask read row by row). overlay: PNG of the picture under its colours",
-                "content": {"image/png": {}, "application/json": {}},
-            },
-            **ERRORS,
-        },
+        responses={200: SEGMENTED, **ERRORS},
     )
     async def segment(request: Request, format: Format | None = None) -> Response:
         """Post an image as multipart/form-data, in the field `image`.
@@ -108,7 +81,11 @@ def _add_api(app: FastAPI, service: "Service") -> None:
         """
         return await service.answer(request, format or accepted(request.headers.get("accept", "")))
 
-    @app.get("/v1/model", summary="The model card")
+    @app.get(
+        "/v1/model",
+        summary="The model card",
+        responses={200: answer("the card", "application/json", MODEL), **CLOSED},
+    )
     async def model() -> dict[str, Any]:
         """Name, classes with their colours, input size, parameters, scores, and the server's limits."""
         return service.card
@@ -128,19 +105,34 @@ def accepted(header: str) -> Format:
 
 
 def _add_states(app: FastAPI, service: "Service") -> None:
-    @app.get("/healthz", summary="Whether the server lives")
+    @app.get(
+        "/healthz",
+        summary="Whether the server lives",
+        responses={200: answer("it does", "application/json", STATE), **EVERYWHERE},
+    )
     async def healthz() -> dict[str, str]:
         """Answers as long as the process works."""
         return {"status": "alive"}
 
     @app.get(
-        "/readyz", summary="Whether it would take a request", responses={503: {"description": "not now"}}
+        "/readyz",
+        summary="Whether it would take a request",
+        responses={
+            200: answer("it would", "application/json", STATE),
+            **EVERYWHERE,
+            503: answer("not now", "application/json", {"anyOf": [STATE, ERROR]}),
+        },
     )
     async def readyz() -> JSONResponse:
         """503 while the queue is full or the network's thread has ended."""
         return JSONResponse({"status": "ready" if service.ready else "full"}, 200 if service.ready else 503)
 
-    @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+    @app.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        response_class=Response,
+        responses={200: METRICS, **CLOSED},
+    )
     async def metrics() -> Response:
         """Requests by status, seconds, queue length, batch sizes, the process's memory."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

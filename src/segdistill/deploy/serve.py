@@ -5,8 +5,10 @@ H, W: rows and columns of a picture.
 
 import asyncio
 import ipaddress
+import logging
 import math
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -26,9 +28,11 @@ from torchvision.transforms.v2 import functional as F
 from segdistill.config_deploy import ServeConfig
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.batching import Batcher, largest_batch
-from segdistill.deploy.limits import Gate, Metrics, make_protocol, read_upload
+from segdistill.deploy.connections import REFUSED, make_protocol
+from segdistill.deploy.limits import Gate, Metrics, read_upload
 from segdistill.deploy.pictures import Format, encode, open_picture
-from segdistill.deploy.routes import OPEN_PATHS, PATHS, make_app
+from segdistill.deploy.places import Places
+from segdistill.deploy.routes import OPEN_PATHS, PATHS, SEGMENT_PATH, make_app
 from segdistill.engine.history import say
 from segdistill.engine.runtime import stop_signal
 from segdistill.models.card import is_run, read_card
@@ -42,6 +46,11 @@ TOKEN = "SEGDISTILL_TOKEN"
 """Environment variable with the token that clients must send."""
 KEEP_ALIVE_S = 5
 """Seconds that a connection may rest between two requests."""
+
+BACKLOG = 2048
+"""Connections that the system keeps until the server takes them."""
+OTHER_FILES = 128
+"""Files that the process has open beside its connections."""
 
 T = TypeVar("T")
 
@@ -70,8 +79,8 @@ class Service:
             observe=self.metrics.batches.observe,
         )  # fmt: skip
         self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="pictures")
-        self.working = 0
-        self.metrics.working.set_function(lambda: self.working)
+        self.places = Places(config.queue)
+        self.metrics.working.set_function(lambda: len(self.places))
         self.metrics.queue.set_function(lambda: len(self.batcher))
         limits = {name: asdict(config)[name] for name in ("max_bytes", "max_pixels", "timeout_s")}
         self.card = card | {"size": self.size, "device": device.type, "limits": limits}
@@ -89,17 +98,14 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered now."""
-        return self.batcher.thread.is_alive() and self.working < self.config.queue
+        return self.batcher.thread.is_alive() and not self.places.full
 
     async def answer(self, request: Request, form: Format) -> Response:
         """The mask of a request's picture.
 
         Raises:
-            HTTPException: the server is full, the time is over, or the picture is refused.
+            HTTPException: the time is over, or the picture is refused.
         """
-        if self.working >= self.config.queue:
-            raise HTTPException(503, "too many requests wait; try again in a moment", {"Retry-After": "1"})
-        self.working += 1
         data = None
         try:
             async with asyncio.timeout(self.config.timeout_s):
@@ -109,8 +115,6 @@ class Service:
             late = "the body did not arrive" if data is None else "no answer was found"
             status = 408 if data is None else 504
             raise HTTPException(status, f"{late} within {self.config.timeout_s:g} s") from None
-        finally:
-            self.working -= 1
 
     async def _segment(self, data: bytes, form: Format) -> Response:
         clock = time.perf_counter()
@@ -193,21 +197,38 @@ def refuse_code(spec: str) -> None:
         )
 
 
+class Server(uvicorn.Server):
+    """Uvicorn's server, which the system keeps `BACKLOG` connections for, whatever it takes in at once."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
+
 def make_server(service: Service) -> uvicorn.Server:
     """The HTTP server around a service."""
     config = service.config
+    # Warnings are about what clients send, who would fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     token = config.token or os.environ.get(TOKEN) or None
     app: ASGIApp = Gate(
-        make_app(service), service.metrics, max_header_bytes=config.max_header_bytes, token=token,
+        service.places.around(make_app(service), SEGMENT_PATH),
+        service.metrics,
+        max_header_bytes=config.max_header_bytes,
+        token=token,
         open_paths=OPEN_PATHS,
-    )  # fmt: skip
-    return uvicorn.Server(
+    )
+    return Server(
         uvicorn.Config(
             cast(Any, app),
             http=make_protocol(config.connections, config.timeout_s),
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",
+            backlog=max(1, min(config.connections // 4, BACKLOG)),
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -227,8 +248,10 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
 
     Raises:
         OSError: the address cannot be listened on.
+        ValueError: the system does not allow the process so many connections.
     """
     config = service.config
+    allow_files(config.connections + min(config.connections // 4, BACKLOG) + REFUSED + OTHER_FILES)
     listener, url = listening_socket(config)
     server = make_server(service)
     if not is_loopback(config.host) and not (config.token or os.environ.get(TOKEN)):
@@ -237,6 +260,22 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
         say(f"{service.card['name']} is served at {url} on {service.card['device']}; Ctrl-C stops")
         ready(url)
         server.run(sockets=[listener])
+
+
+def allow_files(count: int) -> None:
+    """Raise this process's own limit on open files, connections among them, where it is below `count`.
+
+    Raises:
+        ValueError: the system's limit is below it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise ValueError(
+            f"so many connections take up to {count:,} open files, but the system allows {hard:,}: "
+            "choose fewer with --connections, or raise its limit (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def listening_socket(config: ServeConfig) -> tuple[socket.socket, str]:

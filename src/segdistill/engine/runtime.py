@@ -102,6 +102,19 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
+def release_freed_memory() -> bool:
+    """Hand back to the system what this process has freed and kept, once.
+
+    Returns:
+        False where the C library has no such call (it is glibc's).
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(trim(0))
+
+
 def seed_everything(seed: int) -> None:
     """Seed every generator that something in the process could draw from."""
     random.seed(seed)

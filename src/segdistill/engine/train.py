@@ -325,5 +325,6 @@ def asked_to_stop(stop: StopSignal, accelerator: Accelerator) -> bool:
         return stop.number is not None
     flag = torch.tensor(stop.number or 0, device=accelerator.device)
     number = int(accelerator.gather(flag.view(1)).max())
-    stop.number = number or None
+    if number:  # a signal that came during the exchange waits for the next one
+        stop.number = number
     return number > 0
