@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdistill.config_deploy import ServeConfig
-from segdistill.deploy.limits import make_protocol
+from segdistill.deploy.limits import Metrics, make_protocol
 from segdistill.deploy.serve import listening_socket
 
 pytestmark = pytest.mark.integration
@@ -198,7 +198,7 @@ def test_clients_that_do_not_take_their_answer_are_hung_up_on() -> None:
         size = 1_000_000 if scope["path"] == "/small" else 50_000_000
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    protocol = make_protocol(connections=9, patience_s=2)
+    protocol = make_protocol(connections=9, patience_s=2, metrics=Metrics(frozenset()))
     server = uvicorn.Server(uvicorn.Config(large, http=protocol, ws="none", lifespan="off", log_config=None))
     listener, url = listening_socket(ServeConfig(port=0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -242,6 +242,9 @@ def test_connections_are_limited(serve: Any) -> None:
             assert refused.headers["retry-after"] == "1"
         time.sleep(0.2)
         assert httpx.get(f"{running.url}/healthz").status_code == 200
+        counted = httpx.get(f"{running.url}/metrics").text
+        assert 'segdistill_requests_total{path="/healthz",status="503"} 1.0' in counted
+        assert 'segdistill_requests_total{path="/healthz",status="200"} 3.0' in counted
 
 
 @pytest.mark.parametrize("by_environment", [False, True])

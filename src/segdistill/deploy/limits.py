@@ -178,20 +178,23 @@ async def read_upload(request: Request, name: str, max_bytes: int) -> bytes:
     return content
 
 
-def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
+def make_protocol(connections: int, patience_s: float, metrics: Metrics) -> type[H11Protocol]:
     """Uvicorn's HTTP/1.1 with limits of its own on connections.
 
     Args:
         connections: open at a time; requests on one more are answered 503.
         patience_s: seconds in which a client must finish a request's header or a refused request's body, and
             take in an answer; it is hung up on otherwise.
+        metrics: are told of the requests that are refused.
     """
 
     async def full(scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         headers = {"Retry-After": "1", "Connection": "close"} | HEADERS
         await error_response(503, "too many connections; try again in a moment", headers)(
             scope, receive, send
         )
+        metrics.answered(scope["path"], 503, time.perf_counter() - started)
 
     class Protocol(H11Protocol):
         owing: asyncio.TimerHandle | None = None
