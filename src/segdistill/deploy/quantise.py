@@ -57,6 +57,7 @@ def quantise_onnx(program: ExportedProgram, path: Path, card: ExportCard, images
     Args: as for `quantise_openvino`.
     """
     with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -74,11 +75,22 @@ def quantise_onnx(program: ExportedProgram, path: Path, card: ExportCard, images
             ready,
             path,
             Reader(),
+            nodes_to_exclude=_ends(onnx.load(ready).graph.node),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+
+
+def _ends(nodes: Sequence[Any]) -> list[str]:
+    """Names of the nodes of a graph, in order, up to its first convolution and from its last: they stay in float.
+
+    In 8 bits the first would see 256 values of a whole image in place of each channel's own 256, and the
+    last give logits of which many are equal.
+    """
+    places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    return [node.name for node in (*nodes[: places[0] + 1], *nodes[places[-1] :])] if places else []
 
 
 QUANTISERS = {"openvino": quantise_openvino, "onnx": quantise_onnx}
