@@ -112,13 +112,14 @@ def test_every_verb_has_help(capsys: Any, verb: str) -> None:
 def test_options_override_the_file_and_short_names_stand_for_the_network(
     capsys: Any, quick: list[object], tmp_path: Path
 ) -> None:
-    options = ["--student.width=0.2", "--teacher", "fcn_resnet50", "--student=lraspp", "--print_config"]
+    options = ["--student.width=0.2", "--teacher", "fcn_resnet50", "--student=lraspp", "--init=runs/a"]
+    options += ["--print_config"]
     with pytest.raises(SystemExit) as done:
         cli.main([*map(str, quick), *options])
     assert done.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     expected = yaml.safe_load((tmp_path / "quick.yaml").read_text())
-    expected["student"] |= {"width": 0.2, "spec": "lraspp"}
+    expected["student"] |= {"width": 0.2, "spec": "lraspp", "init": "runs/a"}
     expected["teacher"]["spec"] = "fcn_resnet50"
     assert {key: printed[key] for key in expected} == expected
 

@@ -16,6 +16,7 @@ from segdistill.config import (
     EvaluationDataConfig,
     ObjectiveConfig,
     OptimConfig,
+    RuntimeConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
@@ -117,6 +118,15 @@ MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)
 def test_impossible_values_are_refused_by_name(cls: type, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cls(**settings)
+
+
+def test_eight_bits_need_a_run_to_start_from() -> None:
+    with pytest.raises(ValueError, match=r"quantize is 'int8', but must be null without a run .*--init RUN"):
+        TrainConfig(quantize="int8")
+    started = StudentConfig(init="runs/float")
+    assert TrainConfig(quantize="int8", student=started).quantize == "int8"
+    with pytest.raises(ValueError, match=r"null .* where runtime\.compile is true"):
+        TrainConfig(quantize="int8", student=started, runtime=RuntimeConfig(compile=True))
 
 
 def test_yaml_reads_back_to_an_equal_configuration(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segdistill import api, build_model, cli
+from segdistill import api, api_deploy, build_model, cli
 from segdistill.config import (
     AugmentConfig,
     DataConfig,
+    EvaluateConfig,
+    EvaluationDataConfig,
     ObjectiveConfig,
     OptimConfig,
     RuntimeConfig,
@@ -33,6 +35,7 @@ from segdistill.config import (
     load,
     to_yaml,
 )
+from segdistill.config_deploy import ExportConfig
 from segdistill.data.images import list_images
 from segdistill.engine import train as loop
 from segdistill.engine.checkpoint import load_checkpoint
@@ -254,6 +257,29 @@ def test_other_settings_train_too(tmp_path: Path, configure: Any, changes: dict[
     assert [math.isfinite(record["loss"]) for record in history] == [True, True]
 
 
+def test_a_student_trains_on_as_if_in_eight_bits(tmp_path: Path, configure: Any, run: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    start = StudentConfig(width=0.1, init=str(run))
+    config = configure(
+        tmp_path / "qat", student=start, quantize="int8", teacher=TeacherConfig(spec=str(run)),
+        optim=OptimConfig(lr=1e-3, ema=0.5),
+    )  # fmt: skip
+    again = api.train(config)
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, again))
+    assert list(before) == list(after)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if "running" not in name and "num_batches" not in name}
+    assert {"hard", "soft"} <= steps(again)[0].keys()
+    file = tmp_path / "qat.onnx"
+    data = EvaluationDataConfig(root=config.data.root, workers=0)
+    record = api_deploy.export(again, ExportConfig(
+        quantize="int8", out=str(file), data=data, calibration_images=4, max_loss=100
+    ))  # fmt: skip
+    assert record["ranges"] in {"mean", "extremes"}
+    scores = api.evaluate(file, EvaluateConfig(data=data, device="cpu", out=str(tmp_path / "scores.json")))
+    assert scores["miou"] == pytest.approx(record["parity"]["miou_after"])
+
+
 def test_a_student_may_start_from_another_run(tmp_path: Path, configure: Any, run: Path) -> None:
     config = configure(tmp_path / "run", steps=1, optim=OptimConfig(lr=1e-12, weight_decay=0))
     config = replace(config, student=replace(config.student, init=str(run)))
@@ -286,6 +312,11 @@ def interrupted(config: TrainConfig, after: int, monkeypatch: pytest.MonkeyPatch
         pytest.param(3, {}, id="at the end of an epoch"),
         pytest.param(2, {"optim": OptimConfig(ema=0.9, accumulate=2)}, id="in its middle, with an average"),
         pytest.param(4, {"optim": OptimConfig(name="sgd", lr=0.05, clip=1.0, warmup=5)}, id="sgd"),
+        pytest.param(
+            2,
+            {"quantize": "int8", "init": "run", "optim": OptimConfig(ema=0.9, lr=1e-3)},
+            id="as if in 8 bits",
+        ),
         pytest.param(
             5,
             {
@@ -326,6 +357,9 @@ def test_resume_leads_to_the_same_state_bit_by_bit(
         changes = changes | {"data": shared}
     if "teacher" in changes:
         changes = changes | {"teacher": TeacherConfig(spec=str(run))}
+    if changes.get("init"):
+        started = StudentConfig(width=0.1, init=str(run))
+        changes = {key: value for key, value in changes.items() if key != "init"} | {"student": started}
     api.train(configure(tmp_path / "straight", **changes))
     config = configure(tmp_path / "resumed", **changes)
     interrupted(config, after, monkeypatch)

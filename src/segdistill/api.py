@@ -368,5 +368,13 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
             raise ValueError(
                 f"student.init {config.init} knows other classes: {', '.join(card.labels.names)}"
             )
-        load_state(student, Path(config.init) / WEIGHTS)
+        try:
+            load_state(student, Path(config.init) / WEIGHTS)
+        except ValueError:
+            if (card.spec, card.width) == (config.spec, config.width):
+                raise
+            raise ValueError(
+                f"student.init {config.init} is another network: start from it with --student {card.spec} "
+                f"--student.width {card.width:g}"
+            ) from None
     return student

@@ -73,8 +73,9 @@ def predict(
             yield _predict_large(network, path, Path(config.out) / name, config, device)
             continue
         prediction = predict_image(
-            network, read_image(path), size=config.size, flip=config.flip, device=device
-        )
+            network, read_image(path), size=config.size, flip=config.flip,
+            probabilities=config.probabilities, device=device,
+        )  # fmt: skip
         yield (
             write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
             prediction,

@@ -17,8 +17,8 @@ from segdistill.config import EvaluateConfig, TrainConfig
 from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.version import __version__
 
-SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec"}
-"""Options under the name of a group of settings stand for the network itself."""
+SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec", "--init": "--student.init"}
+"""Options under the name of a group of settings stand for the network itself; and another short one."""
 RESULTS: ContextVar[TextIO] = ContextVar("results")
 """Standard output as the program got it."""
 NETWORK = "run folder, or any network: fcn_resnet50, file.py:function, model.onnx, ... (a file's code is run)"
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
-    """`--teacher SPEC` and `--student SPEC` in full: `--teacher.spec SPEC` and `--student.spec SPEC`."""
+    """`--teacher SPEC`, `--student SPEC` and `--init RUN` in full: `--teacher.spec SPEC` and so on."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         yield SHORT.get(name, name) + equals + value

@@ -311,6 +311,8 @@ class TrainConfig:
     """Steps between lines of history.jsonl."""
     seed: int = 0
     """Seeds weights, data order, views and dropout."""
+    quantize: Literal["int8"] | None = None
+    """int8 goes on with the weights of student.init as if in 8 bits: `export --quantize int8` loses less."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
@@ -335,6 +337,9 @@ class TrainConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        floats = self.student.init is None or self.runtime.compile
+        require(self.quantize is None or not floats, "quantize", self.quantize,
+                "null without a run to start from (--init RUN), and where runtime.compile is true")  # fmt: skip
         require(
             self.evaluate_size is None or self.evaluate_size > 0,
             "evaluate_size",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from segdistill.config_deploy import ServeConfig
 from segdistill.deploy.connections import make_protocol
+from segdistill.deploy.limits import Metrics
 from segdistill.deploy.places import GRACE_S
 from segdistill.deploy.serve import allow_files, listening_socket
 
@@ -239,7 +240,7 @@ def test_clients_that_do_not_take_their_answer_are_hung_up_on() -> None:
         size = 1_000_000 if scope["path"] == "/small" else 50_000_000
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    protocol = make_protocol(connections=9, patience_s=2)
+    protocol = make_protocol(connections=9, patience_s=2, metrics=Metrics(frozenset()))
     server = uvicorn.Server(uvicorn.Config(large, http=protocol, ws="none", lifespan="off", log_config=None))
     listener, url = listening_socket(ServeConfig(port=0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -289,6 +290,8 @@ def test_connections_are_limited(
         running.network.gate.set()
         assert [answer.result().status_code for answer in accepted] == [200, 200]
         assert httpx.get(f"{running.url}/healthz").status_code == 200
+        counted = httpx.get(f"{running.url}/metrics").text
+        assert 'segdistill_requests_total{path="/healthz",status="503"} 1.0' in counted
 
 
 def ask(client: socket.socket) -> None:

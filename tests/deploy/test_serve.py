@@ -83,7 +83,11 @@ def test_the_overlay_shows_the_picture_under_its_colours(server: Any, encoded: C
     ("accept", "kind"),
     [
         ("application/json", "application/json"),
-        ("text/html, application/json;q=0.9, image/png", "application/json"),
+        ("text/html, application/json;q=0.9, image/png;q=0.5", "application/json"),
+        ("application/json;q=0.9, image/png", "image/png"),
+        ("application/json;q=0, */*;q=0.1", "image/png"),
+        ("application/json;q=much", None),
+        ("image/png;variant=picture", None),
         ("image/avif,image/*;q=0.8", "image/png"),
         ("*/*", "image/png"),
         ("text/html", None),
@@ -97,6 +101,23 @@ def test_the_accept_header_chooses(
         assert response.status_code == 406
     else:
         assert response.headers["content-type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("accept", "query", "same_as"),
+    [
+        ("image/png; variant=overlay", "", "?format=overlay"),
+        ('image/png; Variant="overlay"; q=0.9, application/json;q=0.5', "", "?format=overlay"),
+        ("image/png; variant=mask, image/png; variant=overlay", "", "?format=mask"),
+        ("image/png; variant=overlay", "?format=mask", "?format=mask"),
+    ],
+)
+def test_the_accept_header_chooses_the_overlay_too(
+    server: Any, encoded: Callable[..., bytes], accept: str, query: str, same_as: str
+) -> None:
+    response = post(server, encoded(), f"/v1/segment{query}", headers={"Accept": accept})
+    assert response.headers["content-type"] == "image/png"
+    assert response.content == post(server, encoded(), f"/v1/segment{same_as}").content
 
 
 def test_a_run_is_served_as_predict_sees_it(serve: Any, run: Path, encoded: Callable[..., bytes]) -> None:

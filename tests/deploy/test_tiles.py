@@ -15,7 +15,7 @@ from segdistill.config_deploy import PredictConfig
 from segdistill.data.images import image_size, read_image, read_mask, write_raw
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
-from segdistill.deploy.tiles import GRID, needs_tiles, segment_tiles, spans
+from segdistill.deploy.tiles import BLENDED, GRID, Span, fade, needs_tiles, segment_tiles, spans
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
 
@@ -34,6 +34,63 @@ def test_tiles_cover_an_axis_once_and_see_more_than_they_use(length: int, tile: 
         assert span.seen[0] % GRID == 0
         for side, end in ((0, 0), (1, length)):
             assert span.seen[side] == end or abs(span.seen[side] - span.used[side]) >= overlap / 2
+
+
+@given(length=st.integers(1, 3000), tile=st.integers(230, 700), overlap=st.integers(0, 160))
+@settings(deadline=None)
+def test_what_two_tiles_say_fades_from_one_to_the_other(length: int, tile: int, overlap: int) -> None:
+    found = spans(length, tile, overlap)
+    total, settled, reach = np.zeros(length), [], (1 - BLENDED) / 2 * overlap
+    for span in found:
+        says = np.ones(span.seen[1] - span.seen[0])[span.said]
+        if span.before:
+            says[: 2 * span.before] = (np.arange(2 * span.before) + 0.5) / (2 * span.before)
+        if span.after:
+            says[len(says) - 2 * span.after :] = (np.arange(2 * span.after)[::-1] + 0.5) / (2 * span.after)
+        start = span.used[0] - span.before
+        total[start : start + len(says)] += says
+        settled += range(*span.final.indices(length))
+        for side, end in ((0, 0), (1, length)):  # no say where the cut is near
+            said = (start, start + len(says))[side]
+            assert span.seen[side] == end or abs(span.seen[side] - said) >= reach
+    np.testing.assert_allclose(total, 1)
+    assert settled == list(range(length))
+
+
+def test_fading_by_hand() -> None:
+    left, right = Span(seen=(0, 6), used=(0, 4), after=2), Span(seen=(2, 9), used=(4, 9), before=2)
+    for axis, shape in ((2, (1, 1, -1)), (1, (1, -1, 1))):
+        ours, theirs = torch.full((1, 1, 6), 8.0).view(shape), torch.zeros(1, 1, 7).view(shape)
+        first, shared = fade(ours, None, left, axis)
+        second, rest = fade(theirs, shared, right, axis)
+        assert first.flatten().tolist() == [8, 8]
+        assert second.flatten().tolist() == [7, 5, 3, 1, 0, 0, 0]  # 8 * 7/8, 5/8, 3/8, 1/8
+        assert rest.numel() == 0
+
+
+@pytest.mark.parametrize("overlap", [128, 0])
+def test_tiles_that_disagree_have_no_edge(overlap: int) -> None:
+    class Mood(nn.Module):
+        """Says of each pixel of an image how many images it has seen, whatever it shows."""
+
+        seen = 0
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.seen += 1
+            level = torch.full_like(image[:, :1], float(self.seen))
+            return torch.cat([level.square() / 10, level, torch.full_like(level, 2.5)], dim=1)
+
+    network = TrainedNetwork(Mood(), LABELS, "mood").eval()
+    levels: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segdistill.deploy.tiles.largest_class", lambda logits: levels.append(logits.clone())
+                      or np.zeros(logits.shape[1:], np.uint8))  # fmt: skip
+        segment_tiles(network, np.zeros((300, 300, 3), dtype=np.uint8), 256, overlap)
+    rows = [torch.cat(levels[place : place + 2], dim=2) for place in (0, 2)]
+    found = torch.cat(rows, dim=1)
+    assert found.shape == (3, 300, 300)
+    steps = max(found[1].diff(dim=axis).abs().max().item() for axis in (0, 1))
+    assert steps == pytest.approx(2 if overlap == 0 else 2 / 32)  # 32 rows from the tiles above to those below
 
 
 def test_a_tile_of_nothing_but_overlap_is_refused() -> None:

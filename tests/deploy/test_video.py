@@ -1,5 +1,6 @@
 """Videos: as many frames come out as went in, with the classes where they belong."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,28 @@ def test_every_frame_is_segmented(network: TrainedNetwork, clip: Path, tmp_path:
     assert red[0] > 150 > 100 > red[1]
     assert green[1] > 150 > 100 > green[0]
     assert sorted(path.name for path in target.parent.iterdir()) == ["clip_mask.mkv", "clip_overlay.mp4"]
+
+
+def turned(clip: Path, matrix: tuple[int, ...], path: Path) -> Path:
+    """The clip with another display matrix (its first four numbers) in its track's header, as cameras write it."""
+    content = bytearray(clip.read_bytes())
+    start = content.index(b"tkhd") + 44
+    a, b, c, d = matrix
+    content[start : start + 20] = struct.pack(">5i", a << 16, b << 16, 0, c << 16, d << 16)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+)
+def test_frames_are_turned_upright(
+    network: TrainedNetwork, clip: Path, tmp_path: Path, matrix: tuple[int, ...], turns: int
+) -> None:
+    path = turned(clip, matrix, tmp_path / "turned.mp4")
+    plain, upright = (next(predict_video(network, file, tmp_path / "out")).mask for file in (clip, path))
+    assert len(np.unique(plain)) == 2
+    np.testing.assert_array_equal(upright, np.rot90(plain, turns))  # counter-clockwise
 
 
 def test_a_stop_in_the_middle_leaves_nothing_half_written(

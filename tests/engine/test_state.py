@@ -13,6 +13,7 @@ from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import Batch
 from segdistill.distillation.objective import Objective
 from segdistill.engine.state import TrainingState, learning_rate, make_optimizer, warmed_up_average
+from segdistill.models.fake_quantised import FakeQuantised
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
@@ -130,6 +131,26 @@ def test_the_average_of_a_state_follows_its_student(accelerator: Accelerator) ->
     assert seen == pytest.approx([1, 2 / 11, 2 / 44 + 3 / 4])
 
 
+def test_as_if_in_eight_bits_the_average_is_scored_with_the_ranges_of_the_student(
+    accelerator: Accelerator,
+) -> None:
+    student = DSUNet(3, width=0.1)
+    objective = Objective(ObjectiveConfig(), student, None)
+    states = [
+        TrainingState(student, objective, OptimConfig(ema=0.9), accelerator, quantize=True) for _ in range(2)
+    ]
+    states[0].wrapped.train()(torch.randn(2, 3, 16, 16))
+    scoring = states[0].scoring
+    assert isinstance(scoring, FakeQuantised)
+    assert scoring.network is states[0].evaluated
+    assert scoring.ranges[0].high.isfinite()
+    assert list(states[0].state_dict()["student"]) == list(student.state_dict())
+    assert not states[1].scoring.ranges[0].high.isfinite()  # type: ignore[union-attr, index]
+    states[1].load_state_dict(states[0].state_dict())
+    image = torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(states[1].scoring.eval()(image), scoring.eval()(image), rtol=0, atol=0)
+
+
 def test_without_an_average_the_student_is_evaluated(accelerator: Accelerator) -> None:
     student = DSUNet(3, width=0.1)
     state = TrainingState(student, Objective(ObjectiveConfig(), student, None), OptimConfig(), accelerator)
@@ -199,7 +220,9 @@ def test_a_state_that_was_saved_goes_on_as_if_it_never_stopped(accelerator: Acce
 
 def test_a_saved_state_holds_no_teacher(accelerator: Accelerator) -> None:
     saved = new_state(0, accelerator).state_dict()
-    assert set(saved) == {"student", "average", "adapters", "optimizer", "scaler", "best", "scored"}
+    assert set(saved) == {
+        "student", "average", "adapters", "optimizer", "scaler", "ranges", "best", "scored"
+    }  # fmt: skip
     assert set(saved["adapters"]) == {"cosine", "mgd", "auxiliary_0", "auxiliary_1", "auxiliary_2"}
     assert set(saved["adapters"]["cosine"]) == {"weight", "bias"}
     assert not any("network" in name or "teacher" in name for name in saved["student"])

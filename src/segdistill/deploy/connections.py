@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import time
 
 import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from segdistill.deploy.limits import HEADERS, error_response
+from segdistill.deploy.limits import HEADERS, Metrics, error_response
 
 REFUSED = 256
 """Connections beyond the limit that wait, at most, to be told so."""
@@ -15,7 +16,7 @@ HANG_UP = "hang_up"
 """Name in a request's state of what ends its connection at once, whatever is still to be sent."""
 
 
-def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
+def make_protocol(connections: int, patience_s: float, metrics: Metrics) -> type[H11Protocol]:
     """Uvicorn's HTTP/1.1 with limits of its own on connections.
 
     Where all are taken, a new one takes the place of the one on which no request has been worked on for
@@ -26,6 +27,7 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
         connections: open at a time.
         patience_s: seconds in which a client must finish a request's header or a refused request's body, and
             take in an answer; it is hung up on otherwise.
+        metrics: are told of the requests that are refused.
     """
     inside: set[H11Protocol] = set()
     resting: dict[H11Protocol, None] = {}  # of those inside, whose clients are waited for; longest first
@@ -36,10 +38,12 @@ def make_protocol(connections: int, patience_s: float) -> type[H11Protocol]:
         protocol.hang_up()
 
     async def full(scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         headers = {"Retry-After": "1", "Connection": "close"} | HEADERS
         await error_response(503, "too many connections; try again in a moment", headers)(
             scope, receive, send
         )
+        metrics.answered(scope["path"], 503, time.perf_counter() - started)
 
     class Protocol(H11Protocol):
         owing: asyncio.TimerHandle | None = None

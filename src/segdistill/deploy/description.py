@@ -106,7 +106,7 @@ EVERYWHERE: Answers = {
 CLOSED: Answers = EVERYWHERE | {401: error("the token is missing or wrong")}
 """Those of a path that needs the token."""
 ERRORS: Answers = CLOSED | {
-    406: error("the Accept header asks for neither PNG nor JSON"),
+    406: error("the Accept header asks for nothing that there is"),
     408: error("the body did not arrive in time, or too slowly while others waited"),
     413: error("too many bytes or pixels"),
     415: error("no image of a known format"),

@@ -17,7 +17,7 @@ from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.formats import LARGEST, WRITERS, trace
 from segdistill.deploy.parity import compare, mean_iou
-from segdistill.deploy.quantise import QUANTISERS
+from segdistill.deploy.quantise import quantise
 from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
@@ -55,11 +55,11 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
-        program = trace(network, card, config.format)
+        program, ranges = trace(network, card, config.format), None
         if config.quantize is None:
             WRITERS[config.format](program, draft, card)
         else:
-            QUANTISERS[config.format](program, draft, card, calibration)
+            ranges = quantise(config.format, program, draft, card, calibration, network)
         written = load_network(str(draft))
         parity = compare(network, written)
         parity |= _scores(network, written, samples, config)
@@ -69,6 +69,7 @@ def export(
             "file": path.name,
             "format": config.format,
             "quantize": config.quantize,
+            "ranges": ranges,
             **card.to_dict(),
             "largest": _largest(config.format),
             "bytes": sum(part.stat().st_size for part in parts),

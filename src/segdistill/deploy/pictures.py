@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segdistill.data.images import upright_rgb
 from segdistill.data.labels import LabelSet
-from segdistill.deploy.predict import Prediction
+from segdistill.deploy.predict import Prediction, largest_class
 
 Format = Literal["mask", "json", "overlay"]
 
@@ -69,7 +69,7 @@ def class_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """
     height, width = size
     if logits.shape[1:] == size:
-        return _largest(logits)
+        return largest_class(logits)
     rows = logits.shape[1]
     wide = F.interpolate(logits[None], size=(rows, width), mode="bilinear", align_corners=False)[0]
     centre = (torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5
@@ -82,13 +82,8 @@ def class_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     for top in range(0, height, strip):
         part = slice(top, top + strip)
         blended = torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
-        mask[part] = _largest(blended)
+        mask[part] = largest_class(blended)
     return mask
-
-
-def _largest(logits: Tensor) -> np.ndarray:
-    """K x H x W -> H x W; on a CPU `max` is many times as fast as `argmax` along a first axis."""
-    return logits.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
 def run_lengths(mask: np.ndarray) -> dict[int, list[int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import SUFFIXES, list_images
@@ -80,6 +81,7 @@ def predict(
     *,
     size: int | None = None,
     flip: bool = False,
+    probabilities: bool = True,
     device: torch.device | None = None,
 ) -> Prediction:
     """Segment one RGB image.
@@ -89,13 +91,20 @@ def predict(
         image: upright RGB.
         size: long side, in pixels, that the network sees; None for what its run was evaluated at.
         flip: average with the mirrored view.
+        probabilities: also keep those of all classes.
         device: where the network is; None for the CPU.
     """
     pixels = resize_long_side(F.pil_to_tensor(image), size or network.size)
     logits = segment(network, pixels, (image.height, image.width), device=device, flip=flip)
-    probabilities = logits.softmax(dim=0).cpu()
-    mask = probabilities.argmax(dim=0).to(torch.uint8).numpy()
-    return Prediction(image=image, mask=mask, probabilities=probabilities.numpy(), labels=network.labels)
+    seen = logits.softmax(dim=0).cpu().numpy() if probabilities else None
+    return Prediction(
+        image=image, mask=largest_class(logits), probabilities=seen, labels=network.labels
+    )
+
+
+def largest_class(logits: Tensor) -> np.ndarray:
+    """K x H x W -> H x W uint8; along a first axis `max` takes a third of `argmax`'s time on a CPU."""
+    return logits.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:

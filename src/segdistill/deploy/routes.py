@@ -45,8 +45,9 @@ PATHS = OPEN_PATHS | {SEGMENT_PATH, "/v1/model", "/metrics", "/docs", "/openapi.
 
 ACCEPTED: dict[str, Format] = {
     "application/json": "json", "image/png": "mask", "image/*": "mask", "*/*": "mask", "": "mask",
+    "image/png;variant=mask": "mask", "image/png;variant=overlay": "overlay",
 }  # fmt: skip
-"""What an Accept header's media types stand for."""
+"""What an Accept header's media types stand for, with their parameter `variant` where they have one."""
 
 
 def make_app(service: "Service") -> FastAPI:
@@ -77,7 +78,8 @@ def _add_api(app: FastAPI, service: "Service") -> None:
         """Post an image as multipart/form-data, in the field `image`.
 
         `?format=mask`, `json` or `overlay` says what comes back. Without it the Accept header does:
-        application/json for JSON, anything with PNG for the mask.
+        application/json for JSON, `image/png; variant=overlay` for the overlay, anything else with PNG for
+        the mask.
         """
         return await service.answer(request, format or accepted(request.headers.get("accept", "")))
 
@@ -92,16 +94,32 @@ def _add_api(app: FastAPI, service: "Service") -> None:
 
 
 def accepted(header: str) -> Format:
-    """What an Accept header asks for: its first media type that there is.
+    """What an Accept header asks for: of its media types that there are the first of the highest quality.
 
     Raises:
         HTTPException: 406, there is none of them.
     """
-    for part in header.split(","):
-        form = ACCEPTED.get(part.partition(";")[0].strip().lower())
-        if form is not None:
-            return form
-    raise HTTPException(406, "answers are image/png or application/json")
+    found: Format | None = None
+    best = 0.0
+    for part in header.lower().split(","):
+        kind, *fields = (field.strip() for field in part.split(";"))
+        parameters = dict(field.split("=", 1) for field in fields if "=" in field)
+        if "variant" in parameters:
+            kind += ";variant=" + parameters["variant"].strip('"')
+        form = ACCEPTED.get(kind)
+        quality = _quality(parameters.get("q", "1"))
+        if form is not None and quality > best:
+            found, best = form, quality
+    if found is None:
+        raise HTTPException(406, "answers are image/png, image/png; variant=overlay or application/json")
+    return found
+
+
+def _quality(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def _add_states(app: FastAPI, service: "Service") -> None:

@@ -223,7 +223,7 @@ def make_server(service: Service) -> uvicorn.Server:
     return Server(
         uvicorn.Config(
             cast(Any, app),
-            http=make_protocol(config.connections, config.timeout_s),
+            http=make_protocol(config.connections, config.timeout_s, service.metrics),
             ws="none",
             lifespan="off",
             log_config=None,

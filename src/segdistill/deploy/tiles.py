@@ -1,6 +1,6 @@
 """Images too large for one pass, or for memory: cut into tiles that overlap, and put together again.
 
-H, W: rows and columns of the image, K: classes.
+H, W: rows and columns of the image, h, w: of a tile, K: classes.
 """
 
 import tempfile
@@ -12,28 +12,49 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from segdistill.config_deploy import PredictConfig
 from segdistill.data.images import MOST_PIXELS, image_size, write_raw
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
-from segdistill.deploy.predict import Prediction
+from segdistill.deploy.predict import Prediction, largest_class
 from segdistill.models.trained import TrainedNetwork
 
 LARGE = 16_000_000
 """Pixels above which an image is cut into tiles without being asked for."""
 GRID = 32
 """Tiles start at multiples of it: a network that halves its maps five times then sees the same grid."""
+BLENDED = 0.25
+"""Share of what two tiles share over which one takes over from the other; the rest is seen, and not used."""
 OVERLAY = 2048
 """Longest side of the overlay of a tiled image, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A tile along one axis: what the network sees, and the part of it that is used. In pixels, half open."""
+    """A tile along one axis, in pixels, half open.
+
+    Attributes:
+        seen: what the network sees.
+        used: what is its own; the neighbours begin where it ends.
+        before, after: pixels at either side of its ends over which it is blended with the neighbour.
+    """
 
     seen: tuple[int, int]
     used: tuple[int, int]
+    before: int = 0
+    after: int = 0
+
+    @property
+    def said(self) -> slice:
+        """What it has a say in, within what it sees."""
+        return slice(self.used[0] - self.before - self.seen[0], self.used[1] + self.after - self.seen[0])
+
+    @property
+    def final(self) -> slice:
+        """What is settled once it and the neighbours before it are known, within the image."""
+        return slice(self.used[0] - self.before, self.used[1] - self.after)
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,9 @@ class RawImage:
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Tiles along an axis: at most `tile` long, half of `overlap` or more between what is used and the cut.
+    """Tiles along an axis: at most `tile` long, half of `overlap` or more between what is used and a cut.
+
+    Where two meet, they are blended over `BLENDED` of what they share, three at no place.
 
     Raises:
         ValueError: the tile leaves nothing between the overlaps on the grid.
@@ -61,12 +84,16 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
         raise ValueError(
             f"tile is {tile}, but must be {2 * margin + GRID} or more for an overlap of {overlap} pixels"
         )
+    starts = list(range(0, max(1, length - margin), step))  # what is left after them the last one sees too
+    blended = min(int(BLENDED * margin), step // 2)
     return [
         Span(
             seen=(max(0, start - margin), min(length, start + step + margin)),
-            used=(start, min(length, start + step)),
+            used=(start, start + step if start < starts[-1] else length),
+            before=blended if start else 0,
+            after=blended if start < starts[-1] else 0,
         )
-        for start in range(0, length, step)
+        for start in starts
     ]
 
 
@@ -93,22 +120,57 @@ def segment_tiles(
 ) -> np.ndarray:
     """H x W x 3 uint8 RGB -> H x W uint8 mask, one tile in memory at a time.
 
-    Each pixel takes its class from the tile in whose inner part it lies, where `overlap` / 2 pixels or more
-    lie between it and a cut. A network that looks no further, and halves its maps up to five times, answers
-    exactly as it does to the whole image.
+    Around the line where two tiles meet, the logits of one fade into those of the other. A pixel has no say
+    of a tile where less than (1 - `BLENDED`) / 2 of `overlap` lies between it and the tile's cut: a network
+    that looks no further, and halves its maps up to five times, answers exactly as to the whole image. Beside
+    the tile there are, in memory, the logits of the rows that a tile shares with the one below: K x (`BLENDED`
+    * `overlap`) x W floats.
     """
     height, width = image.shape[:2]
     mask = np.empty((height, width), dtype=np.uint8)
+    above: Tensor | None = None
     for row in spans(height, tile, overlap):
+        beside: Tensor | None = None
         for column in spans(width, tile, overlap):
             window = np.array(image[slice(*row.seen), slice(*column.seen)])
             pixels = normalise(torch.from_numpy(window).permute(2, 0, 1).to(device or torch.device("cpu")))
-            logits = network(pixels[None].contiguous(memory_format=torch.channels_last))[0]
-            top, left = row.used[0] - row.seen[0], column.used[0] - column.seen[0]
-            answer = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
-            part = mask[slice(*row.used), slice(*column.used)]
-            part[:] = answer[top : top + part.shape[0], left : left + part.shape[1]]
+            logits = network(pixels[None].contiguous(memory_format=torch.channels_last))[0].float()
+            logits = logits[:, row.said, column.said]
+            logits, beside = fade(logits, beside, column, axis=2)
+            if above is None:
+                above = logits.new_empty(len(logits), 2 * row.after, width)
+            shared = above[..., column.final]
+            logits, below = fade(logits, shared, row, axis=1)
+            if row.after:
+                shared.copy_(below)
+            mask[row.final, column.final] = largest_class(logits)
     return mask
+
+
+def fade(logits: Tensor, earlier: Tensor | None, span: Span, axis: int) -> tuple[Tensor, Tensor]:
+    """Fade in the beginning of what a tile says, and fade out its end.
+
+    Args:
+        logits: K x h x w; changed.
+        earlier: what the tile before it returned last; None where there is none.
+        span: the tile along the axis.
+        axis: 1 for rows, 2 for columns.
+
+    Returns:
+        What is settled, and what the next tile's beginning is to be added to.
+    """
+    if span.before:
+        assert earlier is not None
+        logits.narrow(axis, 0, 2 * span.before).mul_(_ramp(span.before, axis, logits)).add_(earlier)
+    kept = logits.shape[axis] - 2 * span.after
+    settled, end = logits.split([kept, 2 * span.after], dim=axis)
+    return settled, end * (1 - _ramp(span.after, axis, logits))
+
+
+def _ramp(half: int, axis: int, like: Tensor) -> Tensor:
+    """Weights that rise from 0 to 1 over twice `half` pixels of an axis."""
+    places = torch.arange(2 * half, device=like.device)
+    return ((places + 0.5) / (2 * half)).view(-1, *[1] * (2 - axis))
 
 
 def predict_tiles(

@@ -4,18 +4,22 @@ H, W: rows and columns of a frame.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from PIL.Image import Transpose
 
 from segdistill.deploy.predict import Prediction, blend, predict
 from segdistill.models.trained import TrainedNetwork
 
 SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
+TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
+"""Degrees, counter-clockwise, that a frame is to be turned by -> how."""
 
 
 def predict_video(
@@ -45,39 +49,53 @@ def predict_video(
         ValueError: PyAV is not installed, or the file is no video.
     """
     av = _import_av()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    drafts: list[tuple[Path, Path]] = []
-    try:
-        with ExitStack() as stack:
-            try:
-                source = stack.enter_context(av.open(str(path)))
-                stream = source.streams.video[0]
-            except (av.error.FFmpegError, IndexError):
-                raise ValueError(f"{path} is not a video that can be read") from None
-            stream.thread_type = "AUTO"
-            rate = stream.average_rate or Fraction(25)
-            writers = []
-            wanted = [("_overlay.mp4", "libx264", "yuv420p")]
-            wanted += [("_mask.mkv", "ffv1", "gray")] if masks else []
-            for ending, codec, pixels in wanted:
-                draft = target.with_name(f".{target.name}{ending}")
-                drafts.append((draft, target.with_name(f"{target.name}{ending}")))
-                container = "mp4" if ending.endswith("mp4") else "matroska"
-                output = stack.enter_context(av.open(str(draft), "w", format=container))
-                writers.append(_Writer(av, output, codec, pixels, rate))
+    with _open_video(av, path) as source:
+        stream = source.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = stream.average_rate or Fraction(25)
+        with _outputs(av, target, rate, masks=masks) as writers:
             for frame in source.decode(stream):
-                picture = frame.to_image()
-                prediction = predict(network, picture, size=size, device=device)
+                picture = upright(frame)
+                prediction = predict(network, picture, size=size, probabilities=False, device=device)
                 writers[0].write(even(blend(prediction)))
                 if masks:
                     writers[1].write(prediction.mask)
                 yield prediction
+
+
+@contextmanager
+def _open_video(av: Any, path: Path) -> Iterator[Any]:
+    """A container with a video stream; a `ValueError` where the file is none."""
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(av.open(str(path)))
+            source.streams.video[0]
+        except (av.error.FFmpegError, IndexError):
+            raise ValueError(f"{path} is not a video that can be read") from None
+        yield source
+
+
+@contextmanager
+def _outputs(av: Any, target: Path, rate: Fraction, *, masks: bool) -> Iterator[list["_Writer"]]:
+    """The videos to write, overlay first; they get their names at the end, or are removed on any error."""
+    wanted = [("_overlay.mp4", "mp4", "libx264", "yuv420p")]
+    wanted += [("_mask.mkv", "matroska", "ffv1", "gray")] if masks else []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    drafts = {target.with_name(f".{target.name}{end}"): target.with_name(f"{target.name}{end}")
+              for end, *_ in wanted}  # fmt: skip
+    try:
+        with ExitStack() as stack:
+            writers = []
+            for draft, (_, container, codec, pixels) in zip(drafts, wanted, strict=True):
+                output = stack.enter_context(av.open(str(draft), "w", format=container))
+                writers.append(_Writer(av, output, codec, pixels, rate))
+            yield writers
             for writer in writers:
                 writer.end()
-        for draft, final in drafts:
+        for draft, final in drafts.items():
             draft.replace(final)
     finally:
-        for draft, _ in drafts:
+        for draft in drafts:
             draft.unlink(missing_ok=True)
 
 
@@ -88,16 +106,19 @@ def count_frames(path: Path) -> int | None:
         ValueError: PyAV is not installed, or the file is no video.
     """
     av = _import_av()
-    try:
-        with av.open(str(path)) as source:
-            stream = source.streams.video[0]
-            if stream.frames:
-                return int(stream.frames)
-            if stream.duration and stream.average_rate:
-                return round(float(stream.duration * stream.time_base * stream.average_rate))
-    except (av.error.FFmpegError, IndexError):
-        raise ValueError(f"{path} is not a video that can be read") from None
+    with _open_video(av, path) as source:
+        stream = source.streams.video[0]
+        if stream.frames:
+            return int(stream.frames)
+        if stream.duration and stream.average_rate:
+            return round(float(stream.duration * stream.time_base * stream.average_rate))
     return None
+
+
+def upright(frame: Any) -> Image.Image:
+    """A frame as RGB, turned as its video says: a telephone held upright notes that it was."""
+    picture, turn = frame.to_image(), TURNS.get(frame.rotation % 360)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def even(picture: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from segdistill.config import OptimConfig
 from segdistill.distillation.objective import Objective
+from segdistill.models.fake_quantised import FakeQuantised
 
 
 class TrainingState:
@@ -22,16 +23,24 @@ class TrainingState:
         objective: its losses; what of them trains along (adapters) is here too, the teacher is not.
         config: optimiser and average.
         accelerator: moves and wraps the modules.
+        quantize: train and evaluate as if in 8 bits.
 
     Attributes:
         student: the plain network, whose weights are saved.
+        quantised: the same network as if in 8 bits, or None.
         wrapped: the same network as the accelerator wants it called in training.
         best: highest mIoU so far, None before the first evaluation.
         scored: step of the newest evaluation.
     """
 
     def __init__(
-        self, student: nn.Module, objective: Objective, config: OptimConfig, accelerator: Accelerator
+        self,
+        student: nn.Module,
+        objective: Objective,
+        config: OptimConfig,
+        accelerator: Accelerator,
+        *,
+        quantize: bool = False,
     ) -> None:
         self.student, self.objective, self.accelerator = student, objective, accelerator
         self.best: float | None = None
@@ -40,7 +49,8 @@ class TrainingState:
         if config.ema:
             average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
             self.average = average.to(accelerator.device)
-        self.wrapped: nn.Module = accelerator.prepare(student)
+        self.quantised = FakeQuantised(student) if quantize else None
+        self.wrapped: nn.Module = accelerator.prepare(student if self.quantised is None else self.quantised)
         objective.to(accelerator.device)
         for name, adapter in objective.adapters.items():  # each on its own: it is called on its own
             objective.adapters[name] = accelerator.prepare(adapter)
@@ -50,6 +60,13 @@ class TrainingState:
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the average where there is one, else the student."""
         return self.student if self.average is None else self.average.module
+
+    @property
+    def scoring(self) -> nn.Module:
+        """What `evaluated` is scored as: itself, or itself as if in 8 bits."""
+        if self.quantised is None:
+            return self.evaluated
+        return FakeQuantised(self.evaluated, self.quantised.ranges)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -62,7 +79,7 @@ class TrainingState:
         Only then do all of them evaluate the network that is saved, and does a resumed run score it alike.
         """
         if self.accelerator.num_processes > 1:
-            for buffer in self.evaluated.buffers():
+            for buffer in self.scoring.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def _adapters(self) -> Iterator[tuple[str, nn.Module]]:
@@ -79,6 +96,7 @@ class TrainingState:
             "adapters": {name: adapter.state_dict() for name, adapter in self._adapters()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
+            "ranges": self.quantised and self.quantised.ranges.state_dict(),
             "best": self.best,
             "scored": self.scored,
         }
@@ -93,6 +111,8 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.quantised is not None:
+            self.quantised.ranges.load_state_dict(state["ranges"])
         self.best, self.scored = state["best"], state["scored"]
 
 

@@ -35,6 +35,8 @@ from segdistill.models.teacher import Teacher
 
 __all__ = ["Experiment", "NonFiniteLossError", "Stopped", "train"]
 
+RANGES_UNTIL = 0.5
+"""Share of the steps after which a student that trains as if in 8 bits has its maps' final ranges."""
 MIXING = 1
 """Tells the random numbers of mixing from those of the views, which are seeded by three numbers."""
 
@@ -86,7 +88,9 @@ def train(experiment: Experiment, accelerator: Accelerator, run: Path, *, resume
     objective = Objective(config.objective, experiment.student, teacher, weights)
     if teacher is not None:
         teacher.to(accelerator.device)
-    state = TrainingState(experiment.student, objective, config.optim, accelerator)
+    state = TrainingState(
+        experiment.student, objective, config.optim, accelerator, quantize=config.quantize is not None
+    )
     start = resume_from(run, state) if resume else 0
     try:
         train_on(experiment, state, accelerator, run, start)
@@ -154,6 +158,8 @@ def optimizer_step(
         group["lr"] = rate
     seed_step(config.seed, step, accelerator.process_index)
     state.wrapped.train()
+    if state.quantised is not None:
+        state.quantised.observing = step < RANGES_UNTIL * experiment.steps
     for part in range(passes):
         batch = next(batches)
         with nullcontext() if part == passes - 1 else accelerator.no_sync(state.wrapped):
@@ -269,7 +275,7 @@ def evaluate_and_keep(
     task = bar.add_task("evaluate", total=-(-len(experiment.val) // accelerator.num_processes), numbers="")
     state.share_buffers()
     metrics = evaluate(
-        state.evaluated,
+        state.scoring,
         experiment.val,
         labels,
         accelerator=accelerator,
