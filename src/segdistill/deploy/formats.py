@@ -22,8 +22,8 @@ from segdistill.models.exported import ENTRY, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.trained import TrainedNetwork
 
-LARGEST = {"executorch": (8, 1024)}
-"""Most images and longest side of a format whose files reserve the memory of their input and output."""
+LARGEST = {"executorch": (1, 512)}
+"""Most images and longest side of a format whose files reserve, once loaded, the memory that these take."""
 TRACED = (2, 69, 91)
 """N, H, W of the example that the graph is traced with: nothing in it is special to a size."""
 
@@ -56,19 +56,22 @@ class ExportGraph(nn.Module):
 
 
 def trace(network: TrainedNetwork, card: ExportCard, form: str) -> ExportedProgram:
-    """The graph of a network, for any number of images of any size (see `LARGEST`).
+    """The graph of a network, for any number of images of any size, or what `LARGEST` allows.
 
     Raises:
         ValueError: its code decides by the size of the image, so that no graph holds for all sizes.
     """
     count, height, width = TRACED
+    most, longest = LARGEST.get(form, (None, None))
+    count = min(count, most or count)
     if card.input == "image":
         example = torch.zeros(count, height, width, 3, dtype=torch.uint8)
         axes = (1, 2)
     else:
         example, axes = torch.zeros(count, 3, height, width), (2, 3)
-    most, longest = LARGEST.get(form, (None, None))
-    free = {0: Dim.DYNAMIC(max=most), **{axis: Dim.DYNAMIC(max=longest) for axis in axes}}
+    free = {axis: Dim.DYNAMIC(max=longest) for axis in axes}
+    if most != 1:
+        free[0] = Dim.DYNAMIC(max=most)
     graph = ExportGraph(network, card).eval()
     try:
         with quiet(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
