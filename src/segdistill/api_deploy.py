@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from segdistill.api import open_evaluation
 from segdistill.config import TrainConfig, load
 from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-from segdistill.data.datasets import open_training
+from segdistill.data.datasets import Sample, open_training
 from segdistill.data.images import read_image
 from segdistill.deploy.export import SUFFIXES, calibration_images
 from segdistill.deploy.export import export as export_network
@@ -133,17 +134,34 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         found = open_evaluation(spec, config.data)
         samples = (found, found.labels)
     except (FileNotFoundError, ValueError) as error:
-        if config.data.root or config.quantize:
+        if config.data.root:
             raise
-        say(f"Mean IoU is not compared: {error}")
+        if config.quantize:
+            raise ValueError(
+                f"what 8 bits lose must be measured, and {spec} brings no images ({error}): "
+                "name some that have masks with --data.root"
+            ) from None
+        say(f"Mean IoU is not compared ({error}): --data.root names images with masks")
     images: list[Tensor] = []
     if config.quantize is not None:
-        source = Path(config.calibration) if config.calibration else None
-        if source is None and not is_run(spec):
-            raise ValueError("name a folder of images to calibrate on with --calibration")
-        seen = source or open_training(load(TrainConfig, Path(spec) / CONFIG).data)
-        images = calibration_images(seen, config.calibration_images, network.size)
+        images = calibration_images(
+            _calibration_source(spec, config), config.calibration_images, network.size
+        )
     return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+
+
+def _calibration_source(spec: str, config: ExportConfig) -> Path | Dataset[Sample]:
+    """The folder of images that settings name, else the training images of the run itself."""
+    if config.calibration:
+        return Path(config.calibration)
+    if not is_run(spec):
+        raise ValueError("name a folder of images to calibrate on with --calibration")
+    try:
+        return open_training(load(TrainConfig, Path(spec) / CONFIG).data)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"{spec} brings no images to calibrate on ({error}): name a folder of images with --calibration"
+        ) from None
 
 
 def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:

@@ -337,9 +337,9 @@ class TrainConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
-        floats = self.student.init is None or self.runtime.compile
-        require(self.quantize is None or not floats, "quantize", self.quantize,
-                "null without a run to start from (--init RUN), and where runtime.compile is true")  # fmt: skip
+        possible = self.student.init is not None and not self.runtime.compile
+        require(self.quantize is None or possible, "quantize", self.quantize,
+                "null without a run to start from (--init RUN) or with runtime.compile")  # fmt: skip
         require(
             self.evaluate_size is None or self.evaluate_size > 0,
             "evaluate_size",

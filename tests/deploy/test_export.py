@@ -1,6 +1,7 @@
 """Exported files: they answer as PyTorch does at every size, say what they are, or are not left behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,28 @@ import pytest
 import torch
 
 from segdistill import api, api_deploy
-from segdistill.config import EvaluateConfig, EvaluationDataConfig, TeacherConfig
+from segdistill.config import (
+    EvaluateConfig,
+    EvaluationDataConfig,
+    TeacherConfig,
+    TrainConfig,
+    load,
+    to_yaml,
+)
 from segdistill.config_deploy import ExportConfig, PredictConfig
+from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.deploy import export as exporting
-from segdistill.deploy import parity
+from segdistill.deploy import parity, quantise
 from segdistill.deploy.export import SUFFIXES, calibration_images
+from segdistill.engine.checkpoint import save_student
+from segdistill.engine.run import pack
+from segdistill.models.card import ModelCard
 from segdistill.models.exported import ExportedNetwork
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.zoo import build_model
 
 pytestmark = pytest.mark.integration
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch"}
@@ -161,6 +174,87 @@ def test_eight_bits_are_measured(run: Path, tmp_path: Path, form: str, package: 
     assert record["parity"]["same_class"] > 0.8
 
 
+def test_eight_bits_take_the_ranges_that_come_nearer(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    for errors, expected in (((2.0, 1.0), "extremes"), ((1.0, 2.0), "mean")):
+        said = iter(errors)
+        monkeypatch.setattr(quantise, "logit_error", lambda *_, said=said: next(said))
+        path = tmp_path / expected / "x.onnx"
+        config = ExportConfig(quantize="int8", out=str(path), calibration_images=4, max_loss=100)
+        record = api_deploy.export(run, config)
+        assert record["ranges"] == expected
+        assert sorted(part.name for part in path.parent.iterdir()) == ["x.onnx", "x.onnx.json"]
+    one, two = ((tmp_path / kind / "x.onnx").read_bytes() for kind in ("mean", "extremes"))
+    assert one != two
+
+
+def test_the_error_of_logits_by_hand() -> None:
+    class Gives(torch.nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(image, self.value)
+
+    labels = LabelSet(names=("a", "b", "c"))
+    one, two = (TrainedNetwork(Gives(value), labels, "gives") for value in (1.0, 3.0))
+    images = [torch.zeros(3, 4, 5, dtype=torch.uint8)] * 2
+    assert quantise.logit_error(one, two, images) == pytest.approx(4)
+
+
+def test_the_first_and_the_last_convolution_of_an_onnx_network_stay_in_float(
+    run: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    import onnx
+
+    path = tmp_path / "x.onnx"
+    api_deploy.export(run, ExportConfig(quantize="int8", out=str(path), calibration_images=2, max_loss=100))
+    graph = onnx.load(path).graph
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    rounded = [made.get(node.input[1]) == "DequantizeLinear" for node in convolutions]
+    assert rounded == [False, *[True] * (len(rounded) - 2), False]
+
+
+@pytest.mark.parametrize(
+    ("spec", "package", "form"),
+    [
+        ("smp:Unet/resnet18", "segmentation_models_pytorch", "openvino"),
+        ("lraspp_mobilenet_v3_large", "torchvision", "onnx"),
+    ],
+)
+def test_other_students_are_exported_too(tmp_path: Path, spec: str, package: str, form: str) -> None:
+    pytest.importorskip(package)
+    pytest.importorskip(PACKAGES[form])
+    torch.manual_seed(0)
+    network, labels = build_model(spec, 5), LabelSet(names=tuple("abcde"))
+    card = ModelCard(spec=spec, width=1.0, labels=labels, size=64, evaluate_size=64)
+    (tmp_path / "run").mkdir()
+    save_student(tmp_path / "run", network.eval(), card)
+    out = tmp_path / f"other{SUFFIXES[form]}"
+    record = api_deploy.export(tmp_path / "run", ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
+    assert record["parity"]["same_class"] >= 0.999
+
+
+def test_what_a_converter_cannot_write_is_said_with_what_to_try(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Summary:\n-- No conversion rule found for operations: mod")
+
+    monkeypatch.setitem(exporting.WRITERS, "pt2", fail)
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be written as pt2: Summary: -- No conv.*: mod; try --format onnx, --format op",
+    ):
+        api_deploy.export(run, ExportConfig(format="pt2", out=str(tmp_path / "x.pt2")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_eight_bits_that_lose_too_much_are_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +295,29 @@ def test_drawn_images_are_the_same_each_time_and_not_grey() -> None:
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExportConfig(**changes)
+
+
+def test_a_packed_student_says_which_images_it_wants(
+    run: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    packed, out = pack(run, tmp_path / "packed"), str(tmp_path / "x.onnx")
+    settings = load(TrainConfig, packed / "config.yaml")
+    (packed / "config.yaml").write_text(
+        to_yaml(replace(settings, data=replace(settings.data, root=str(tmp_path / "elsewhere"))))
+    )
+    data = EvaluationDataConfig(root=str(shapes), workers=0)
+    photos = str(next(shapes.rglob("JPEGImages")))
+    with pytest.raises(
+        ValueError, match=r"brings no images \(.*elsewhere.*name some that have .*--data\.root"
+    ):
+        api_deploy.export(packed, ExportConfig(quantize="int8", out=out, calibration=photos))
+    with pytest.raises(ValueError, match=r"no images to calibrate on \(.*elsewhere.*with --calibration"):
+        api_deploy.export(packed, ExportConfig(quantize="int8", out=out, data=data))
+    config = ExportConfig(
+        quantize="int8", out=out, data=data, calibration=photos, calibration_images=2, max_loss=100
+    )
+    assert api_deploy.export(packed, config)["parity"]["images"] == 4
 
 
 def test_wrong_names_and_targets(run: Path, tmp_path: Path, files: Any) -> None:

@@ -90,7 +90,9 @@ def test_tiles_that_disagree_have_no_edge(overlap: int) -> None:
     found = torch.cat(rows, dim=1)
     assert found.shape == (3, 300, 300)
     steps = max(found[1].diff(dim=axis).abs().max().item() for axis in (0, 1))
-    assert steps == pytest.approx(2 if overlap == 0 else 2 / 32)  # 32 rows from the tiles above to those below
+    assert steps == pytest.approx(
+        2 if overlap == 0 else 2 / 32
+    )  # 32 rows from the tiles above to those below
 
 
 def test_a_tile_of_nothing_but_overlap_is_refused() -> None:

@@ -67,7 +67,7 @@ def test_every_frame_is_segmented(network: TrainedNetwork, clip: Path, tmp_path:
 
 
 def turned(clip: Path, matrix: tuple[int, ...], path: Path) -> Path:
-    """The clip with another display matrix (its first four numbers) in its track's header, as cameras write it."""
+    """The clip with another display matrix (of which four numbers are given) in its track's header."""
     content = bytearray(clip.read_bytes())
     start = content.index(b"tkhd") + 44
     a, b, c, d = matrix

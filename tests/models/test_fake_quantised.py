@@ -16,7 +16,7 @@ def test_a_map_is_rounded_to_256_values_between_its_smallest_and_its_largest() -
     x = torch.tensor([-1.0, 0.0, 0.5, 1.26, 3.0], requires_grad=True)
     seen = Range()
     rounded = seen(x, True)
-    # From -1 to 3 there are 255 steps of 4/255, and 0 is one of them: -63.75, 0, 31.875, 80.325, 191.25 steps.
+    # From -1 to 3 there are 255 steps of 4/255, counted from 0: -63.75, 0, 31.875, 80.325, 191.25.
     torch.testing.assert_close(rounded, torch.tensor([-64, 0, 32, 80, 191]) * 4 / 255)
     rounded.sum().backward()
     assert x.grad.tolist() == [1, 1, 1, 1, 1]

@@ -1,8 +1,9 @@
 """A trained network as a file for another runtime, written only if it answers there as it does in PyTorch."""
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         program, ranges = trace(network, card, config.format), None
-        if config.quantize is None:
-            WRITERS[config.format](program, draft, card)
-        else:
-            ranges = quantise(config.format, program, draft, card, calibration, network)
+        with _plain_errors(network.spec, config.format):
+            if config.quantize is None:
+                WRITERS[config.format](program, draft, card)
+            else:
+                ranges = quantise(config.format, program, draft, card, calibration, network)
         written = load_network(str(draft))
         parity = compare(network, written)
         parity |= _scores(network, written, samples, config)
@@ -80,6 +82,19 @@ def export(
         for part in (sidecar, *parts):  # the file itself comes last
             part.replace(path.with_name(part.name))
     return record
+
+
+@contextlib.contextmanager
+def _plain_errors(spec: str, form: str) -> Iterator[None]:
+    """Whatever a converter raises becomes a `ValueError` that says what to try."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{form} needs {error.name}: install segdistill[{form}]") from None
+    except Exception as error:  # converters raise nearly anything
+        reason = " ".join(str(error).split())[-300:] or type(error).__name__
+        others = ", ".join(f"--format {other}" for other in WRITERS if other != form)
+        raise ValueError(f"{spec} cannot be written as {form}: {reason}; try {others}") from None
 
 
 def calibration_images(found: Dataset[Sample] | Path, count: int, size: int | None) -> list[Tensor]:

@@ -97,9 +97,7 @@ def predict(
     pixels = resize_long_side(F.pil_to_tensor(image), size or network.size)
     logits = segment(network, pixels, (image.height, image.width), device=device, flip=flip)
     seen = logits.softmax(dim=0).cpu().numpy() if probabilities else None
-    return Prediction(
-        image=image, mask=largest_class(logits), probabilities=seen, labels=network.labels
-    )
+    return Prediction(image=image, mask=largest_class(logits), probabilities=seen, labels=network.labels)
 
 
 def largest_class(logits: Tensor) -> np.ndarray:

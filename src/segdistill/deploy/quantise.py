@@ -16,7 +16,6 @@ from segdistill.deploy.formats import make_openvino, quiet, save_openvino, write
 from segdistill.models.exported import ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
 
-
 Ranges = Literal["mean", "extremes"]
 """What a map's range is: the mean over the images of its smallest and its largest value, or those of all."""
 COMPARED = 16
@@ -46,7 +45,9 @@ def quantise(
     for ranges in KINDS:
         draft = path.with_name(f"{ranges}{path.suffix}")
         QUANTISERS[form](program, draft, card, images, ranges)
-        errors[ranges] = logit_error(network, load_network(str(draft)), images[:: -(-len(images) // COMPARED)])
+        errors[ranges] = logit_error(
+            network, load_network(str(draft)), images[:: -(-len(images) // COMPARED)]
+        )
     best = min(KINDS, key=lambda ranges: errors[ranges])
     for ranges in KINDS:
         for part in list(path.parent.glob(f"{ranges}.*")):
@@ -149,10 +150,10 @@ def quantise_onnx(
 
 
 def _ends(nodes: Sequence[Any]) -> list[str]:
-    """Names of the nodes of a graph, in order, up to its first convolution and from its last: they stay in float.
+    """Names of the nodes of a graph up to its first convolution and from its last on: they stay in float.
 
     In 8 bits the first would see 256 values of a whole image in place of each channel's own 256, and the
-    last give logits of which many are equal.
+    last would give logits of which many are equal.
     """
     places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
     return [node.name for node in (*nodes[: places[0] + 1], *nodes[places[-1] :])] if places else []

@@ -123,8 +123,8 @@ def segment_tiles(
     Around the line where two tiles meet, the logits of one fade into those of the other. A pixel has no say
     of a tile where less than (1 - `BLENDED`) / 2 of `overlap` lies between it and the tile's cut: a network
     that looks no further, and halves its maps up to five times, answers exactly as to the whole image. Beside
-    the tile there are, in memory, the logits of the rows that a tile shares with the one below: K x (`BLENDED`
-    * `overlap`) x W floats.
+    the tile, the logits of the rows that fade into those below are in memory: K x (`BLENDED` * `overlap`) x W
+    floats.
     """
     height, width = image.shape[:2]
     mask = np.empty((height, width), dtype=np.uint8)
@@ -163,7 +163,7 @@ def fade(logits: Tensor, earlier: Tensor | None, span: Span, axis: int) -> tuple
         assert earlier is not None
         logits.narrow(axis, 0, 2 * span.before).mul_(_ramp(span.before, axis, logits)).add_(earlier)
     kept = logits.shape[axis] - 2 * span.after
-    settled, end = logits.split([kept, 2 * span.after], dim=axis)
+    settled, end = logits.narrow(axis, 0, kept), logits.narrow(axis, kept, 2 * span.after)
     return settled, end * (1 - _ramp(span.after, axis, logits))
 
 

@@ -31,9 +31,10 @@ class Range(nn.Module):
 
     def forward(self, x: Tensor, observe: bool) -> Tensor:
         """Any shape; the gradient passes where `x` lies in the range, and is 0 elsewhere."""
-        flags = (torch.tensor([flag], device=x.device) for flag in (int(observe), 1))
+        moves, rounds = (torch.tensor([flag], device=x.device) for flag in (int(observe), 1))
+        low, high, scale, zero = self.buffers()
         return torch.fused_moving_avg_obs_fake_quant(
-            x, *flags, *self.buffers(), AVERAGING, quant_min=0, quant_max=255, ch_axis=0
+            x, moves, rounds, low, high, scale, zero, AVERAGING, 0, 255, 0
         )
 
 

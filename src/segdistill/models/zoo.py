@@ -46,8 +46,10 @@ class PaddedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        return self.inner(padded)[:, :, :height, :width]
+        # OpenVINO converts no remainders of sizes, and its division rounds negative numbers upwards.
+        more = self.multiple - 1
+        right, below = ((side + more) // self.multiple * self.multiple - side for side in (width, height))
+        return self.inner(F.pad(image, (0, right, 0, below))).narrow(2, 0, height).narrow(3, 0, width)
 
 
 TORCHVISION = (
