@@ -275,7 +275,6 @@ def test_a_student_trains_on_as_if_in_eight_bits(tmp_path: Path, configure: Any,
     record = api_deploy.export(again, ExportConfig(
         quantize="int8", out=str(file), data=data, calibration_images=4, max_loss=100
     ))  # fmt: skip
-    assert record["ranges"] in {"mean", "extremes"}
     scores = api.evaluate(file, EvaluateConfig(data=data, device="cpu", out=str(tmp_path / "scores.json")))
     assert scores["miou"] == pytest.approx(record["parity"]["miou_after"])
 

@@ -174,35 +174,14 @@ def test_eight_bits_are_measured(run: Path, tmp_path: Path, form: str, package: 
     assert record["parity"]["same_class"] > 0.8
 
 
-def test_eight_bits_take_the_ranges_that_come_nearer(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxruntime")
-    for errors, expected in (((2.0, 1.0), "extremes"), ((1.0, 2.0), "mean")):
-        said = iter(errors)
-        monkeypatch.setattr(quantise, "logit_error", lambda *_, said=said: next(said))
-        path = tmp_path / expected / "x.onnx"
-        config = ExportConfig(quantize="int8", out=str(path), calibration_images=4, max_loss=100)
-        record = api_deploy.export(run, config)
-        assert record["ranges"] == expected
-        assert sorted(part.name for part in path.parent.iterdir()) == ["x.onnx", "x.onnx.json"]
-    one, two = ((tmp_path / kind / "x.onnx").read_bytes() for kind in ("mean", "extremes"))
-    assert one != two
-
-
-def test_the_error_of_logits_by_hand() -> None:
-    class Gives(torch.nn.Module):
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.value = value
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return torch.full_like(image, self.value)
-
-    labels = LabelSet(names=("a", "b", "c"))
-    one, two = (TrainedNetwork(Gives(value), labels, "gives") for value in (1.0, 3.0))
-    images = [torch.zeros(3, 4, 5, dtype=torch.uint8)] * 2
-    assert quantise.logit_error(one, two, images) == pytest.approx(4)
+def test_groups_are_cut_to_their_common_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantise, "GROUP", 2)
+    images = [torch.arange(3 * h * w).view(3, h, w) for h, w in ((4, 8), (6, 5), (2, 2))]
+    first, second = quantise.groups(images)
+    assert (first.shape, second.shape) == ((2, 3, 4, 5), (1, 3, 2, 2))
+    assert torch.equal(first[0], images[0][:, :, 2:7])  # of 3 columns too many 2 on the left: 1.5, rounded
+    assert torch.equal(first[1], images[1][:, 1:5])
+    assert torch.equal(second[0], images[2])
 
 
 def test_the_first_and_the_last_convolution_of_an_onnx_network_stay_in_float(

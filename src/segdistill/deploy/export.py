@@ -18,7 +18,7 @@ from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_long_side
 from segdistill.deploy.formats import LARGEST, WRITERS, trace
 from segdistill.deploy.parity import compare, mean_iou
-from segdistill.deploy.quantise import quantise
+from segdistill.deploy.quantise import QUANTISERS
 from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
@@ -56,12 +56,12 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
-        program, ranges = trace(network, card, config.format), None
+        program = trace(network, card, config.format)
         with _plain_errors(network.spec, config.format):
             if config.quantize is None:
                 WRITERS[config.format](program, draft, card)
             else:
-                ranges = quantise(config.format, program, draft, card, calibration, network)
+                QUANTISERS[config.format](program, draft, card, calibration)
         written = load_network(str(draft))
         parity = compare(network, written)
         parity |= _scores(network, written, samples, config)
@@ -71,7 +71,6 @@ def export(
             "file": path.name,
             "format": config.format,
             "quantize": config.quantize,
-            "ranges": ranges,
             **card.to_dict(),
             "largest": _largest(config.format),
             "bytes": sum(part.stat().st_size for part in parts),
