@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("grid", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="holds a run folder per setting and seed")
     parser.add_argument("--only", default="", help="settings to run, comma-separated; all where absent")
+    parser.add_argument("--seeds", default="", help="seeds to run, comma-separated; all where absent")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop, resumably, before this long")
     parser.add_argument("overrides", nargs="*", help="dotted.key=value, for every run")
     options = parser.parse_args()
@@ -184,7 +185,9 @@ def main() -> None:
     unknown = set(wanted) - {run.setting for run in runs}
     if unknown:
         sys.exit(f"{options.grid} has no setting called {', '.join(sorted(unknown))}")
-    finished = [carry_out(run, evaluate, deadline) for run in runs if run.setting in wanted]
+    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else {run.seed for run in runs}
+    chosen = [run for run in runs if run.setting in wanted and run.seed in seeds]
+    finished = [carry_out(run, evaluate, deadline) for run in chosen]
     Console(width=150).print(table(runs))
     if not all(finished):
         sys.exit(f"{finished.count(False)} of {len(finished)} runs are not finished: call this again")

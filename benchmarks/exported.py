@@ -22,7 +22,7 @@ from segdistill.data.labels import VOC
 from segdistill.deploy.export import SUFFIXES
 from segdistill.deploy.formats import WRITERS, trace
 from segdistill.deploy.parity import compare, draw_images
-from segdistill.deploy.quantise import QUANTISERS, quantise
+from segdistill.deploy.quantise import QUANTISERS
 from segdistill.deploy.side_by_side import measure
 from segdistill.models.card import CARD, WEIGHTS, ModelCard
 from segdistill.models.exported import ExportCard
@@ -53,7 +53,7 @@ def write_files(run: Path) -> list[str]:
         found.append(str(path))
         if form in QUANTISERS:
             path = run.parent / f"student-int8{SUFFIXES[form]}"
-            quantise(form, trace(network, card, form), path, card, images, network)
+            QUANTISERS[form](trace(network, card, form), path, card, images)
             found.append(str(path))
     return found
 
