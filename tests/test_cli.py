@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 
 from segdistill import cli
-from segdistill.config import EvaluateConfig, TrainConfig, load, to_yaml
+from segdistill.config import TrainConfig, load, to_yaml
+from segdistill.config_evaluate import EvaluateConfig
 from segdistill.data.labels import VOID
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,6 @@ from segdistill import config
 from segdistill.config import (
     AugmentConfig,
     DataConfig,
-    EvaluateConfig,
-    EvaluationDataConfig,
     ObjectiveConfig,
     OptimConfig,
     RuntimeConfig,
@@ -24,6 +22,7 @@ from segdistill.config import (
     to_yaml,
 )
 from segdistill.config_deploy import PredictConfig
+from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
 
 pytestmark = pytest.mark.unit
 MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)

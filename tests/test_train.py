@@ -24,8 +24,6 @@ from segdistill import api, api_deploy, build_model, cli
 from segdistill.config import (
     AugmentConfig,
     DataConfig,
-    EvaluateConfig,
-    EvaluationDataConfig,
     ObjectiveConfig,
     OptimConfig,
     RuntimeConfig,
@@ -36,6 +34,7 @@ from segdistill.config import (
     to_yaml,
 )
 from segdistill.config_deploy import ExportConfig
+from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.data.images import list_images
 from segdistill.engine import train as loop
 from segdistill.engine.checkpoint import load_checkpoint

@@ -8,15 +8,16 @@ from segdistill.version import __version__
 if TYPE_CHECKING:
     from segdistill.api import cache, evaluate, load_student, report, train
     from segdistill.api_deploy import benchmark, export, predict, serve
-    from segdistill.config import EvaluateConfig, TrainConfig
+    from segdistill.config import TrainConfig
     from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+    from segdistill.config_evaluate import EvaluateConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
 _HOME = {
     "BenchmarkConfig": "config_deploy",
-    "EvaluateConfig": "config",
+    "EvaluateConfig": "config_evaluate",
     "ExportConfig": "config_deploy",
     "PredictConfig": "config_deploy",
     "ServeConfig": "config_deploy",

@@ -11,14 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segdistill.config import (
-    EvaluateConfig,
-    EvaluationDataConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-    load,
-)
+from segdistill.config import StudentConfig, TeacherConfig, TrainConfig, load
+from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.data.datasets import (
     SegmentationDataset,
     labelled_count,

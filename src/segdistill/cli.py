@@ -13,8 +13,9 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import EvaluateConfig, TrainConfig
+from segdistill.config import TrainConfig
 from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config_evaluate import EvaluateConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec", "--init": "--student.init"}
@@ -82,7 +83,13 @@ def make_parser() -> ArgumentParser:
         description="Distil a large semantic-segmentation network into a small one that you can deploy.",
     )
     verbs = parser.add_subcommands()
+    _add_training_verbs(verbs)
+    _add_deploying_verbs(verbs)
+    _add_report_verbs(verbs)
+    return parser
 
+
+def _add_training_verbs(verbs: Any) -> None:
     train = ArgumentParser(exit_on_error=False, description="Train a student, with a teacher or without.")
     train.add_argument("--config", action="config", help="YAML file of settings; later options override it")
     train.add_class_arguments(TrainConfig, None)
@@ -103,6 +110,8 @@ def make_parser() -> ArgumentParser:
     evaluate.add_class_arguments(EvaluateConfig, None)
     verbs.add_subcommand("evaluate", evaluate, help="score a network on images with masks")
 
+
+def _add_deploying_verbs(verbs: Any) -> None:
     predict = ArgumentParser(exit_on_error=False, description="Segment images and videos.")
     predict.add_argument("target", help=NETWORK)
     predict.add_argument("paths", nargs="+", help="image files, folders of images, videos")
@@ -129,6 +138,8 @@ def make_parser() -> ArgumentParser:
     serve.add_class_arguments(ServeConfig, None)
     verbs.add_subcommand("serve", serve, help="serve a network over HTTP, with a page")
 
+
+def _add_report_verbs(verbs: Any) -> None:
     report = ArgumentParser(exit_on_error=False, description="Write one HTML page about one or more runs.")
     report.add_argument("runs", nargs="+", help="run folders; several are compared with the first")
     report.add_argument("--out", type=str | None, default=None, help="the file; RUN/report.html where absent")
@@ -154,7 +165,6 @@ def make_parser() -> ArgumentParser:
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     demo.add_argument("--overwrite", action="store_true", help="delete earlier runs in --out first")
     verbs.add_subcommand("demo", demo, help="everything once, offline, in minutes")
-    return parser
 
 
 def _add_data_verbs(parser: ArgumentParser) -> None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from segdistill.config import EvaluationDataConfig, require
+from segdistill.config import require
+from segdistill.config_evaluate import EvaluationDataConfig
 
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
 
@@ -23,9 +24,11 @@ class PredictConfig:
     tile: int = 0
     """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels."""
     overlap: int = 128
-    """Pixels that neighbouring tiles share; half of them, at each side, is seen and not used."""
+    """Pixels that neighbouring tiles share; over the middle quarter of them one fades into the other."""
     mask_video: bool = False
     """Of a video, also write the masks: a lossless grey video whose values are class indices."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 

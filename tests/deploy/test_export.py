@@ -3,22 +3,16 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from segdistill import api, api_deploy
-from segdistill.config import (
-    EvaluateConfig,
-    EvaluationDataConfig,
-    TeacherConfig,
-    TrainConfig,
-    load,
-    to_yaml,
-)
+from segdistill.config import TeacherConfig, TrainConfig, load, to_yaml
 from segdistill.config_deploy import ExportConfig, PredictConfig
+from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.deploy import export as exporting
