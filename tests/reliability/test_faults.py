@@ -3,11 +3,12 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,21 +63,29 @@ def loaders() -> list[int]:
     return [int(pid) for pid in children if "spawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
+def before_step(patch: pytest.MonkeyPatch, number: int, strike: Callable[[], object]) -> None:
+    """Let something happen before a training's step `number` (from 0)."""
+    step = loop.optimizer_step
+
+    def struck(now: int, *rest: Any) -> Any:
+        if now == number:
+            strike()
+        return step(now, *rest)
+
+    patch.setattr(loop, "optimizer_step", struck)
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(
     small_disk: Path, configure: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(small_disk / "run", checkpoint_every=1, evaluate_every=6, trackers=[])
-    step = loop.optimizer_step
 
-    def fill(number: int, *rest: Any) -> Any:
-        if number == 3:
-            with (small_disk / "others").open("wb") as file:
-                free = os.statvfs(small_disk)
-                file.write(bytes(free.f_bavail * free.f_frsize - 60_000))
-        return step(number, *rest)
+    def fill() -> None:
+        free = os.statvfs(small_disk)
+        (small_disk / "others").write_bytes(bytes(free.f_bavail * free.f_frsize - 60_000))
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimizer_step", fill)
+        before_step(patch, 3, fill)
         assert cli.main(command(config, tmp_path)) == 1
     assert "No space left on device" in refusal(capsys)
     found = load_checkpoint(small_disk / "run" / "checkpoints")
@@ -101,14 +110,7 @@ def test_a_killed_loader_is_named(
 ) -> None:
     data = DataConfig(root=str(shapes), workers=1)
     config = configure(tmp_path / "run", data=data, steps=400, evaluate_every=400, checkpoint_every=1)
-    step = loop.optimizer_step
-
-    def kill(number: int, *rest: Any) -> Any:
-        if number == 2:
-            os.kill(loaders()[-1], signal.SIGKILL)
-        return step(number, *rest)
-
-    monkeypatch.setattr(loop, "optimizer_step", kill)
+    before_step(monkeypatch, 2, lambda: os.kill(loaders()[-1], signal.SIGKILL))
     assert cli.main(command(config, tmp_path)) == 1
     assert "a loader process was ended from outside" in refusal(capsys)
     assert load_checkpoint(tmp_path / "run" / "checkpoints") is not None
@@ -123,14 +125,7 @@ def test_a_file_that_vanishes_is_named(
     images = root / "VOCdevkit" / "VOC2012" / "JPEGImages"
     config = configure(tmp_path / "run", data=DataConfig(root=str(root), workers=workers), steps=50,
                        checkpoint_every=1, evaluate_every=50)  # fmt: skip
-    step = loop.optimizer_step
-
-    def lose(number: int, *rest: Any) -> Any:
-        if number == 2:
-            subprocess.run(["rm", "-r", str(images)], check=True)
-        return step(number, *rest)
-
-    monkeypatch.setattr(loop, "optimizer_step", lose)
+    before_step(monkeypatch, 2, lambda: shutil.rmtree(images))
     assert cli.main(command(config, tmp_path)) == 1
     assert ".jpg does not exist" in refusal(capsys)
     assert load_checkpoint(tmp_path / "run" / "checkpoints") is not None
@@ -159,16 +154,13 @@ def test_a_loader_process_without_memory_is_named(
 ) -> None:
     data = DataConfig(root=str(shapes), workers=1)
     config = configure(tmp_path / "run", data=data, steps=20, evaluate_every=20, checkpoint_every=1)
-    step = loop.optimizer_step
 
-    def limit(number: int, *rest: Any) -> Any:
-        if number == 3:
-            for pid in loaders():
-                resource.prlimit(pid, resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))
-        return step(number, *rest)
+    def limit() -> None:
+        for pid in loaders():
+            resource.prlimit(pid, resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimizer_step", limit)
+        before_step(patch, 3, limit)
         assert cli.main(command(config, tmp_path)) == 1
     assert "not enough memory" in refusal(capsys)
     found = load_checkpoint(tmp_path / "run" / "checkpoints")

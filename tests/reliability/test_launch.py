@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from test_kill import assert_whole, kept, leaves
 
 from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig, to_yaml

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hostile
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,9 +25,6 @@ from PIL import Image
 from schemathesis import openapi
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-
-sys.path.insert(0, str(Path(__file__).parent))
-import hostile
 
 from segdistill.deploy.places import REST_S
 

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -95,11 +95,8 @@ def keep_freed_memory() -> bool:
     Returns:
         False where the C library has no such setting (it is glibc's).
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    mallopt = _glibc("mallopt")
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def release_freed_memory() -> bool:
@@ -108,11 +105,16 @@ def release_freed_memory() -> bool:
     Returns:
         False where the C library has no such call (it is glibc's).
     """
+    trim = _glibc("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None where it has no such one."""
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        return cast(Callable[..., int], getattr(ctypes.CDLL(None), name))
     except (AttributeError, OSError, TypeError):
-        return False
-    return bool(trim(0))
+        return None
 
 
 def seed_everything(seed: int) -> None:
