@@ -63,7 +63,8 @@ def export(
             else:
                 QUANTISERS[config.format](program, draft, card, calibration)
         written = load_network(str(draft))
-        parity = compare(network, written)
+        largest = _largest(config.format)
+        parity = compare(network, written, most=None if largest is None else largest["batch"])
         parity |= _scores(network, written, samples, config)
         _judge(parity, config, path)
         parts = sorted(draft.parent.glob(f"{draft.stem}.*"), key=lambda part: part == draft)
@@ -72,7 +73,7 @@ def export(
             "format": config.format,
             "quantize": config.quantize,
             **card.to_dict(),
-            "largest": _largest(config.format),
+            "largest": largest,
             "bytes": sum(part.stat().st_size for part in parts),
             "parity": parity,
         }

@@ -3,7 +3,6 @@
 N: images, H, W: rows and columns, K: classes.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,8 @@ from torch.utils.data import Dataset
 from segdistill.data.datasets import Sample
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
-from segdistill.deploy.formats import LARGEST
 from segdistill.engine.evaluate import evaluate
 from segdistill.engine.runtime import make_accelerator
-from segdistill.models.exported import FORMATS
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
 
@@ -36,16 +33,21 @@ def draw_images(count: int, height: int, width: int, generator: torch.Generator)
 
 
 @torch.inference_mode()
-def compare(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, Any]:
+def compare(
+    reference: TrainedNetwork, exported: TrainedNetwork, *, most: int | None = None
+) -> dict[str, Any]:
     """Show both networks the same drawn images at every size and batch.
+
+    Args:
+        reference, exported: the networks.
+        most: images that the exported one takes at once; None where it takes any number.
 
     Returns:
         `sizes`, `batches`, `logit_difference` (largest absolute; None where the file answers with masks) and
         `same_class` (share of the pixels with the same class).
     """
     generator = torch.Generator().manual_seed(0)
-    most, _ = LARGEST.get(FORMATS.get(Path(exported.spec).suffix, ""), (max(BATCHES), None))
-    batches = [count for count in BATCHES if count <= most]
+    batches = [count for count in BATCHES if most is None or count <= most]
     largest, same, pixels = 0.0, 0, 0
     for count in batches:
         for height, width in SIZES:
