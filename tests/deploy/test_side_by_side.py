@@ -99,13 +99,13 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_process_does_not_inherit_the_peak_of_the_one_that_made_it() -> None:
-    held = bytearray(10**9)  # zeroed page by page, so that it is resident
+    held = bytearray(3 * 10**9)  # zeroed page by page, so that it is resident
     code = "from segdistill.deploy.side_by_side import peak_memory; held = b'x' * 10**8; print(peak_memory())"
     peak = int(
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     )
-    assert len(held) == 10**9
-    assert 10**8 < peak < 9 * 10**8
+    assert len(held) == 3 * 10**9
+    assert 10**8 < peak < 2 * 10**9
 
 
 @pytest.mark.parametrize(
