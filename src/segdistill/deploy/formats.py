@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
 import torch.nn.functional as F
@@ -120,6 +121,7 @@ def make_openvino(program: ExportedProgram, card: ExportCard) -> Any:
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({card.output})
     _simplify_pooling(model)
+    _simplify_cropping(model)
     model.set_rt_info(json.dumps(card.to_dict()), [ENTRY])
     model.validate_nodes_and_infer_types()
     return model
@@ -152,6 +154,31 @@ def _simplify_pooling(model: Any) -> None:
         if plain and said["rounding_type"].startswith("ceil"):
             pooled = opset1.max_pool(node.input_value(0), [2, 2], [0, 0], [1, 1], [2, 2], "floor", "explicit")
             node.output(0).replace(pooled.output(0))
+
+
+def _simplify_cropping(model: Any) -> None:
+    """Slices that keep the first rows and columns in the older form of them, through which 8 bits can pass.
+
+    NNCF leaves what is before the newer form in float.
+    """
+    from openvino import opset8
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Slice":
+            continue
+        image, start, stop, step, axes = node.input_values()
+        start, step, axes = (getattr(value.get_node(), "data", None) for value in (start, step, axes))
+        if start is None or step is None or axes is None or start.any() or (step != 1).any():
+            continue
+        rank = image.get_partial_shape().rank.get_length()
+        kept = [int(axis not in axes % rank) for axis in range(rank)]
+        places = np.zeros(rank, np.int64)
+        places[axes] = np.arange(len(axes))
+        cropped = opset8.strided_slice(
+            image, np.zeros(rank, np.int64), opset8.gather(stop, places, 0), np.ones(rank, np.int64),
+            begin_mask=[1] * rank, end_mask=kept,
+        )  # fmt: skip
+        node.output(0).replace(cropped.output(0))
 
 
 def write_pt2(program: ExportedProgram, path: Path, card: ExportCard) -> None:
