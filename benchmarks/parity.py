@@ -3,7 +3,8 @@
     python benchmarks/parity.py pretrained/voc-animals --data ../shared/data/voc-animals \
         --calibration ../shared/data/animals-unlabelled
 
-Each line is one `segdistill export`, scored on all images of the split; none is kept.
+Each line is one `segdistill export`, scored on all images of the split; none is kept. OpenVINO's files
+are also scored as they are run in bf16.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 import segdistill
-from segdistill.config import EvaluationDataConfig
 from segdistill.config_deploy import ExportConfig
+from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.deploy.parity import compare
+from segdistill.models.trained import load_network
 
 KINDS = [
     {"format": "onnx"},
@@ -67,6 +70,22 @@ def main() -> None:
                 f"{parity['miou_after']:.4f}",
                 str(parity["images"]),
             )
+            if kind["format"] == "openvino":
+                loaded = load_network(record["file"], precision="bf16")
+                shown = compare(load_network(options.run), loaded)
+                scores = segdistill.evaluate(
+                    record["file"],
+                    EvaluateConfig(
+                        data=EvaluationDataConfig(root=options.data),
+                        precision="bf16",
+                        out=str(Path(folder) / "metrics.json"),
+                    ),
+                )
+                table.add_row(
+                    ", ".join([*kind.values(), "run in bf16"]), "", f"{shown['logit_difference']:.2g}",
+                    f"{shown['same_class']:.3%}", f"{parity['miou_before']:.4f}", f"{scores['miou']:.4f}",
+                    str(scores["image_count"]),
+                )  # fmt: skip
     Console(width=120).print(table)
     print(json.dumps(records))
 

@@ -198,7 +198,10 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     wanted = [name.strip() for name in config.classes.split(",") if name.strip()]
     samples.labels.index(wanted)
     accelerator = make_accelerator(config.device, config.precision)
-    network = load_network(spec, weights=config.weights, labels=samples.labels)
+    network = load_network(
+        spec, weights=config.weights, labels=samples.labels,
+        precision="fp32" if config.precision == "auto" else config.precision,
+    )  # fmt: skip
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
     teacher = open_teacher(config.teacher, samples.labels)
     started = time.perf_counter()

@@ -53,7 +53,8 @@ def predict(
         if count > 1:
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
     device = make_accelerator(config.device, "fp32").device
-    network = load_network(str(target)).to(device).to(memory_format=torch.channels_last)
+    network = load_network(str(target), precision=config.precision)
+    network = network.to(device).to(memory_format=torch.channels_last)
     if config.probabilities and network.answers_masks:
         raise ValueError(
             f"{target} answers with masks: it has no probabilities (export it with --output logits)"
@@ -205,6 +206,6 @@ def serve(
         raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
     config = config or ServeConfig()
     device = make_accelerator(config.device, "fp32").device
-    network, card = open_network(str(target), device)
+    network, card = open_network(str(target), device, config.precision)
     with Service(network, card, config, device) as service:
         listen(service, ready)

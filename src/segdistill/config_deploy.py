@@ -137,6 +137,8 @@ class ServeConfig:
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
     """Long side, in pixels, that the network sees; null takes its run's, else the picture's up to 1024."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     max_batch: int = 8

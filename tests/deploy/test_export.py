@@ -168,6 +168,56 @@ def test_eight_bits_are_measured(run: Path, tmp_path: Path, form: str, package: 
     assert record["parity"]["same_class"] > 0.8
 
 
+def test_maps_stay_in_eight_bits_from_one_layer_to_the_next(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    import openvino
+
+    path = tmp_path / "small.xml"
+    config = ExportConfig(
+        format="openvino", quantize="int8", out=str(path), calibration_images=4, images=4, max_loss=100
+    )
+    api_deploy.export(run, config)
+    compiled = openvino.compile_model(path, "CPU")
+    compiled(np.zeros((1, 64, 64, 3), np.uint8))
+    said = [
+        (node.rt_info["layerType"].astype(str), node.rt_info["outputPrecisions"].astype(str))
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if "outputPrecisions" in node.rt_info
+    ]
+    enlarged = [precision for layer, precision in said if layer == "Deconvolution"]
+    cropped = [precision for layer, precision in said if layer == "StridedSlice"]
+    assert enlarged == cropped == ["u8"] * 3
+
+
+@pytest.mark.parametrize("form", ["run", "openvino"])
+def test_half_precision_sees_the_same_classes(form: str, run: Path, files: Any) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor does not compute in bf16")
+    spec = str(run if form == "run" else files(form))
+    image = normalise(parity.draw_images(2, 65, 47, torch.Generator().manual_seed(1)))
+    plain, half = load_network(spec), load_network(spec, precision="bf16")
+    with torch.no_grad():
+        expected, found = plain(image), half(image)
+    assert found.dtype == torch.float32
+    assert 1e-5 < (found - expected).abs().max() < 0.2
+    assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.97
+
+
+def test_a_shape_that_comes_again_gets_a_graph_of_its_own_with_the_same_answers(
+    run: Path, files: Any
+) -> None:
+    plain, loaded = load_network(str(run)), load_network(str(files("openvino")))
+    assert isinstance(loaded.module, ExportedNetwork)
+    generator = torch.Generator().manual_seed(1)
+    again, other = (normalise(parity.draw_images(*shape, generator)) for shape in ((1, 33, 65), (2, 48, 31)))
+    with torch.no_grad():
+        for image in (again, again, again, other, again, other, other):
+            torch.testing.assert_close(loaded(image), plain(image), atol=1e-4, rtol=1e-4)
+    graphs = cast(Any, loaded.module.run)
+    assert graphs.own is not graphs.free
+    assert graphs.own_shape == (1, 33, 65, 3)
+
+
 def test_groups_are_cut_to_their_common_centre(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantise, "GROUP", 2)
     images = [torch.arange(3 * h * w).view(3, h, w) for h, w in ((4, 8), (6, 5), (2, 2))]

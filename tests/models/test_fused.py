@@ -22,6 +22,16 @@ def trained(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval()
 
 
+def device_of_kernels() -> str:
+    """A GPU, else the CPU through Triton's interpreter: the same code, in numpy."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        return "cuda"
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("without a GPU, set TRITON_INTERPRET=1 in the environment (make test does)")
+    return "cpu"
+
+
 @pytest.mark.parametrize("size", [(64, 64), (13, 17), (1, 5), (33, 8)])
 def test_a_fused_student_gives_the_same_logits(size: tuple[int, int]) -> None:
     student = trained(DSUNet(5, width=0.25)).double()
@@ -49,11 +59,7 @@ def test_what_holds_no_student_is_refused() -> None:
 @pytest.mark.parametrize("split", [None, 5])
 @pytest.mark.parametrize(("height", "width"), [(9, 21), (5, 3)])
 def test_the_kernel_computes_the_block(dilation: int, split: int | None, height: int, width: int) -> None:
-    """Through Triton's interpreter where there is no GPU: the same code, in numpy."""
-    pytest.importorskip("triton")
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("without a GPU, set TRITON_INTERPRET=1 in the environment (make test does)")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of_kernels()
     block = trained(Block(8, 20, dilation)).double()
     whole = torch.randn(2, 8, height, width, dtype=torch.float64)
     expected = block(whole)
@@ -63,6 +69,18 @@ def test_the_kernel_computes_the_block(dilation: int, split: int | None, height:
         found = kernel(*(part.float().to(device) for part in parts))
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found.double().cpu(), expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_under_autocast_the_kernel_computes_in_half_precision() -> None:
+    device = device_of_kernels()
+    block = trained(Block(8, 20))
+    whole = torch.randn(2, 8, 9, 21)
+    with torch.no_grad():
+        expected = block(whole)
+        with torch.autocast(device, torch.float16):
+            found = KernelBlock(FusedBlock(block)).to(device)(whole.to(device))
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float().cpu(), expected, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.gpu

@@ -146,7 +146,9 @@ class Service:
         return open_picture(data, self.config.max_pixels)
 
 
-def open_network(spec: str, device: torch.device) -> tuple[TrainedNetwork, dict[str, Any]]:
+def open_network(
+    spec: str, device: torch.device, precision: str = "fp32"
+) -> tuple[TrainedNetwork, dict[str, Any]]:
     """A network for a server, on `device` and fused where it is the dsunet student; and its model card.
 
     Raises:
@@ -154,7 +156,7 @@ def open_network(spec: str, device: torch.device) -> tuple[TrainedNetwork, dict[
         FileNotFoundError: a file does not exist.
     """
     refuse_code(spec)
-    network = load_network(spec)
+    network = load_network(spec, precision=precision)
     card = model_card(network)
     network = network.to(device)
     if any(isinstance(module, DSUNet) for module in network.modules()):

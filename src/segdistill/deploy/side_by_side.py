@@ -26,10 +26,8 @@ from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
 from segdistill.models.exported import FORMATS, ExportedNetwork
 from segdistill.models.fused import fuse
-from segdistill.models.trained import load_network
+from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,12 @@ class KernelBlock(nn.Module):
         """X N x C x H x W and skip N x C' x H x W -> N x C_out x H x W."""
         from segdistill.models.triton_block import fused_block
 
-        taps, taps_bias, point, cut, bias = self.buffers()
+        weights = list(self.buffers())
+        if torch.is_autocast_enabled(x.device.type):  # which reaches torch's own operators, not this one
+            dtype = torch.get_autocast_dtype(x.device.type)
+            weights = [weight.to(dtype) for weight in weights]
+            x, skip = x.to(dtype), None if skip is None else skip.to(dtype)
+        taps, taps_bias, point, cut, bias = weights
         return fused_block(x, skip, taps, taps_bias, point, cut, bias, self.dilation)
 
 

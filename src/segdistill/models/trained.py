@@ -30,6 +30,8 @@ from segdistill.models.zoo import (
 
 KNOWN = ("labels", "mean", "std")
 """What a network may say of itself: class names (or a label set), and its input's statistics."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What each precision computes in."""
 
 
 class TrainedNetwork(nn.Module):
@@ -41,6 +43,7 @@ class TrainedNetwork(nn.Module):
         spec: where it came from.
         mean, std: of the RGB input in 0 to 1 that `module` was trained with.
         size: long side, in pixels, of the images it is meant to see; None for any.
+        dtype: what convolutions and products compute in; a file computes as it was opened.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class TrainedNetwork(nn.Module):
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
         size: int | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
+        self.dtype = dtype
         self.mean, self.std = tuple(mean), tuple(std)
         # x is (rgb - imagenet_mean) / imagenet_std; the module wants (rgb - mean) / std = x * gain + offset.
         gain = torch.tensor(IMAGENET_STD) / torch.tensor(std)
@@ -67,7 +72,11 @@ class TrainedNetwork(nn.Module):
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits."""
         if self.renormalises:
             image = image * cast(Tensor, self.gain) + cast(Tensor, self.offset)
-        logits = self.module(image)
+        if self.dtype == torch.float32:
+            logits = self.module(image)  # in whatever precision the caller has chosen
+        else:
+            with torch.autocast(image.device.type, self.dtype):
+                logits = self.module(image).float()
         if logits.shape[2:] != image.shape[2:]:
             logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
         return logits
@@ -90,7 +99,11 @@ class TrainedNetwork(nn.Module):
 
 
 def load_network(
-    spec: str, *, weights: str | Path | None = None, labels: LabelSet | None = None
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    labels: LabelSet | None = None,
+    precision: str = "fp32",
 ) -> TrainedNetwork:
     """A trained network of the zoo, in eval mode.
 
@@ -100,14 +113,17 @@ def load_network(
             spec together with `weights`.
         weights: a .safetensors or .pth state dict to load instead.
         labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
+        precision: what it computes in: fp32, bf16 or fp16; OpenVINO's files fp32 or bf16, other files fp32.
 
     Label set and normalisation come from the run folder, from torchvision's or the file's metadata, or
     from attributes `labels` (class names or a label set), `mean` and `std` of a function's module.
 
     Raises:
-        ValueError: the spec names nothing, the weights do not fit, or the classes are unknown.
+        ValueError: the spec names nothing, the weights do not fit, the classes are unknown, or a file cannot
+            be run in this precision.
         FileNotFoundError: a file does not exist.
     """
+    dtype = DTYPES[precision]
     known: Mapping[str, Any] = {}
     size = None
     if is_run(spec):
@@ -118,7 +134,8 @@ def load_network(
         known = {"labels": card.labels, "mean": card.mean, "std": card.std}
         size = card.evaluate_size
     elif Path(spec).suffix in FORMATS:
-        module = ExportedNetwork(Path(spec))
+        module = ExportedNetwork(Path(spec), precision=precision)
+        dtype = torch.float32
         said, size = module.card, module.card.size
         known = {"labels": said.labels, "mean": said.mean, "std": said.std}
     elif spec in TORCHVISION:
@@ -137,7 +154,7 @@ def load_network(
         module = _built_in(spec, weights, labels)
     classes = _classes(module.eval(), spec, known.get("labels"), labels)
     statistics = {key: tuple(map(float, known[key])) for key in ("mean", "std") if key in known}
-    return TrainedNetwork(module, classes, spec, size=size, **statistics).eval()
+    return TrainedNetwork(module, classes, spec, size=size, dtype=dtype, **statistics).eval()
 
 
 def _classes(module: nn.Module, spec: str, named: Any, given: LabelSet | None) -> LabelSet:
