@@ -53,7 +53,7 @@ def write_files(run: Path) -> list[str]:
         found.append(str(path))
         if form in QUANTISERS:
             path = run.parent / f"student-int8{SUFFIXES[form]}"
-            QUANTISERS[form](trace(network, card, form), path, card, images)
+            QUANTISERS[form](trace(network, card, form, eight_bits=True), path, card, images)
             found.append(str(path))
     return found
 

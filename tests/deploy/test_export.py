@@ -64,7 +64,9 @@ def test_the_form_for_runtimes_is_the_same_function(size: tuple[int, int]) -> No
     student = trained_student().double()
     image = torch.randn(2, 3, *size, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(fuse_for_runtimes(student)(image), student(image))
+        for concatenate in (True, False):
+            fused = fuse_for_runtimes(student, concatenate=concatenate)
+            torch.testing.assert_close(fused(image), student(image))
 
 
 @pytest.mark.parametrize("form", PACKAGES)
@@ -139,10 +141,10 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
 def test_a_file_that_answers_otherwise_is_not_left_behind(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export_another(network: TrainedNetwork, *rest: Any) -> Any:
+    def export_another(network: TrainedNetwork, *rest: Any, **forms: Any) -> Any:
         other = load_network(str(run))
         torch.nn.init.normal_(other.module.head.weight)  # type: ignore[union-attr, arg-type]
-        return trace(other, *rest)
+        return trace(other, *rest, **forms)
 
     trace = exporting.trace
     monkeypatch.setattr(exporting, "trace", export_another)

@@ -56,7 +56,7 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
-        program = trace(network, card, config.format)
+        program = trace(network, card, config.format, eight_bits=config.quantize is not None)
         with _plain_errors(network.spec, config.format):
             if config.quantize is None:
                 WRITERS[config.format](program, draft, card)

@@ -134,7 +134,7 @@ class FusedUp(nn.Module):
 
 
 class JoinedUp(nn.Module):
-    """A decoder stage with its concatenation: runtimes that plan their memory ahead pay nothing for it."""
+    """A decoder stage with its concatenation, where that costs less than convolutions that add up."""
 
     def __init__(self, stage: Up) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def fuse(network: nn.Module, *, kernel: bool = False, compile: bool = False) -> 
     if not students:
         raise ValueError("fuse rewrites the dsunet student, and this network holds none")
     for student in students:
-        _rewrite(student)
+        _rewrite(student, FusedUp)
         if kernel:
             _use_kernels(student)
     copied = copied.to(memory_format=torch.channels_last)
@@ -180,21 +180,25 @@ def fuse(network: nn.Module, *, kernel: bool = False, compile: bool = False) -> 
     return copied
 
 
-def fuse_for_runtimes(network: nn.Module) -> nn.Module:
+def fuse_for_runtimes(network: nn.Module, *, concatenate: bool) -> nn.Module:
     """A copy of a network in the form that is fastest outside PyTorch: the same logits up to rounding.
 
-    A `DSUNet` anywhere in it gets its batch norms folded, its concatenations kept, and its first block as one
-    convolution; anything else is kept, as runtimes fold batch norms by themselves.
+    A `DSUNet` anywhere in it gets its batch norms folded and its first block as one convolution; anything
+    else is kept, as runtimes fold batch norms by themselves.
+
+    Args:
+        network: a trained network.
+        concatenate: keep the concatenations of a `DSUNet`'s decoder; otherwise they are never made.
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     for student in [module for module in copied.modules() if isinstance(module, DSUNet)]:
-        _rewrite(student, JoinedUp)
+        _rewrite(student, JoinedUp if concatenate else FusedUp)
         first = cast(nn.Sequential, student.encoder[0])
         first[0] = DenseBlock(cast(FusedBlock, first[0]))
     return copied.to(memory_format=torch.contiguous_format)
 
 
-def _rewrite(student: DSUNet, up: type[FusedUp] | type[JoinedUp] = FusedUp) -> None:
+def _rewrite(student: DSUNet, up: type[FusedUp] | type[JoinedUp]) -> None:
     """Put fused blocks in place of the student's own; its forward stays the same."""
     for stages in (*student.encoder, student.bottleneck):
         for name, module in cast(nn.Sequential, stages).named_children():
