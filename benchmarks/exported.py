@@ -49,7 +49,7 @@ def write_files(run: Path) -> list[str]:
     found = []
     for form, write in WRITERS.items():
         path = run.parent / f"student{SUFFIXES[form]}"
-        write(trace(network, card, form), path, card)
+        write(trace(network, card, form, eight_bits=False), path, card)
         found.append(str(path))
         if form in QUANTISERS:
             path = run.parent / f"student-int8{SUFFIXES[form]}"

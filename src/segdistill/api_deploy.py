@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from torch.utils.data import Dataset
 
 from segdistill.api import open_evaluation
 from segdistill.config import TrainConfig, load
-from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config_deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.data.datasets import Sample, open_training
 from segdistill.data.images import read_image
 from segdistill.deploy.export import SUFFIXES, calibration_images
 from segdistill.deploy.export import export as export_network
-from segdistill.deploy.predict import Prediction, find_images, write_prediction
+from segdistill.deploy.predict import Prediction, find_images, write_image, write_prediction
 from segdistill.deploy.predict import predict as predict_image
 from segdistill.deploy.side_by_side import measure
-from segdistill.deploy.tiles import needs_tiles, predict_tiles, write_mask
+from segdistill.deploy.tiles import needs_tiles, predict_tiles
 from segdistill.deploy.video import SUFFIXES as VIDEOS
 from segdistill.deploy.video import predict_video
 from segdistill.engine.history import progress, say
@@ -95,14 +96,15 @@ def _predict_large(
     mask, reduced = predict_tiles(
         network,
         path,
-        tile=config.tile or 1024,
+        tile=config.tile or min(TILE, network.largest_side or TILE),
         overlap=config.overlap,
         scratch=Path(config.out),
         device=device,
     )
     file = target.with_name(f"{target.name}.png")
-    write_mask(mask, network.labels, file)
-    reduced.overlay().save(target.with_name(f"{target.name}_overlay.jpg"), quality=92)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(file, replace(reduced, mask=mask).palette_mask(), "PNG")
+    write_image(target.with_name(f"{target.name}_overlay.jpg"), reduced.overlay(), "JPEG")
     return file, reduced
 
 

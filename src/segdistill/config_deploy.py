@@ -6,6 +6,9 @@ from typing import Literal
 from segdistill.config import require
 from segdistill.config_evaluate import EvaluationDataConfig
 
+TILE = 1024
+"""Side, in pixels, of the tiles that a large image is cut into where nobody says otherwise."""
+
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
 
 
@@ -22,7 +25,8 @@ class PredictConfig:
     probabilities: bool = False
     """Also write the class probabilities (float16, .npz)."""
     tile: int = 0
-    """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels."""
+    """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels,
+    or larger than an exported file takes."""
     overlap: int = 128
     """Pixels that neighbouring tiles share; over the middle quarter of them one fades into the other."""
     mask_video: bool = False
@@ -35,7 +39,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
         require(self.tile >= 0, "tile", self.tile, "0 or more")
-        side = self.tile or 1024
+        side = self.tile or TILE
         require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")
 
 

@@ -1,6 +1,8 @@
 """Exported files: they answer as PyTorch does at every size, say what they are, or are not left behind."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -8,20 +10,24 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segdistill import api, api_deploy
 from segdistill.config import TeacherConfig, TrainConfig, load, to_yaml
-from segdistill.config_deploy import ExportConfig, PredictConfig
+from segdistill.config_deploy import ExportConfig, PredictConfig, ServeConfig
 from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.deploy import export as exporting
 from segdistill.deploy import parity, quantise
 from segdistill.deploy.export import SUFFIXES, calibration_images
+from segdistill.deploy.formats import trace
+from segdistill.deploy.serve import Service
+from segdistill.deploy.tiles import needs_tiles
 from segdistill.engine.checkpoint import save_student
 from segdistill.engine.run import pack
 from segdistill.models.card import ModelCard
-from segdistill.models.exported import ExportedNetwork
+from segdistill.models.exported import ExportCard, ExportedNetwork
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
@@ -220,6 +226,21 @@ def test_a_shape_that_comes_again_gets_a_graph_of_its_own_with_the_same_answers(
     assert graphs.own_shape == (1, 33, 65, 3)
 
 
+def test_a_signal_after_two_files_were_closed_finds_its_stack(files: Any) -> None:
+    """On a processor with AMX OpenVINO brings a stack for signals."""
+    code = """if True:
+        import signal, subprocess, sys, torch
+        from segdistill.models.trained import load_network
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        opened = [load_network(sys.argv[1]) for _ in range(2)]
+        while opened:
+            opened.pop(0)
+        subprocess.run(["true"], check=True)
+        subprocess.run(["true"], check=True)
+    """
+    subprocess.run([sys.executable, "-c", code, str(files("openvino"))], check=True)
+
+
 def test_groups_are_cut_to_their_common_centre(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantise, "GROUP", 2)
     images = [torch.arange(3 * h * w).view(3, h, w) for h, w in ((4, 8), (6, 5), (2, 2))]
@@ -300,6 +321,59 @@ def test_calibration_images_are_spread_over_the_set(shapes: Path) -> None:
     assert len(calibration_images(folder, 5, 24)) == 5
     assert {max(image.shape) for image in calibration_images(folder, 5, 24)} == {24}
     assert len(calibration_images(folder, 500, None)) == count
+
+
+def test_calibration_images_for_a_network_without_a_size_are_reduced(tmp_path: Path) -> None:
+    Image.new("RGB", (1500, 900)).save(tmp_path / "large.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "small.png")
+    shapes = [tuple(image.shape) for image in calibration_images(tmp_path, 2, None)]
+    assert sorted(shapes) == [(3, 30, 40), (3, 307, 512)]
+
+
+def test_a_name_like_a_pattern_is_a_name(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "student[1].pt2"
+    record = api_deploy.export(run, ExportConfig(format="pt2", out=str(path), images=2))
+    assert path.stat().st_size == record["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("form", "eight_bits", "count"),
+    [("openvino", False, 0), ("onnx", False, 0), ("openvino", True, 3), ("executorch", False, 3)],
+)
+def test_the_decoder_concatenates_only_where_that_is_faster(form: str, eight_bits: bool, count: int) -> None:
+    network = TrainedNetwork(trained_student(), LabelSet(names=tuple("abcde")), "student")
+    program = trace(network, ExportCard(labels=network.labels), form, eight_bits=eight_bits)
+    assert sum(node.target is torch.ops.aten.cat.default for node in program.graph.nodes) == count
+
+
+def test_sizes_that_the_network_itself_refuses_are_left_out() -> None:
+    class Padded(torch.nn.Conv2d):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.nn.functional.pad(image, (3, 3, 3, 3), mode="reflect"))
+
+    network = TrainedNetwork(Padded(3, 2, 7), LabelSet(names=("a", "b")), "padded")
+    assert parity.compare(network, network)["sizes"] == [[7, 5], [33, 65], [64, 64], [97, 128]]
+    never = TrainedNetwork(torch.nn.Conv2d(4, 2, 1), LabelSet(names=("a", "b")), "never")
+    with pytest.raises(ValueError, match="never cannot be run on any"):
+        parity.compare(never, network)
+
+
+def test_a_file_says_how_large_an_image_it_takes(run: Path, files: Any, tmp_path: Path) -> None:
+    network = load_network(str(files("executorch")))
+    assert network.largest_side == 512
+    assert load_network(str(run)).largest_side is None
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 512, 40)).shape[2:] == (512, 40)
+        for shape in ((1, 3, 40, 513), (2, 3, 8, 8)):
+            with pytest.raises(ValueError, match="it takes 1 image of at most 512 pixels on a side"):
+                network(torch.zeros(shape))
+    network.size = None  # as of a run that says none: images are cut to what the file takes
+    Image.new("RGB", (600, 40)).save(tmp_path / "wide.png")
+    assert needs_tiles(tmp_path / "wide.png", network, PredictConfig())
+    with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with --size 512"):
+        Service(network, {}, ServeConfig(size=600), torch.device("cpu"))
+    with Service(network, {}, ServeConfig(), torch.device("cpu")) as service:
+        assert service.most == 512
 
 
 def test_drawn_images_are_the_same_each_time_and_not_grey() -> None:

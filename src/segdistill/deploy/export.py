@@ -16,14 +16,16 @@ from segdistill.data.datasets import Sample
 from segdistill.data.images import list_images, read_image
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_long_side
-from segdistill.deploy.formats import LARGEST, WRITERS, trace
+from segdistill.deploy.formats import WRITERS, trace
 from segdistill.deploy.parity import compare, mean_iou
 from segdistill.deploy.quantise import QUANTISERS
-from segdistill.models.exported import FORMATS, ExportCard
+from segdistill.models.exported import FORMATS, LARGEST, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
 
 SUFFIXES = {form: suffix for suffix, form in FORMATS.items()}
+CALIBRATION_SIDE = 512
+"""Long side, in pixels, of images to calibrate on for a network without a size: it sees several at once."""
 
 
 def export(
@@ -63,17 +65,16 @@ def export(
             else:
                 QUANTISERS[config.format](program, draft, card, calibration)
         written = load_network(str(draft))
-        largest = _largest(config.format)
-        parity = compare(network, written, most=None if largest is None else largest["batch"])
+        parity = compare(network, written, most=LARGEST.get(config.format, (None,))[0])
         parity |= _scores(network, written, samples, config)
         _judge(parity, config, path)
-        parts = sorted(draft.parent.glob(f"{draft.stem}.*"), key=lambda part: part == draft)
+        parts = sorted(draft.parent.iterdir(), key=lambda part: part == draft)
         record = {
             "file": path.name,
             "format": config.format,
             "quantize": config.quantize,
             **card.to_dict(),
-            "largest": largest,
+            "largest": _largest(config.format),
             "bytes": sum(part.stat().st_size for part in parts),
             "parity": parity,
         }
@@ -98,7 +99,10 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
 
 
 def calibration_images(found: Dataset[Sample] | Path, count: int, size: int | None) -> list[Tensor]:
-    """Up to `count` images of a data set or a folder, evenly spaced, at the size that the network sees."""
+    """Up to `count` images of a data set or a folder, evenly spaced, at the size that the network sees.
+
+    Where that is None, those above `CALIBRATION_SIDE` are reduced to it.
+    """
     files = list(list_images(found)) if isinstance(found, Path) else None
     total = len(files) if files is not None else len(found)  # type: ignore[arg-type]
     if total == 0:
@@ -108,7 +112,7 @@ def calibration_images(found: Dataset[Sample] | Path, count: int, size: int | No
         F.pil_to_tensor(read_image(files[i])) if files is not None else found[i].image  # type: ignore[index]
         for i in chosen
     )
-    return [resize_long_side(image, size) for image in images]
+    return [resize_long_side(image, size or min(max(image.shape[1:]), CALIBRATION_SIDE)) for image in images]
 
 
 def _scores(
@@ -125,7 +129,9 @@ def _scores(
     if 0 < config.images < count:
         dataset = Subset(dataset, [i * count // config.images for i in range(config.images)])
         count = config.images
-    before, after = (mean_iou(each, dataset, labels, network.size) for each in (network, written))
+    sizes = [size for size in (network.size, written.largest_side) if size is not None]
+    size = min(sizes, default=None)
+    before, after = (mean_iou(each, dataset, labels, size) for each in (network, written))
     return {"images": count, "miou_before": before, "miou_after": after}
 
 

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from segdistill.models.exported import ENTRY, ExportCard
+from segdistill.models.exported import ENTRY, LARGEST, ExportCard, first_line
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.trained import TrainedNetwork
 
-LARGEST = {"executorch": (1, 512)}
-"""Most images and longest side of a format whose files reserve, once loaded, the memory that these take."""
 TRACED = (2, 69, 91)
 """N, H, W of the example that the graph is traced with: nothing in it is special to a size."""
 
@@ -57,9 +55,7 @@ class ExportGraph(nn.Module):
         return logits.argmax(dim=1).to(torch.uint8) if self.gives_masks else logits
 
 
-def trace(
-    network: TrainedNetwork, card: ExportCard, form: str, *, eight_bits: bool = False
-) -> ExportedProgram:
+def trace(network: TrainedNetwork, card: ExportCard, form: str, *, eight_bits: bool) -> ExportedProgram:
     """The graph of a network, for any number of images of any size, or what `LARGEST` allows.
 
     Args:
@@ -92,8 +88,9 @@ def trace(
                 graph, (example,), dynamic_shapes=(free,), prefer_deferred_runtime_asserts_over_guards=True
             )
     except Exception as error:  # the tracer raises nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{card.source} cannot be exported for images of any size: {reason}") from None
+        raise ValueError(
+            f"{card.source} cannot be exported for images of any size: {first_line(error)}"
+        ) from None
     return _without_conditions(program)
 
 

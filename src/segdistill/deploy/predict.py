@@ -141,11 +141,13 @@ def write_prediction(
     write_image(target.with_name(f"{name.name}_overlay.jpg"), overlay, "JPEG")
     if probabilities:
         assert prediction.probabilities is not None
+        buffer = io.BytesIO()
         np.savez_compressed(
-            target.with_name(f"{name.name}.npz"),
+            buffer,
             probabilities=prediction.probabilities.astype(np.float16),
             names=np.array(prediction.labels.names),
         )
+        write_atomic(target.with_name(f"{name.name}.npz"), buffer.getvalue())
     return mask
 
 

@@ -70,6 +70,11 @@ class Service:
     ) -> None:
         self.labels, self.config = network.labels, config
         self.size = config.size or network.size
+        self.most = min(LARGEST_VIEW, network.largest_side or LARGEST_VIEW)
+        if (self.size or 0) > self.most and network.largest_side is not None:
+            raise ValueError(
+                f"the file takes no image of {self.size} pixels: serve it with --size {self.most}"
+            )
         batch = largest_batch(network, device, config.max_batch)
         if batch < config.max_batch:
             say(f"{card['name']} takes one image at a time: requests are not batched")
@@ -138,8 +143,8 @@ class Service:
         """A picture as the network is to see it, 3 x h x w uint8, and its own H, W."""
         picture = self._open(data)
         long_side = self.size
-        if long_side is None and max(picture.size) > LARGEST_VIEW:
-            long_side = LARGEST_VIEW
+        if long_side is None and max(picture.size) > self.most:
+            long_side = self.most
         return resize_long_side(F.pil_to_tensor(picture), long_side), (picture.height, picture.width)
 
     def _open(self, data: bytes) -> Any:

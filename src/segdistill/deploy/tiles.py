@@ -3,6 +3,7 @@
 H, W: rows and columns of the image, h, w: of a tile, K: classes.
 """
 
+import math
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from segdistill.config_deploy import PredictConfig
 from segdistill.data.images import MOST_PIXELS, image_size, write_raw
-from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.deploy.predict import Prediction, largest_class
 from segdistill.models.trained import TrainedNetwork
@@ -100,14 +100,17 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 def needs_tiles(path: Path, network: TrainedNetwork, config: PredictConfig) -> bool:
     """Whether an image is cut into tiles: where that was asked for, or it is large and is not reduced.
 
+    Large is also what an exported file does not take whole.
+
     One of more than `MOST_PIXELS` must be asked for: a small file can claim to be enormous.
     """
     if config.tile:
         return True
     reduced = config.size or network.size
     width, height = image_size(path)
-    fits = LARGE < width * height <= MOST_PIXELS
-    return not reduced and fits and not (config.probabilities or config.flip)
+    large = width * height > LARGE or max(width, height) > (network.largest_side or math.inf)
+    wanted = large and not (reduced or config.probabilities or config.flip)
+    return wanted and width * height <= MOST_PIXELS
 
 
 @torch.inference_mode()
@@ -207,15 +210,5 @@ def predict_tiles(
         step = -(-max(height, width) // OVERLAY)
         rows = [pixels[slice(top, top + 1), slice(None, None, step)] for top in range(0, height, step)]
         small = Image.fromarray(np.concatenate(rows))
-    reduced = Prediction(
-        image=small, mask=mask[::step, ::step], probabilities=np.empty(0, np.float32), labels=network.labels
-    )
+    reduced = Prediction(image=small, mask=mask[::step, ::step], probabilities=None, labels=network.labels)
     return mask, reduced
-
-
-def write_mask(mask: np.ndarray, labels: LabelSet, path: Path) -> None:
-    """Write a large mask as a palette PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(mask)
-    image.putpalette(labels.file_palette)
-    image.save(path)

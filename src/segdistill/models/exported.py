@@ -4,6 +4,8 @@ N: images, H, W: rows and columns, K: classes.
 """
 
 import contextlib
+import functools
+import importlib
 import json
 import os
 import warnings
@@ -24,6 +26,10 @@ FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2", ".pte": "executor
 """Suffix of a file -> its format."""
 ENTRY = "segdistill"
 """Under this name a file that has room for one text keeps its card."""
+LARGEST = {"executorch": (1, 512)}
+"""Most images and longest side of a format whose files reserve, once loaded, the memory that these take."""
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch.runtime"}
+"""The module that runs each format."""
 SURE = 20.0
 """Logit of the class that a mask names, where the others have 0: its probability is 1 up to rounding."""
 
@@ -81,7 +87,9 @@ class ExportCard:
 
 
 class ExportedNetwork(nn.Module):
-    """A network in a file, as a module from normalised images to logits; it computes on the CPU.
+    """A network in a file, as a module from normalised images to logits.
+
+    It computes on the CPU; an ONNX file on CUDA where onnxruntime-gpu is installed.
 
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .pte (ExecuTorch).
@@ -112,6 +120,11 @@ class ExportedNetwork(nn.Module):
         self.card = ExportCard.read(self.metadata, path)
 
     @property
+    def largest(self) -> tuple[int, int] | None:
+        """Most images and longest side, in pixels, that it takes at once; None for any, or where unknown."""
+        return LARGEST.get(self.format) if self.card.version else None
+
+    @property
     def content(self) -> Iterator[bytes]:
         """The bytes of its files."""
         yield self.path.read_bytes()
@@ -129,10 +142,11 @@ class ExportedNetwork(nn.Module):
         try:
             answer = torch.from_numpy(self.run(given.contiguous().numpy()))
         except Exception as error:  # the runtimes' own exceptions share no base class but Exception
-            shape = "x".join(map(str, values.shape))
+            shape, hint = "x".join(map(str, values.shape)), "export it with free batch, height and width"
+            if self.largest is not None:
+                hint = "it takes {} image of at most {} pixels on a side at a time".format(*self.largest)
             raise ValueError(
-                f"{self.path} cannot take {shape} images: {_first_line(error)} "
-                "(export it with free batch, height and width)"
+                f"{self.path} cannot take {shape} images: {first_line(error)} ({hint})"
             ) from None
         if self.card.output == "mask":
             if self.card.labels is None:
@@ -144,6 +158,17 @@ class ExportedNetwork(nn.Module):
         """N x 3 x H x W, normalised -> N x H x W x 3 uint8."""
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.card.mean, self.card.std))
         return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def import_runtime(path: Path) -> None:
+    """Import what runs a file, without opening it.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    form = FORMATS[path.suffix]
+    with _reading(path, form), _silent():
+        importlib.import_module(RUNTIMES[form])
 
 
 def _open_onnx(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
@@ -158,10 +183,21 @@ def _open_onnx(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
     return lambda values: session.run(None, {name: values})[0], session.get_modelmeta().custom_metadata_map
 
 
-def _open_openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
+@functools.cache
+def _openvino() -> Any:
+    """The one OpenVINO `Core` of this process.
+
+    On a processor with AMX each Core brings a stack for signals of its own and takes it away when it ends.
+    Where two do not end in reverse order, the thread is left with a stack that is gone: the next signal
+    kills the process.
+    """
     import openvino
 
-    model = openvino.Core().read_model(path)
+    return openvino.Core()
+
+
+def _open_openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
+    model = _openvino().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
     settings = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
@@ -199,9 +235,7 @@ class _OpenVINOGraphs:
         return cast(np.ndarray, graph(values)[0])
 
     def _compile(self, model: Any) -> Any:
-        import openvino
-
-        return openvino.compile_model(model, "CPU", self.settings)
+        return _openvino().compile_model(model, "CPU", self.settings)
 
 
 def _open_pt2(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
@@ -238,7 +272,8 @@ def _texts(card: str) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in json.loads(card).items()}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, as far as one line goes."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -252,7 +287,7 @@ def _reading(path: Path, form: str) -> Iterator[None]:
     except Exception as error:  # the runtimes' own exceptions share no base class but Exception
         names = {"onnx": "an ONNX", "openvino": "an OpenVINO", "pt2": "a torch.export"}
         kind = names.get(form, "an ExecuTorch")
-        raise ValueError(f"{path} is not {kind} network: {_first_line(error)}") from None
+        raise ValueError(f"{path} is not {kind} network: {first_line(error)}") from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import refuse_bomb
 from segdistill.models.card import CARD, WEIGHTS, is_run, read_card, read_weights
-from segdistill.models.exported import FORMATS, ExportedNetwork
+from segdistill.models.exported import FORMATS, ExportedNetwork, first_line
 from segdistill.models.zoo import (
     TORCHVISION,
     TorchvisionNetwork,
@@ -85,6 +85,12 @@ class TrainedNetwork(nn.Module):
     def answers_masks(self) -> bool:
         """Whether it is an exported file that knows the class of a pixel, and no logits or probabilities."""
         return isinstance(self.module, ExportedNetwork) and self.module.card.output == "mask"
+
+    @property
+    def largest_side(self) -> int | None:
+        """Longest side, in pixels, that an exported file takes; None for any."""
+        largest = self.module.largest if isinstance(self.module, ExportedNetwork) else None
+        return None if largest is None else largest[1]
 
     def fingerprint(self) -> str:
         """SHA-256 over spec, normalisation and every weight: equal networks, equal fingerprints."""
@@ -224,8 +230,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             refuse_bomb(file, str(path))
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a state dict: {reason}") from None
+        raise ValueError(f"{path} is not a state dict: {first_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a state dict of tensors alone")
     return state
