@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from segdistill import cli
 from segdistill.config_deploy import BenchmarkConfig
@@ -73,6 +74,14 @@ def test_sizes_of_files(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(b"345")
     assert file_bytes(str(tmp_path / "m.xml")) == 5
     assert file_bytes("dsunet") is None
+
+
+def test_what_is_compiled_in_half_precision_leaves_the_network_itself_alone() -> None:
+    network = torch.nn.Conv2d(3, 2, 1)
+    entry = Entry(target="conv", form="compiled", precision="bf16")
+    side_by_side._torch_pass(network, entry, torch.zeros(1, 3, 8, 8), torch.device("cpu"))
+    assert network.weight.dtype == torch.float32
+    assert network(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
 
 
 def test_an_error_in_a_process_comes_back() -> None:

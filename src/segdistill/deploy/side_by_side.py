@@ -24,7 +24,7 @@ from segdistill.config_deploy import BenchmarkConfig
 from segdistill.deploy.own_process import OwnProcess
 from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
-from segdistill.models.exported import FORMATS, ExportedNetwork
+from segdistill.models.exported import FORMATS, ExportedNetwork, import_runtime
 from segdistill.models.fused import fuse
 from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
@@ -83,6 +83,8 @@ class Measured:
         if entry.form in {"kept", "fused", "compiled"} and config.device == "cpu":
             keep_freed_memory()
         self.device = torch.device(config.device)
+        if entry.form in FORMATS.values():
+            import_runtime(Path(entry.target))
         self.before = _resident()
         image = torch.randn(config.batch, 3, *config.size, generator=torch.Generator().manual_seed(0))
         self.network: nn.Module | None = None
@@ -94,7 +96,12 @@ class Measured:
 
     @torch.inference_mode()
     def seconds(self) -> float:
-        """Time of one pass, waiting for the device before and after."""
+        """Time of one pass, waiting for the device before and after.
+
+        A pass that is not timed goes before it: what other processes did in their turns has emptied the
+        caches, and put threads to sleep.
+        """
+        self.run()
         self._wait()
         started = time.perf_counter()
         self.run()
@@ -218,6 +225,7 @@ def _torch_pass(network: nn.Module, entry: Entry, image: Tensor, device: torch.d
         except ValueError:
             if entry.form == "fused":
                 raise ValueError(f"{entry.target} has no fused form: only dsunet is rewritten") from None
+            ready = copy.deepcopy(network)
             ready.compile(options={"freezing": True})
     elif dtype != torch.float32 or device.type != "cpu":
         ready = copy.deepcopy(network)
