@@ -240,7 +240,8 @@ def test_predict_writes_masks_of_the_pictures_own_size(
 
 def test_predict_takes_files_at_another_size(capsys: Any, run: Path, photos: Path, tmp_path: Path) -> None:
     files = [photos / "web.webp", photos / "more" / "alpha.png"]
-    options = ["--size", 16, "--flip", "true", "--out", tmp_path / "masks"]
+    (tmp_path / "settings.yaml").write_text("flip: true\nsize: 99\n")
+    options = ["--config", tmp_path / "settings.yaml", "--size", 16, "--out", tmp_path / "masks"]
     assert answer(capsys, "predict", run, *files, *options)["images"] == 2
     assert {path.name for path in (tmp_path / "masks").iterdir()} == {
         "alpha.png", "alpha_overlay.jpg", "web.png", "web_overlay.jpg",

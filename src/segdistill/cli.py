@@ -115,6 +115,7 @@ def _add_deploying_verbs(verbs: Any) -> None:
     predict = ArgumentParser(exit_on_error=False, description="Segment images and videos.")
     predict.add_argument("target", help=NETWORK)
     predict.add_argument("paths", nargs="+", help="image files, folders of images, videos")
+    predict.add_argument("--config", action="config", help="YAML file of settings")
     predict.add_class_arguments(PredictConfig, None)
     verbs.add_subcommand("predict", predict, help="segment images and videos")
 
@@ -133,7 +134,7 @@ def _add_deploying_verbs(verbs: Any) -> None:
     serve = ArgumentParser(
         exit_on_error=False, description="Serve a network over HTTP, with a page to try it."
     )
-    serve.add_argument("target", help="run folder, .onnx file or built-in network (nothing that is code)")
+    serve.add_argument("target", help="run folder, exported file or built-in network (nothing that is code)")
     serve.add_argument("--config", action="config", help="YAML file of settings")
     serve.add_class_arguments(ServeConfig, None)
     verbs.add_subcommand("serve", serve, help="serve a network over HTTP, with a page")
@@ -256,7 +257,8 @@ def run_predict(options: Namespace) -> int:
     from segdistill.deploy.video import SUFFIXES, count_frames
     from segdistill.engine.history import progress, say
 
-    config = PredictConfig(**{k: v for k, v in vars(options).items() if k not in {"target", "paths"}})
+    given = {k: v for k, v in vars(options).items() if k not in {"config", "target", "paths"}}
+    config = PredictConfig(**given)
     videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in SUFFIXES]
     frames = [count_frames(path) for path in videos if path.is_file()]
     total = sum(filter(None, frames)) if len(frames) == len(options.paths) and all(frames) else None
