@@ -364,8 +364,8 @@ def test_a_file_says_how_large_an_image_it_takes(run: Path, files: Any, tmp_path
     assert load_network(str(run)).largest_side is None
     with torch.no_grad():
         assert network(torch.zeros(1, 3, 512, 40)).shape[2:] == (512, 40)
-        for shape in ((1, 3, 40, 513), (2, 3, 8, 8)):
-            with pytest.raises(ValueError, match="it takes 1 image of at most 512 pixels on a side"):
+        for shape in ((1, 3, 513, 513), (2, 3, 512, 512)):
+            with pytest.raises(ValueError, match="it takes 1 of 512x512 pixels, or what needs no more"):
                 network(torch.zeros(shape))
     network.size = None  # as of a run that says none: images are cut to what the file takes
     Image.new("RGB", (600, 40)).save(tmp_path / "wide.png")

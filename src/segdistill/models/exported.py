@@ -144,7 +144,8 @@ class ExportedNetwork(nn.Module):
         except Exception as error:  # the runtimes' own exceptions share no base class but Exception
             shape, hint = "x".join(map(str, values.shape)), "export it with free batch, height and width"
             if self.largest is not None:
-                hint = "it takes {} image of at most {} pixels on a side at a time".format(*self.largest)
+                count, side = self.largest
+                hint = f"it takes {count} of {side}x{side} pixels, or what needs no more memory"
             raise ValueError(
                 f"{self.path} cannot take {shape} images: {first_line(error)} ({hint})"
             ) from None
