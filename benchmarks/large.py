@@ -11,10 +11,11 @@ tiles fade into each other.
 """
 
 import argparse
-import resource
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +23,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import segdistill
-from segdistill.config_deploy import PredictConfig
 from segdistill.data.images import list_images, read_image
 from segdistill.deploy import tiles
 from segdistill.deploy.own_process import OwnProcess
 from segdistill.deploy.parity import draw_images
-from segdistill.deploy.side_by_side import peak_memory
 from segdistill.models.trained import load_network
 
 MIB = 2**20
@@ -36,15 +34,14 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 POINTWISE = "import torch\n\n\ndef network():\n    return torch.nn.Conv2d(3, 21, 1)\n"
 
 
-class Predicting:
-    """`segdistill predict` in a process of its own."""
-
-    def run(self, target: str, path: str, settings: dict[str, Any]) -> dict[str, float]:
-        """Peak memory, in MiB, of this process and of the one that decodes, which has ended."""
-        for _ in segdistill.predict(target, [path], PredictConfig(device="cpu", **settings)):
-            pass
-        decoding = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        return {"predicts": peak_memory() / MIB, "decodes": decoding / MIB}
+def peak(target: str, path: Path, *options: str) -> str:
+    """Peak memory of `segdistill predict`, in MiB: of its own process or the one that decodes, the larger."""
+    command = [sys.executable, "-m", "segdistill.cli", "predict", target, str(path), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return f"{used.ru_maxrss * 1024 / MIB:,.0f}"
 
 
 class Drawing:
@@ -63,10 +60,9 @@ def memory(options: argparse.Namespace, folder: Path, table: Table) -> None:
     picture = folder / "large.tiff"
     with OwnProcess(Drawing) as process:
         process.call("run", str(picture), options.side)
-    with OwnProcess(Predicting) as process:
-        settings = {"tile": options.tile, "overlap": 128, "out": str(folder / "out")}
-        found = process.call("run", f"{folder / 'pointwise.py'}:network", str(picture), settings)
-    table.add_row(f"{options.side} x {options.side}", *(f"{value:,.0f}" for value in found.values()))
+    network, out = f"{folder / 'pointwise.py'}:network", str(folder / "out")
+    found = peak(network, picture, "--tile", str(options.tile), "--out", out)
+    table.add_row(f"{options.side} x {options.side}", found)
 
 
 def video(options: argparse.Namespace, folder: Path, table: Table) -> None:
@@ -82,10 +78,8 @@ def video(options: argparse.Namespace, folder: Path, table: Table) -> None:
             for number in range(count):
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(frames[number % 8], "rgb24")))
             file.mux(stream.encode())
-        with OwnProcess(Predicting) as process:
-            settings = {"mask_video": True, "out": str(folder / "out")}
-            found = process.call("run", options.target, str(path), settings)
-        table.add_row(f"{count} frames", f"{found['predicts']:,.0f}", "")
+        found = peak(options.target, path, "--mask_video", "true", "--out", str(folder / "out"))
+        table.add_row(f"{count} frames", found)
 
 
 def seams(options: argparse.Namespace, table: Table) -> None:
@@ -124,8 +118,8 @@ def main() -> None:
     where.add_argument("--tile", type=int, default=256)
     options = parser.parse_args()
     columns = {
-        "memory": ("image", "MiB, predicting", "MiB, decoding"),
-        "video": ("video", "MiB", ""),
+        "memory": ("image", "MiB"),
+        "video": ("video", "MiB"),
         "seams": ("overlap", *(f"{share:.0%} faded" for share in SHARES)),
     }
     table = Table()
