@@ -16,7 +16,7 @@ help:  ## list the commands
 install: $(if $(findstring .uv,$(UV)),.uv/bin/uv)  ## install the project and what it needs into .venv
 	$(UV) sync --quiet
 
-demo: install  ## draw data, train a teacher and two students, compare them: about 6 minutes on 2 cores
+demo: install  ## draw data, train a teacher and two students, compare them: about 10 minutes on 2 cores
 	$(RUN) segdistill demo --overwrite
 
 test: install  ## all tests that need no accelerator
