@@ -28,6 +28,7 @@ from segdistill.models.card import CARD, WEIGHTS, ModelCard
 from segdistill.models.exported import ExportCard
 from segdistill.models.trained import load_network
 from segdistill.reporting.tables import benchmark_table
+from segdistill.version import __version__
 
 OTHERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50")
 
@@ -43,7 +44,7 @@ def write_run(folder: Path, width: float) -> None:
 def write_files(run: Path) -> list[str]:
     """The student in every format, and in 8 bits; tensors in, logits out, as in PyTorch."""
     network = load_network(str(run))
-    card = ExportCard(labels=network.labels, input="tensor", source="dsunet")
+    card = ExportCard(labels=network.labels, input="tensor", source="dsunet", version=__version__)
     generator = torch.Generator().manual_seed(1)
     images = list(draw_images(20, 256, 256, generator))
     found = []
@@ -76,7 +77,7 @@ def main() -> None:
         write_run(run, options.width)
         files = write_files(run)
         reference = load_network(str(run))
-        same = {Path(f).name: compare(reference, load_network(f), most=1) for f in files}
+        same = {Path(f).name: compare(reference, load_network(f)) for f in files}
         config = BenchmarkConfig(
             precisions=["fp32", "bf16"], size=tuple(options.size), batch=options.batch,
             threads=options.threads, repeats=options.repeats, classes=CLASSES,

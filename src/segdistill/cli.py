@@ -120,7 +120,7 @@ def _add_deploying_verbs(verbs: Any) -> None:
     verbs.add_subcommand("predict", predict, help="segment images and videos")
 
     export = ArgumentParser(exit_on_error=False, description="Write a run as a file for another runtime.")
-    export.add_argument("target", help=NETWORK)
+    export.add_argument("target", help="run folder, or any network that PyTorch runs")
     export.add_argument("--config", action="config", help="YAML file of settings")
     export.add_class_arguments(ExportConfig, None)
     verbs.add_subcommand("export", export, help="write a file for another runtime, checked against PyTorch")

@@ -22,7 +22,7 @@ from segdistill.deploy import export as exporting
 from segdistill.deploy import parity, quantise
 from segdistill.deploy.export import SUFFIXES, calibration_images
 from segdistill.deploy.formats import trace
-from segdistill.deploy.serve import Service
+from segdistill.deploy.serve import Service, open_network
 from segdistill.deploy.tiles import needs_tiles
 from segdistill.engine.checkpoint import save_student
 from segdistill.engine.run import pack
@@ -207,8 +207,11 @@ def test_half_precision_sees_the_same_classes(form: str, run: Path, files: Any) 
     with torch.no_grad():
         expected, found = plain(image), half(image)
     assert found.dtype == torch.float32
-    assert 1e-5 < (found - expected).abs().max() < 0.2
-    assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.97
+    served, _ = open_network(spec, torch.device("cpu"), "bf16")
+    with torch.no_grad():
+        for answer in (found, served(image)):
+            assert 1e-5 < (answer - expected).abs().max() < 0.2
+            assert (answer.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.97
 
 
 def test_a_shape_that_comes_again_gets_a_graph_of_its_own_with_the_same_answers(

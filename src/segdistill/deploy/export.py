@@ -65,7 +65,7 @@ def export(
             else:
                 QUANTISERS[config.format](program, draft, card, calibration)
         written = load_network(str(draft))
-        parity = compare(network, written, most=LARGEST.get(config.format, (None,))[0])
+        parity = compare(network, written)
         parity |= _scores(network, written, samples, config)
         _judge(parity, config, path)
         parts = sorted(draft.parent.iterdir(), key=lambda part: part == draft)

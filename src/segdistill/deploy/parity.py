@@ -33,17 +33,11 @@ def draw_images(count: int, height: int, width: int, generator: torch.Generator)
 
 
 @torch.inference_mode()
-def compare(
-    reference: TrainedNetwork, exported: TrainedNetwork, *, most: int | None = None
-) -> dict[str, Any]:
+def compare(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, Any]:
     """Show both networks the same drawn images at every size and batch, leaving out what the first refuses.
 
     The exported one sees each twice and is judged by its second answer: OpenVINO's files answer a shape that
     comes again from another graph.
-
-    Args:
-        reference, exported: the networks.
-        most: images that the exported one takes at once; None where it takes any number.
 
     Returns:
         `sizes`, `batches`, `logit_difference` (largest absolute; None where the file answers with masks) and
@@ -51,7 +45,7 @@ def compare(
     """
     generator = torch.Generator().manual_seed(0)
     shown: list[list[int]] = []
-    batches = [count for count in BATCHES if most is None or count <= most]
+    batches = [count for count in BATCHES if exported.largest is None or count <= exported.largest[0]]
     largest, same, pixels = 0.0, 0, 0
     for count in batches:
         for height, width in SIZES:

@@ -87,10 +87,14 @@ class TrainedNetwork(nn.Module):
         return isinstance(self.module, ExportedNetwork) and self.module.card.output == "mask"
 
     @property
+    def largest(self) -> tuple[int, int] | None:
+        """Most images and longest side, in pixels, that an exported file takes at once; None for any."""
+        return self.module.largest if isinstance(self.module, ExportedNetwork) else None
+
+    @property
     def largest_side(self) -> int | None:
         """Longest side, in pixels, that an exported file takes; None for any."""
-        largest = self.module.largest if isinstance(self.module, ExportedNetwork) else None
-        return None if largest is None else largest[1]
+        return None if self.largest is None else self.largest[1]
 
     def fingerprint(self) -> str:
         """SHA-256 over spec, normalisation and every weight: equal networks, equal fingerprints."""
