@@ -19,19 +19,19 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill import api
-from segdistill.config import TrainConfig, load
-from segdistill.data.datasets import SegmentationDataset, image_file, open_dataset
-from segdistill.data.logits import cut_view, image_key, to_grid
-from segdistill.data.transforms import apply_view, draw_view, normalise
-from segdistill.engine.cache import look, open_cache
+from segdistill.config.train import TrainConfig
+from segdistill.config.yaml import load
+from segdistill.data.cache.teacher import crop_logits, image_key, to_grid
+from segdistill.data.datasets import open_dataset
+from segdistill.data.samples import FileSamples, image_file
+from segdistill.data.transforms import apply_crop, draw_crop, normalise
+from segdistill.engine.fill_caches import look, open_teacher_cache
 from segdistill.engine.runtime import make_accelerator
 
 
-def disagreement(
-    cached: torch.Tensor, live: torch.Tensor, inside: torch.Tensor
-) -> tuple[float, float, float]:
-    """Mean absolute difference, KL in nats, and share of pixels of another class, inside the view."""
-    a, b = cached[:, inside].float(), live[:, inside].float()
+def disagreement(cached: torch.Tensor, live: torch.Tensor, valid: torch.Tensor) -> tuple[float, float, float]:
+    """Mean absolute difference, KL in nats, and share of pixels of another class, valid the view."""
+    a, b = cached[:, valid].float(), live[:, valid].float()
     kl = F.kl_div(a.log_softmax(0), b.log_softmax(0), log_target=True, reduction="none").sum(0).mean()
     other = (a.argmax(0) != b.argmax(0)).float().mean()
     return float((a - b).abs().mean()), float(kl), float(other)
@@ -50,7 +50,7 @@ def main() -> None:
     whole = open_dataset(config.data.root, config.data.split, layout=config.data.layout)
     assert whole.masks is not None
     files = ([Path(path) for path in paths[: options.images]] for paths in (whole.images, whole.masks))
-    samples = SegmentationDataset(whole.labels, list(whole.ids[: options.images]), *files)
+    samples = FileSamples(whole.labels, list(whole.ids[: options.images]), *files)
     teacher = api.open_teacher(config.teacher, whole.labels)
     assert teacher is not None
     teacher.to(accelerator.device)
@@ -63,26 +63,26 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             settings = replace(config, teacher=replace(config.teacher, cache=folder, cache_topk=topk))
             started = time.perf_counter()
-            cache = open_cache(settings, teacher, samples, accelerator).logits
+            cache = open_teacher_cache(settings, teacher, samples, accelerator).logits
             rate = len(samples) / (time.perf_counter() - started)
             size = sum(part.stat().st_size for part in cache.parts) / len(samples)
             found: dict[str, list[tuple[float, float, float]]] = {"the whole image": [], "the crop": []}
             for index in range(len(samples)):
                 image, mask, _, _ = samples[index]
                 shape = (image.shape[1], image.shape[2])
-                view = draw_view(*shape, config.size, config.augment, np.random.default_rng((0, index)))
-                crop, _, inside = apply_view(image, mask, view, config.size)
+                view = draw_crop(*shape, config.size, config.augment, np.random.default_rng((0, index)))
+                crop, _, valid = apply_crop(image, mask, view, config.size)
                 stored = cache.read(image_key(*image_file(samples, index)), shape)
                 assert stored is not None
-                cached = cut_view(stored, view, shape, shape, config.size, cache.form)
+                cached = crop_logits(stored, view, shape, shape, config.size, cache.form)
                 full = look(teacher, image, cache.form.seen(shape), accelerator).cpu()
                 fine = replace(cache.form, stride=1, align_corners=False)
-                exact = cut_view(
+                exact = crop_logits(
                     to_grid(full, fine.grid(shape), False), view, shape, shape, config.size, fine
                 )
-                found["the whole image"].append(disagreement(cached, exact, inside))
+                found["the whole image"].append(disagreement(cached, exact, valid))
                 pixels = normalise(crop.to(accelerator.device))[None]
-                found["the crop"].append(disagreement(cached, teacher(pixels)[0].cpu(), inside))
+                found["the crop"].append(disagreement(cached, teacher(pixels)[0].cpu(), valid))
         for name, errors in found.items():
             mean = np.mean(errors, axis=0)
             table.add_row(

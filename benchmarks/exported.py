@@ -17,16 +17,16 @@ from inference import CLASSES, make_student
 from rich.console import Console
 from safetensors.torch import save_file
 
-from segdistill.config_deploy import BenchmarkConfig
+from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
-from segdistill.deploy.export import SUFFIXES
-from segdistill.deploy.formats import WRITERS, trace
-from segdistill.deploy.parity import compare, draw_images
-from segdistill.deploy.quantise import QUANTISERS
-from segdistill.deploy.side_by_side import measure
+from segdistill.exporting.export import SUFFIXES
+from segdistill.exporting.parity import compare, draw_images
+from segdistill.exporting.quantize import QUANTIZERS
+from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.card import CARD, WEIGHTS, ModelCard
 from segdistill.models.exported import ExportCard
 from segdistill.models.trained import load_network
+from segdistill.profiling.benchmark import measure
 from segdistill.reporting.tables import benchmark_table
 from segdistill.version import __version__
 
@@ -52,9 +52,9 @@ def write_files(run: Path) -> list[str]:
         path = run.parent / f"student{SUFFIXES[form]}"
         write(trace(network, card, form, eight_bits=False), path, card)
         found.append(str(path))
-        if form in QUANTISERS:
+        if form in QUANTIZERS:
             path = run.parent / f"student-int8{SUFFIXES[form]}"
-            QUANTISERS[form](trace(network, card, form, eight_bits=True), path, card, images)
+            QUANTIZERS[form](trace(network, card, form, eight_bits=True), path, card, images)
             found.append(str(path))
     return found
 

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill.data.images import list_images, read_image
-from segdistill.deploy import tiles
-from segdistill.deploy.own_process import OwnProcess
-from segdistill.deploy.parity import draw_images
+from segdistill.exporting.parity import draw_images
+from segdistill.inference import tiles
 from segdistill.models.trained import load_network
+from segdistill.profiling.process import WorkerProcess
 
 MIB = 2**20
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -58,7 +58,7 @@ def memory(options: argparse.Namespace, folder: Path, table: Table) -> None:
     """One row: what a large image takes."""
     (folder / "pointwise.py").write_text(POINTWISE)
     picture = folder / "large.tiff"
-    with OwnProcess(Drawing) as process:
+    with WorkerProcess(Drawing) as process:
         process.call("run", str(picture), options.side)
     network, out = f"{folder / 'pointwise.py'}:network", str(folder / "out")
     found = peak(network, picture, "--tile", str(options.tile), "--out", out)

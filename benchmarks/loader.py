@@ -20,10 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.config import AugmentConfig, DataConfig, TrainConfig
+from segdistill.config.train import AugmentConfig, DataConfig, TrainConfig
 from segdistill.data.datasets import open_training
 from segdistill.data.loaders import training_batches
-from segdistill.engine.decoded import prepare
+from segdistill.engine.fill_caches import open_image_cache
 from segdistill.engine.runtime import make_accelerator
 
 STEPS = 1_000_000
@@ -32,7 +32,7 @@ STEPS = 1_000_000
 def batches(config: TrainConfig) -> Iterator[object]:
     """The endless batches of a configuration."""
     accelerator = make_accelerator("cpu", "fp32")
-    samples = prepare(config.data, open_training(config.data), accelerator)
+    samples = open_image_cache(config.data, open_training(config.data), accelerator)
     return iter(training_batches(samples, config, range(STEPS)))
 
 

@@ -14,9 +14,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.config import DataConfig, TrainConfig
-from segdistill.data.datasets import SegmentationDataset, open_dataset
+from segdistill.config.train import DataConfig, TrainConfig
+from segdistill.data.datasets import open_dataset
 from segdistill.data.loaders import training_batches
+from segdistill.data.samples import FileSamples
 from segdistill.data.shapes import write_shapes
 
 
@@ -52,9 +53,7 @@ def main() -> None:
             images, masks = (
                 [Path(paths[i % 50]) for i in range(length)] for paths in (drawn.images, drawn.masks)
             )
-            listed = SegmentationDataset(
-                drawn.labels, [f"image-{i:09d}" for i in range(length)], images, masks
-            )
+            listed = FileSamples(drawn.labels, [f"image-{i:09d}" for i in range(length)], images, masks)
             del images, masks
             config = TrainConfig(data=DataConfig(workers=1), size=32, batch=16, steps=options.steps)
             seen = []

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 import segdistill
-from segdistill.config_deploy import ExportConfig
-from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
-from segdistill.deploy.parity import compare
+from segdistill.config.deploy import ExportConfig
+from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.exporting.parity import compare
 from segdistill.models.trained import load_network
 
 KINDS = [

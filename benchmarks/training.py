@@ -28,7 +28,7 @@ from reference import steps as reference_steps
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.config import (
+from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
     ObjectiveConfig,
@@ -37,11 +37,12 @@ from segdistill.config import (
     TeacherConfig,
     TrainConfig,
 )
-from segdistill.data.datasets import SegmentationDataset, open_dataset
+from segdistill.data.datasets import open_dataset
 from segdistill.data.labels import VOC
-from segdistill.data.loaders import Pool, ViewSampler, crop_side
+from segdistill.data.sampler import CropSampler, Pool, crop_size_at
+from segdistill.data.samples import FileSamples
 from segdistill.distillation.objective import Objective
-from segdistill.engine.cache import open_cache
+from segdistill.engine.fill_caches import open_teacher_cache
 from segdistill.engine.monitor import LossMonitor
 from segdistill.engine.runtime import (
     M_MMAP_MAX,
@@ -51,7 +52,7 @@ from segdistill.engine.runtime import (
     seed_everything,
 )
 from segdistill.engine.state import TrainingState
-from segdistill.engine.train import Experiment, device_batches, optimizer_step
+from segdistill.engine.trainer import Experiment, device_batches, optimizer_step
 from segdistill.models.card import ModelCard
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
@@ -82,7 +83,7 @@ class Product:
             network.inner = make_teacher()
             teacher = Teacher(TrainedNetwork(network, VOC, "fcn_resnet50"), VOC).to(self.accelerator.device)
             if config.teacher.cache:
-                cache = open_cache(config, teacher, samples, self.accelerator)
+                cache = open_teacher_cache(config, teacher, samples, self.accelerator)
         card = ModelCard(spec="dsunet", width=1.0, labels=VOC, size=config.size, evaluate_size=None)
         self.experiment = Experiment(
             config=config,
@@ -126,7 +127,7 @@ class Reference:
         devkit = Path(config.data.root)
         pool = Pool(range(images), config.batch)
         order = islice(
-            ViewSampler([pool], range(MANY), 0, partial(crop_side, config, total=MANY)), MANY // 10
+            CropSampler([pool], range(MANY), 0, partial(crop_size_at, config, total=MANY)), MANY // 10
         )
         device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
         self.loop = reference_steps(
@@ -139,12 +140,12 @@ class Reference:
         return list(islice(self.loop, steps))
 
 
-def first_images(config: TrainConfig, images: int) -> SegmentationDataset:
+def first_images(config: TrainConfig, images: int) -> FileSamples:
     """The first images of the training split: as many as a slow teacher can look at for a benchmark."""
     whole = open_dataset(config.data.root, "train")
     assert whole.masks is not None
     files = ([Path(path) for path in paths[:images]] for paths in (whole.images, whole.masks))
-    return SegmentationDataset(whole.labels, list(whole.ids[:images]), *files)
+    return FileSamples(whole.labels, list(whole.ids[:images]), *files)
 
 
 def base_config(options: argparse.Namespace) -> TrainConfig:
@@ -257,7 +258,7 @@ def profile(options: argparse.Namespace) -> None:
             with timed(parts, "waiting for data"):
                 batch = next(loop.batches)
             with timed(parts, "teacher"), torch.no_grad(), loop.accelerator.autocast():
-                known = batch.knowledge
+                known = batch.teacher_logits
                 if known is None and loop.experiment.teacher is not None:
                     known = loop.experiment.teacher(batch.image)
             with timed(parts, "student forward"), loop.accelerator.autocast():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from segdistill import api
-from segdistill.config import (
+from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
     OptimConfig,

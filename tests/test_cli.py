@@ -15,8 +15,9 @@ import yaml
 from PIL import Image
 
 from segdistill import cli
-from segdistill.config import TrainConfig, load, to_yaml
-from segdistill.config_evaluate import EvaluateConfig
+from segdistill.config.evaluate import EvaluateConfig
+from segdistill.config.train import TrainConfig
+from segdistill.config.yaml import load, to_yaml
 from segdistill.data.labels import VOID
 
 pytestmark = pytest.mark.integration

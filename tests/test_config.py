@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdistill import config
-from segdistill.config import (
+from segdistill.config import train as config
+from segdistill.config.deploy import PredictConfig
+from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
     ObjectiveConfig,
@@ -18,11 +20,8 @@ from segdistill.config import (
     StudentConfig,
     TeacherConfig,
     TrainConfig,
-    load,
-    to_yaml,
 )
-from segdistill.config_deploy import PredictConfig
-from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.config.yaml import load, to_yaml
 
 pytestmark = pytest.mark.unit
 MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)

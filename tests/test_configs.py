@@ -11,8 +11,9 @@ from accuracy import put, read_grid
 from PIL import Image
 
 from segdistill import api
-from segdistill.config import RuntimeConfig, TeacherConfig, TrainConfig, load
-from segdistill.config_evaluate import EvaluateConfig
+from segdistill.config.evaluate import EvaluateConfig
+from segdistill.config.train import RuntimeConfig, TeacherConfig, TrainConfig
+from segdistill.config.yaml import load
 from segdistill.data.datasets import open_labels
 from segdistill.data.labels import VOC, LabelSet
 from segdistill.distillation.objective import check_losses

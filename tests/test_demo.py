@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from segdistill import cli, demo
-from segdistill.config import TrainConfig
+from segdistill.config.train import TrainConfig
 
 pytestmark = pytest.mark.integration
 

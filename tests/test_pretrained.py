@@ -6,8 +6,8 @@ import pytest
 import skimage
 from safetensors.torch import load_file
 
-from segdistill import api_deploy
-from segdistill.config_deploy import PredictConfig
+from segdistill import api
+from segdistill.config.deploy import PredictConfig
 from segdistill.models.card import read_card
 
 pytestmark = pytest.mark.integration
@@ -29,7 +29,7 @@ def test_the_student_of_animals_sees_the_cat(tmp_path: Path) -> None:
     """Chelsea the cat, which scikit-image ships, is in no training set of the project."""
     photo = Path(skimage.__file__).parent / "data" / "chelsea.png"
     config = PredictConfig(out=str(tmp_path), device="cpu")
-    [(mask, prediction)] = api_deploy.predict(PRETRAINED / "voc-animals", [photo], config)
+    [(mask, prediction)] = api.predict(PRETRAINED / "voc-animals", [photo], config)
     assert mask.is_file()
     foreground = {name: share for name, share in prediction.shares.items() if name != "background"}
     assert max(foreground, key=foreground.__getitem__) == "cat"

@@ -20,8 +20,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segdistill import api, api_deploy, build_model, cli
-from segdistill.config import (
+from segdistill import api, build_model, cli
+from segdistill.config.deploy import ExportConfig
+from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
     ObjectiveConfig,
@@ -30,15 +32,13 @@ from segdistill.config import (
     StudentConfig,
     TeacherConfig,
     TrainConfig,
-    load,
-    to_yaml,
 )
-from segdistill.config_deploy import ExportConfig
-from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.config.yaml import load, to_yaml
 from segdistill.data.images import list_images
-from segdistill.engine import train as loop
-from segdistill.engine.checkpoint import load_checkpoint
-from segdistill.engine.train import NonFiniteLossError, Stopped
+from segdistill.engine import trainer as loop
+from segdistill.engine.monitor import NonFiniteLossError
+from segdistill.engine.run_folder import load_checkpoint
+from segdistill.engine.runtime import Stopped
 
 pytestmark = pytest.mark.integration
 PROGRAM = Path(sys.executable).with_name("segdistill")
@@ -271,7 +271,7 @@ def test_a_student_trains_on_as_if_in_eight_bits(tmp_path: Path, configure: Any,
     assert {"hard", "soft"} <= steps(again)[0].keys()
     file = tmp_path / "qat.onnx"
     data = EvaluationDataConfig(root=config.data.root, workers=0)
-    record = api_deploy.export(again, ExportConfig(
+    record = api.export(again, ExportConfig(
         quantize="int8", out=str(file), data=data, calibration_images=4, max_loss=100
     ))  # fmt: skip
     scores = api.evaluate(file, EvaluateConfig(data=data, device="cpu", out=str(tmp_path / "scores.json")))

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 from segdistill.version import __version__
 
 if TYPE_CHECKING:
-    from segdistill.api import cache, evaluate, load_student, report, train
-    from segdistill.api_deploy import benchmark, export, predict, serve
-    from segdistill.config import TrainConfig
-    from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-    from segdistill.config_evaluate import EvaluateConfig
+    from segdistill.api import benchmark, cache, evaluate, export, load_student, predict, report, serve, train
+    from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+    from segdistill.config.evaluate import EvaluateConfig
+    from segdistill.config.train import TrainConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model

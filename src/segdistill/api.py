@@ -1,48 +1,62 @@
-"""The verbs as functions: settings in, files out. The only place where settings become objects."""
+"""The verbs as functions: settings in, files and results out."""
 
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segdistill.config import StudentConfig, TeacherConfig, TrainConfig, load
-from segdistill.config_evaluate import EvaluateConfig, EvaluationDataConfig
-from segdistill.data.datasets import (
-    SegmentationDataset,
-    labelled_count,
-    open_dataset,
-    open_labels,
-    open_training,
-)
+from segdistill.build import _calibration_source, make_student, open_evaluation, open_teacher
+from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.evaluate import EvaluateConfig
+from segdistill.config.train import TrainConfig
+from segdistill.config.yaml import load
+from segdistill.console import log, progress
+from segdistill.data.datasets import open_dataset, open_labels, open_training
 from segdistill.data.frequencies import class_weights
-from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
-from segdistill.data.loaders import plain_failures
+from segdistill.data.images import read_image
+from segdistill.data.samples import labelled_count
 from segdistill.data.transforms import resize_long_side
-from segdistill.deploy.benchmark import cost
+from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
-from segdistill.engine.cache import open_cache
-from segdistill.engine.decoded import prepare
 from segdistill.engine.evaluate import evaluate as evaluate_network
-from segdistill.engine.evaluate import segment
-from segdistill.engine.history import progress, say
+from segdistill.engine.fill_caches import open_image_cache, open_teacher_cache
 from segdistill.engine.metrics import mean
 from segdistill.engine.replay import replay as replay_batch
-from segdistill.engine.run import CONFIG, check_run, make_run
+from segdistill.engine.run_folder import CONFIG, check_run, make_run
 from segdistill.engine.runtime import make_accelerator, seed_everything, stop_signal
-from segdistill.engine.train import Experiment
-from segdistill.engine.train import train as train_student
+from segdistill.engine.trainer import Experiment
+from segdistill.engine.trainer import train as train_student
+from segdistill.exporting.export import SUFFIXES, calibration_images
+from segdistill.exporting.export import export as export_network
 from segdistill.files import read_json, write_atomic
-from segdistill.models.card import WEIGHTS, ModelCard, is_run, read_card
+from segdistill.inference.prediction import (
+    Prediction,
+    find_images,
+    predict_image,
+    write_image,
+    write_prediction,
+)
+from segdistill.inference.segment import segment
+from segdistill.inference.tiles import needs_tiles, predict_tiles
+from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
+from segdistill.inference.video import predict_video
+from segdistill.models.card import ModelCard, is_run, read_card
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import TrainedNetwork, load_network, load_state
-from segdistill.models.zoo import build_model, output_classes, require_trust
-from segdistill.reporting.report import Example, pick_examples, run_names, write_report
+from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.zoo import build_model, require_trust
+from segdistill.profiling.benchmark import measure
+from segdistill.profiling.cost import measure_cost
+from segdistill.reporting.examples import Example, pick_examples
+from segdistill.reporting.records import run_names
+from segdistill.reporting.report import write_report
 from segdistill.version import __version__
 
 
@@ -60,7 +74,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
-        segdistill.engine.train.Stopped: SIGINT or SIGTERM came; the state is saved.
+        segdistill.engine.trainer.Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     with stop_signal(obey=True), plain_failures(), ExitStack() as stack:
         return _train(config, stack, resume=resume, overwrite=overwrite)
@@ -97,21 +111,21 @@ def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bo
     taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
     masked = labelled_count(samples)
     images = f"{masked:,} images with masks and {len(samples) - masked:,} without"  # type: ignore[arg-type]
-    say(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes from {images}"
+    log(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes from {images}"
         f"{taught}; the run folder is {run}", accelerator)  # fmt: skip
     cache = None
     if teacher is not None and config.teacher.cache:
-        cache = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
-    seen = prepare(config.data, samples, accelerator)
+        cache = open_teacher_cache(config, teacher.to(accelerator.device), samples, accelerator)
+    seen = open_image_cache(config.data, samples, accelerator)
     experiment = Experiment(
         config=config, student=student, teacher=teacher, train=seen, val=val, card=card, cache=cache
     )
     train_student(experiment, accelerator, run, resume=resume)
     if accelerator.is_main_process:
         networks = {"student": load_network(str(run))} | ({"teacher": teacher} if teacher else {})
-        measured = cost(networks, size=config.size)
+        measured = measure_cost(networks, size=config.size)
         write_atomic(run / "cost.json", json.dumps(measured, indent=2) + "\n")
-        say(f"The report is {report([run])}")
+        log(f"The report is {report([run])}")
     accelerator.wait_for_everyone()
     accelerator.end_training()  # ends the group of processes too
     return run
@@ -166,7 +180,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     samples = open_training(config.data, taught=config.teacher.spec is not None)
     started = time.perf_counter()
     with stop_signal(obey=True), plain_failures():
-        filled = open_cache(config, teacher.to(accelerator.device), samples, accelerator)
+        filled = open_teacher_cache(config, teacher.to(accelerator.device), samples, accelerator)
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
@@ -319,59 +333,170 @@ def gather_examples(runs: Sequence[Path]) -> list[Example]:
     return examples
 
 
-def open_evaluation(target: str, data: EvaluationDataConfig) -> SegmentationDataset:
-    """The data set of an evaluation; a run folder brings its own where none is named."""
-    if data.root:
-        return open_dataset(data.root, data.split, layout=data.layout)
-    if is_run(target):
-        own = load(TrainConfig, Path(target) / CONFIG).data
-        split = own.val_split if data.split == "val" else data.split
-        return open_dataset(own.root, split, layout=own.layout)
-    raise ValueError("name the data set with --data.root")
+def predict(
+    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
+) -> Iterator[tuple[Path, Prediction]]:
+    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
+    Args:
+        target: a run folder, or any network spec.
+        paths: files and folders.
+        config: output folder, input size, ...
 
-def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
-    """The teacher that answers in the classes `labels`, or None where the settings name none."""
-    if config.spec is None:
-        return None
-    own = None
-    if config.labels == "data":
-        own = labels
-    elif config.labels == "voc":
-        own = VOC
-    elif config.labels is not None:
-        own = label_set(read_yaml(Path(config.labels)), config.labels)
-    network = load_network(config.spec, weights=config.weights, labels=own)
-    if network.answers_masks:
-        raise ValueError(
-            f"teacher {config.spec} answers with masks, but logits are needed: export it with them"
-        )
-    return Teacher(network, labels, rename=config.map, scale=config.scale)
-
-
-def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
-    """The student with the weights it starts from.
+    Yields:
+        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
+        frame in turn.
 
     Raises:
-        ValueError: the network does not give one logit per class, or the weights of `init` do not fit.
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: an image cannot be read, or two images would get one name.
     """
-    student = build_model(config.spec, len(labels), width=config.width)
-    outputs = output_classes(student, config.spec)
-    if outputs != len(labels):
-        raise ValueError(f"student {config.spec!r} gives {outputs} logits for {len(labels)} classes")
-    if config.init is not None:
-        card = read_card(Path(config.init))
-        if card.labels.names != labels.names:
-            raise ValueError(
-                f"student.init {config.init} knows other classes: {', '.join(card.labels.names)}"
+    config = config or PredictConfig()
+    files = list(find_images(paths))
+    for name, count in Counter(name for _, name in files).items():
+        if count > 1:
+            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
+    device = make_accelerator(config.device, "fp32").device
+    network = load_network(str(target), precision=config.precision)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    if config.probabilities and network.answers_masks:
+        raise ValueError(
+            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
+        )
+    for path, name in files:
+        if path.suffix.lower() in VIDEOS:
+            if config.probabilities or config.flip or config.tile:
+                raise ValueError(
+                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
+                )
+            out = Path(config.out) / name
+            frames = predict_video(
+                network, path, out, size=config.size, masks=config.mask_video, device=device
             )
-        try:
-            load_state(student, Path(config.init) / WEIGHTS)
-        except ValueError:
-            if (card.spec, card.width) == (config.spec, config.width):
-                raise
+            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
+            continue
+        if needs_tiles(path, network, config):
+            yield _predict_large(network, path, Path(config.out) / name, config, device)
+            continue
+        prediction = predict_image(
+            network, read_image(path), size=config.size, flip=config.flip,
+            probabilities=config.probabilities, device=device,
+        )  # fmt: skip
+        yield (
+            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
+            prediction,
+        )
+
+
+def _predict_large(
+    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
+) -> tuple[Path, Prediction]:
+    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
+    if config.probabilities or config.flip or config.size:
+        raise ValueError(
+            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
+        )
+    mask, reduced = predict_tiles(
+        network,
+        path,
+        tile=config.tile or min(TILE, network.largest_side or TILE),
+        overlap=config.overlap,
+        scratch=Path(config.out),
+        device=device,
+    )
+    file = target.with_name(f"{target.name}.png")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(file, replace(reduced, mask=mask).palette_mask(), "PNG")
+    write_image(target.with_name(f"{target.name}_overlay.jpg"), reduced.overlay(), "JPEG")
+    return file, reduced
+
+
+def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:
+    """Write a run as a file for another runtime, checked there against PyTorch.
+
+    Args:
+        target: a run folder, or any network spec that PyTorch runs.
+        config: format, input and output of the file, limits, ...
+
+    Returns:
+        What the JSON file beside it holds, `parity` among it, and its path as `file`.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: it cannot be exported, or answers otherwise than PyTorch: no file is left behind.
+    """
+    config = config or ExportConfig()
+    spec, suffix = str(target), SUFFIXES[config.format]
+    if not config.out and not is_run(spec):
+        raise ValueError(f"name the file with --out FILE{suffix}")
+    path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
+    if path.suffix != suffix:
+        raise ValueError(f"out is {config.out!r}, but {config.format} files end with {suffix}")
+    network = load_network(spec)
+    if not any(True for _ in network.module.parameters()):
+        raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
+    samples = None
+    try:
+        found = open_evaluation(spec, config.data)
+        samples = (found, found.labels)
+    except (FileNotFoundError, ValueError) as error:
+        if config.data.root:
+            raise
+        if config.quantize:
             raise ValueError(
-                f"student.init {config.init} is another network: start from it with --student {card.spec} "
-                f"--student.width {card.width:g}"
+                f"what 8 bits lose must be measured, and {spec} brings no images ({error}): "
+                "name some that have masks with --data.root"
             ) from None
-    return student
+        log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
+    images: list[Tensor] = []
+    if config.quantize is not None:
+        images = calibration_images(
+            _calibration_source(spec, config), config.calibration_images, network.size
+        )
+    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+
+
+def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:
+    """Measure run folders, exported files and networks of the zoo side by side.
+
+    Args:
+        targets: the first is what the others are compared with.
+        config: forms, precisions, input, threads, repeats.
+
+    Returns:
+        See `segdistill.profiling.benchmark.measure`.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a target cannot be measured as asked.
+    """
+    config = config or BenchmarkConfig()
+    with progress() as bar:
+        task = bar.add_task("benchmark", total=config.warmup + config.repeats, numbers="")
+        return measure([str(target) for target in targets], config, lambda: bar.advance(task))
+
+
+def serve(
+    target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve a network over HTTP until SIGINT or SIGTERM; what was accepted by then is still answered.
+
+    Args:
+        target: a run folder, or another network that is no code.
+        config: address, limits, batching.
+        ready: called with the server's URL once it listens.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the target is code, the device is not there, or segdistill[serve] is not installed.
+        OSError: the address cannot be listened on.
+    """
+    try:
+        from segdistill.serving.server import Service, listen, open_network
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
+    config = config or ServeConfig()
+    device = make_accelerator(config.device, "fp32").device
+    network, card = open_network(str(target), device, config.precision)
+    with Service(network, card, config, device) as service:
+        listen(service, ready)

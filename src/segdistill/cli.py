@@ -13,9 +13,9 @@ from typing import Any, TextIO
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segdistill.config import TrainConfig
-from segdistill.config_deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-from segdistill.config_evaluate import EvaluateConfig
+from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.evaluate import EvaluateConfig
+from segdistill.config.train import TrainConfig
 from segdistill.version import __version__
 
 SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec", "--init": "--student.init"}
@@ -194,7 +194,7 @@ def _add_data_verbs(parser: ArgumentParser) -> None:
 def run_train(options: Namespace) -> int:
     """Segdistill train."""
     from segdistill import api
-    from segdistill.engine.train import Stopped
+    from segdistill.engine.runtime import Stopped
 
     if options.replay:
         return _replay(options.replay)
@@ -212,15 +212,15 @@ def run_train(options: Namespace) -> int:
 def _replay(file: str) -> int:
     """Say which tensors of a kept batch are not finite, and the terms of each image."""
     from segdistill import api
-    from segdistill.engine.history import say
+    from segdistill.console import log
     from segdistill.engine.replay import printable
 
     seen = api.replay(file)
-    say(f"step {seen['step']}: " + ", ".join(f"{name} {value:.4g}" for name, value in seen["terms"].items()))
+    log(f"step {seen['step']}: " + ", ".join(f"{name} {value:.4g}" for name, value in seen["terms"].items()))
     for name, terms in seen["images"].items():
         mark = "  <- not finite" if name in seen["bad"] and seen["nonfinite"] else ""
-        say(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in terms.items()) + mark)
-    say(f"not finite, in this order: {', '.join(seen['nonfinite'][:12]) or 'nothing'}")
+        log(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in terms.items()) + mark)
+    log(f"not finite, in this order: {', '.join(seen['nonfinite'][:12]) or 'nothing'}")
     print_json(printable(seen))
     return 0
 
@@ -228,7 +228,7 @@ def _replay(file: str) -> int:
 def run_cache(options: Namespace) -> int:
     """Segdistill cache."""
     from segdistill import api
-    from segdistill.engine.train import Stopped
+    from segdistill.engine.runtime import Stopped
 
     try:
         print_json(api.cache(TrainConfig(**{k: v for k, v in vars(options).items() if k != "config"})))
@@ -240,7 +240,7 @@ def run_cache(options: Namespace) -> int:
 def run_evaluate(options: Namespace) -> int:
     """Segdistill evaluate."""
     from segdistill import api
-    from segdistill.engine.history import console
+    from segdistill.console import console
     from segdistill.reporting.tables import score_table
 
     config = EvaluateConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
@@ -253,13 +253,13 @@ def run_evaluate(options: Namespace) -> int:
 
 def run_predict(options: Namespace) -> int:
     """Segdistill predict."""
-    from segdistill import api_deploy
-    from segdistill.deploy.video import SUFFIXES, count_frames
-    from segdistill.engine.history import progress, say
+    from segdistill import api as api_deploy
+    from segdistill.console import log, progress
+    from segdistill.inference.video import VIDEO_SUFFIXES, count_frames
 
     given = {k: v for k, v in vars(options).items() if k not in {"config", "target", "paths"}}
     config = PredictConfig(**given)
-    videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in SUFFIXES]
+    videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
     frames = [count_frames(path) for path in videos if path.is_file()]
     total = sum(filter(None, frames)) if len(frames) == len(options.paths) and all(frames) else None
     done, said = 0, ""
@@ -269,7 +269,7 @@ def run_predict(options: Namespace) -> int:
             done += 1
             seen = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
             if mask.suffix != ".mp4" or said != str(mask):  # of a video, what its first frame shows
-                say(f"{mask}: {seen}")
+                log(f"{mask}: {seen}")
             said = str(mask)
             bar.update(task, completed=done)
     print_json({"target": options.target, "out": config.out, "images": done})
@@ -278,7 +278,7 @@ def run_predict(options: Namespace) -> int:
 
 def run_serve(options: Namespace) -> int:
     """Segdistill serve."""
-    from segdistill import api_deploy
+    from segdistill import api as api_deploy
 
     config = ServeConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
     api_deploy.serve(
@@ -289,7 +289,7 @@ def run_serve(options: Namespace) -> int:
 
 def run_export(options: Namespace) -> int:
     """Segdistill export."""
-    from segdistill import api_deploy
+    from segdistill import api as api_deploy
 
     config = ExportConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "target"}})
     record = api_deploy.export(options.target, config)
@@ -299,8 +299,8 @@ def run_export(options: Namespace) -> int:
 
 def run_benchmark(options: Namespace) -> int:
     """Segdistill benchmark."""
-    from segdistill import api_deploy
-    from segdistill.engine.history import console
+    from segdistill import api as api_deploy
+    from segdistill.console import console
     from segdistill.reporting.tables import benchmark_table
 
     config = BenchmarkConfig(**{k: v for k, v in vars(options).items() if k not in {"config", "targets"}})
@@ -320,7 +320,7 @@ def run_report(options: Namespace) -> int:
 
 def run_pack(options: Namespace) -> int:
     """Segdistill pack."""
-    from segdistill.engine.run import pack
+    from segdistill.engine.run_folder import pack
 
     print_json({"run": str(pack(Path(options.run), Path(options.out)))})
     return 0
@@ -345,9 +345,9 @@ def run_data(options: Namespace) -> int:
 
 
 def _check(options: Namespace) -> int:
+    from segdistill.console import log, progress
     from segdistill.data.check import check
     from segdistill.data.datasets import open_dataset, splits
-    from segdistill.engine.history import progress, say
 
     found = [options.split] if options.split else splits(options.path, options.layout)
     pairs, problems = 0, 0
@@ -360,7 +360,7 @@ def _check(options: Namespace) -> int:
                 pairs += 1
                 if problem:
                     problems += 1
-                    say(f"{split} {problem.id}: {problem.reason}")
+                    log(f"{split} {problem.id}: {problem.reason}")
                 bar.advance(task)
     print_json({"path": options.path, "splits": found, "pairs": pairs, "problems": problems})
     return 1 if problems else 0
@@ -369,7 +369,7 @@ def _check(options: Namespace) -> int:
 def run_demo(options: Namespace) -> int:
     """Segdistill demo."""
     from segdistill.demo import demo
-    from segdistill.engine.train import Stopped
+    from segdistill.engine.runtime import Stopped
 
     try:
         out = Path(options.out)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from segdistill.api import load_student, report, train
-from segdistill.config import (
+from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
     ObjectiveConfig,
@@ -17,9 +17,9 @@ from segdistill.config import (
     TeacherConfig,
     TrainConfig,
 )
+from segdistill.console import console, log
 from segdistill.data.shapes import write_shapes
-from segdistill.deploy.benchmark import cost
-from segdistill.engine.history import console, say
+from segdistill.profiling.cost import measure_cost
 
 SIZE = 96
 """Side of the drawn images in pixels."""
@@ -45,22 +45,22 @@ def demo(out: Path, *, seed: int = 0, device: str = "auto", overwrite: bool = Fa
         ValueError: `out` holds earlier runs and `overwrite` is not set.
     """
     data = out / "data"
-    say(f"Drawing the data set into {data}")
+    log(f"Drawing the data set into {data}")
     write_shapes(data, seed=seed, size=SIZE)
     for name, config in experiments(out, data, seed, device).items():
-        say(f"\n{TITLES[name]}: {config.steps} steps of {config.batch} views")
+        log(f"\n{TITLES[name]}: {config.steps} steps of {config.batch} views")
         train(config, overwrite=overwrite)
     runs = [out / name for name in ("student-alone", "student-distilled", "teacher")]
     page = report(runs, out / "report.html")
     networks = {name: load_student(out / name) for name in TITLES}
-    measured = cost(networks, size=SIZE)
+    measured = measure_cost(networks, size=SIZE)
     rows = {}
     for row in measured["networks"]:
         best = json.loads((out / row["name"] / "metrics.json").read_text())["best"]
         rows[row["name"]] = {key: best[key] for key in ("miou", "pixel_accuracy")} | row
     console.print(comparison(rows, measured["threads"]))
     gain = 100 * (rows["student-distilled"]["miou"] - rows["student-alone"]["miou"])
-    say(f"Distillation {'added' if gain > 0 else 'did not help here: it changed'} {gain:+.1f} points of mIoU."
+    log(f"Distillation {'added' if gain > 0 else 'did not help here: it changed'} {gain:+.1f} points of mIoU."
         f"\nThe report with curves and pictures: {page}")  # fmt: skip
     return {"networks": rows, "gain_points": gain, "report": str(page)}
 

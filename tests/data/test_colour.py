@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import AugmentConfig
+from segdistill.config.train import AugmentConfig
 from segdistill.data.colour import blur, draw_colour, recolour
 
 pytestmark = pytest.mark.unit

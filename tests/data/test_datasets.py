@@ -8,17 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from segdistill.config import DataConfig
-from segdistill.data.datasets import (
-    image_file,
-    labelled_count,
-    open_dataset,
-    open_training,
-    open_unlabelled,
-    splits,
-)
+from segdistill.config.train import DataConfig
+from segdistill.data.datasets import open_dataset, open_training, open_unlabelled, splits
 from segdistill.data.download import write_augmented_list
 from segdistill.data.labels import VOC
+from segdistill.data.samples import image_file, labelled_count
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]

@@ -9,19 +9,19 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset
 
-from segdistill.data.datasets import SegmentationDataset
 from segdistill.data.frequencies import class_frequencies, class_weights
 from segdistill.data.labels import LabelSet
+from segdistill.data.samples import FileSamples
 
 pytestmark = pytest.mark.unit
-Make = Callable[..., SegmentationDataset]
+Make = Callable[..., FileSamples]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Makes a data set of images of one row, from their masks; None makes it unlabelled."""
 
-    def write(name: str, *rows: list[int] | None) -> SegmentationDataset:
+    def write(name: str, *rows: list[int] | None) -> FileSamples:
         images, masks = [], []
         for index, row in enumerate(rows):
             images.append(tmp_path / f"{name}{index}.png")
@@ -30,7 +30,7 @@ def make(tmp_path: Path) -> Make:
             Image.fromarray(np.zeros((*pixels.shape, 3), np.uint8)).save(images[-1])
             Image.fromarray(pixels).save(masks[-1])
         labels, ids = LabelSet(names=("a", "b", "c")), [path.stem for path in images]
-        return SegmentationDataset(labels, ids, images, None if rows[0] is None else masks)
+        return FileSamples(labels, ids, images, None if rows[0] is None else masks)
 
     return write
 

@@ -10,22 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.config.train import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.data.batch import Batch
+from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, crop_logits, image_key
 from segdistill.data.colour import recolour
-from segdistill.data.datasets import ReducedSamples, image_file, open_dataset, open_training, open_unlabelled
+from segdistill.data.datasets import open_dataset, open_training, open_unlabelled
 from segdistill.data.labels import VOC
-from segdistill.data.loaders import (
-    Batch,
-    Pool,
-    Views,
-    ViewSampler,
-    crop_side,
-    evaluation_samples,
-    pools,
-    training_batches,
-)
-from segdistill.data.logits import LogitsCache, LogitsFormat, TeacherCache, cut_view, image_key
-from segdistill.data.transforms import apply_view, draw_view, normalise
+from segdistill.data.loaders import CropDataset, evaluation_samples, training_batches
+from segdistill.data.sampler import CropSampler, Pool, batch_pools, crop_size_at
+from segdistill.data.samples import DownscaledSamples, image_file
+from segdistill.data.transforms import apply_crop, draw_crop, normalise
 
 pytestmark = pytest.mark.unit
 
@@ -39,15 +33,15 @@ def drawn(shapes: Path, settings: TrainConfig, steps: range) -> list[Batch]:
     return list(training_batches(open_dataset(shapes, "train"), settings, steps))
 
 
-def sampler(length: int, batch: int, steps: range, seed: int, **shares: int) -> ViewSampler:
-    return ViewSampler([Pool(range(length), batch)], steps, seed, lambda step: 24, **shares)
+def sampler(length: int, batch: int, steps: range, seed: int, **shares: int) -> CropSampler:
+    return CropSampler([Pool(range(length), batch)], steps, seed, lambda step: 24, **shares)
 
 
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
     assert len(first) == len(second)
     for a, b in zip(first, second, strict=True):
         assert a.id == b.id
-        assert all(torch.equal(x, y) for x, y in ((a.image, b.image), (a.mask, b.mask), (a.inside, b.inside)))
+        assert all(torch.equal(x, y) for x, y in ((a.image, b.image), (a.mask, b.mask), (a.valid, b.valid)))
 
 
 def test_each_epoch_shows_each_sample_once() -> None:
@@ -99,7 +93,7 @@ def test_a_batch_keeps_its_contract_on_the_device(shapes: Path) -> None:
     batch = drawn(shapes, micro, range(1))[0].to(torch.device("cpu"), torch.channels_last)
     assert (batch.image.shape, batch.image.dtype) == ((2, 3, 24, 24), torch.float32)
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
-    assert (batch.mask.dtype, batch.inside.dtype, len(batch.id)) == (torch.int64, torch.bool, 2)
+    assert (batch.mask.dtype, batch.valid.dtype, len(batch.id)) == (torch.int64, torch.bool, 2)
 
 
 def test_evaluation_sees_each_sample_once_over_all_processes(shapes: Path) -> None:
@@ -133,7 +127,7 @@ def test_the_stream_is_one_shuffled_pass_after_the_other(
 
 
 def test_a_view_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path) -> None:
-    views = Views(open_dataset(shapes, "train"), 24, AugmentConfig(blur=0.5), seed=1)
+    views = CropDataset(open_dataset(shapes, "train"), 24, AugmentConfig(blur=0.5), seed=1)
     first = views[1, 5, 24]
     np.random.seed(9)
     torch.manual_seed(9)
@@ -141,13 +135,14 @@ def test_a_view_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path
         last = views[*key, 24]
         assert torch.equal(last.image, first.image) == (key == (1, 5))
     assert torch.equal(last.mask, first.mask)
-    assert torch.equal(last.inside, first.inside)
+    assert torch.equal(last.valid, first.valid)
 
 
 def test_views_of_two_neighbouring_seeds_do_not_coincide(shapes: Path) -> None:
     samples, augment = open_dataset(shapes, "train"), AugmentConfig()
     (a, b), (c, d) = (
-        [Views(samples, 24, augment, seed=seed)[epoch, 0, 24].image for epoch in (0, 1)] for seed in (0, 1)
+        [CropDataset(samples, 24, augment, seed=seed)[epoch, 0, 24].image for epoch in (0, 1)]
+        for seed in (0, 1)
     )
     assert not any(torch.equal(x, y) for x, y in ((a, b), (a, c), (b, c), (b, d), (c, d)))
 
@@ -184,9 +179,9 @@ def test_images_are_normalised_on_the_way_to_the_device() -> None:
 
 def test_unlabelled_views_are_void_but_inside(shapes: Path) -> None:
     photos = open_unlabelled(shapes / "VOCdevkit" / "VOC2012" / "JPEGImages", VOC)
-    view = Views(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0, 24]
+    view = CropDataset(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0, 24]
     assert view.mask.unique().tolist() == [255]
-    assert view.inside.all()
+    assert view.valid.all()
 
 
 def test_evaluation_hands_out_the_sample_at_its_own_size(shapes: Path) -> None:
@@ -218,7 +213,7 @@ def test_each_pool_is_one_shuffled_pass_after_the_other(
     steps = range(10)
 
     def drawn(steps: range, **split: int) -> list[list[tuple[int, int, int]]]:
-        return list(ViewSampler(mixed, steps, seed, lambda step: 8, **split))
+        return list(CropSampler(mixed, steps, seed, lambda step: 8, **split))
 
     whole = drawn(steps)
     assert drawn(steps[first:]) == whole[first:]
@@ -238,7 +233,7 @@ def test_each_pool_is_one_shuffled_pass_after_the_other(
 
 def test_a_share_too_small_for_every_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batches of 7 \+ 1 images, but each of the 2 parts"):
-        ViewSampler([Pool(range(9), 7), Pool(range(9, 12), 1)], range(1), 0, lambda step: 8, parts=2)
+        CropSampler([Pool(range(9), 7), Pool(range(9, 12), 1)], range(1), 0, lambda step: 8, parts=2)
 
 
 def test_every_batch_holds_its_share_of_unlabelled_images(shapes: Path) -> None:
@@ -247,7 +242,7 @@ def test_every_batch_holds_its_share_of_unlabelled_images(shapes: Path) -> None:
     teacher, optim = TeacherConfig(spec="any"), OptimConfig(accumulate=2)
     mixed = TrainConfig(data=data, teacher=teacher, size=24, batch=8, optim=optim)
     samples = open_training(data)
-    assert pools(samples, mixed) == [Pool(range(12), 6), Pool(range(12, 28), 2)]
+    assert batch_pools(samples, mixed) == [Pool(range(12), 6), Pool(range(12, 28), 2)]
     for batch in training_batches(samples, mixed, range(4)):
         assert [(mask == 255).all().item() for mask in batch.mask] == [False, False, False, True]
 
@@ -264,8 +259,8 @@ def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
         for place, (epoch, index) in enumerate(stream[8 * step : 8 * step + 8]):
             rng = np.random.default_rng((0, epoch, index))
             sample = samples[index]
-            view = draw_view(48, 48, 32, AugmentConfig(scale=(0.5, 2.0), flip=0.5), rng)
-            image, mask, inside = apply_view(sample.image, sample.mask, view, 32)
+            view = draw_crop(48, 48, 32, AugmentConfig(scale=(0.5, 2.0), flip=0.5), rng)
+            image, mask, valid = apply_crop(sample.image, sample.mask, view, 32)
             colour = [*np.float32([rng.uniform(0.7, 1.3) for _ in range(3)]), 0]
             assert batch.id[place] == sample.id
             assert torch.equal(batch.image[place], image)
@@ -274,8 +269,8 @@ def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
             seen = recolour(image[None] / 255, torch.tensor([colour]))
             torch.testing.assert_close(moved, normalise(seen)[0])
             assert torch.equal(batch.mask[place], mask)
-            assert torch.equal(batch.inside[place], inside)
-        assert batch.knowledge is batch.partner is batch.share is None
+            assert torch.equal(batch.valid[place], valid)
+        assert batch.teacher_logits is batch.target_b is batch.lam is None
 
 
 # Progressive resizing
@@ -283,8 +278,8 @@ def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
 
 def test_the_side_of_a_crop_is_a_function_of_the_step() -> None:
     rising = TrainConfig(size=64, progressive=[(0.25, 24), (0.5, 40)])
-    assert [crop_side(rising, step, 8) for step in range(8)] == [24, 24, 40, 40, 64, 64, 64, 64]
-    assert {crop_side(TrainConfig(size=64), step, 8) for step in range(8)} == {64}
+    assert [crop_size_at(rising, step, 8) for step in range(8)] == [24, 24, 40, 40, 64, 64, 64, 64]
+    assert {crop_size_at(TrainConfig(size=64), step, 8) for step in range(8)} == {64}
 
 
 def test_crops_grow_and_a_resume_changes_nothing(shapes: Path) -> None:
@@ -297,7 +292,7 @@ def test_crops_grow_and_a_resume_changes_nothing(shapes: Path) -> None:
 
 def test_a_small_crop_shows_as_much_of_the_image(shapes: Path) -> None:
     samples, augment = open_dataset(shapes, "train"), AugmentConfig(scale=(0.5, 0.5), flip=0, jitter=0)
-    large, small = (Views(samples, 24, augment, seed=0)[0, 0, side].image for side in (24, 12))
+    large, small = (CropDataset(samples, 24, augment, seed=0)[0, 0, side].image for side in (24, 12))
     again = F.resize(samples[0].image, [12, 12], antialias=True)
     assert (small.float() - again.float()).abs().mean() < 2  # the whole image, at a quarter of its side
     assert (F.resize(large, [12, 12], antialias=True).float() - small.float()).abs().mean() < 2
@@ -317,11 +312,11 @@ def test_logits_are_looked_up_by_the_size_of_the_file(shapes: Path, tmp_path: Pa
     with LogitsCache(tmp_path, form).writer(0) as writer:
         writer.write(key, (48, 48), logits)
     cache = TeacherCache(LogitsCache(tmp_path, form))
-    seen = Views(ReducedSamples(samples, 30), 16, augment, seed=0, cache=cache)[2, 3, 16]
-    view = draw_view(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
-    assert seen.knowledge is not None
-    expected = cut_view(logits.half().float(), view, (30, 30), (48, 48), 16, form)
-    assert torch.equal(seen.knowledge, expected)
+    seen = CropDataset(DownscaledSamples(samples, 30), 16, augment, seed=0, cache=cache)[2, 3, 16]
+    view = draw_crop(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
+    assert seen.teacher_logits is not None
+    expected = crop_logits(logits.half().float(), view, (30, 30), (48, 48), 16, form)
+    assert torch.equal(seen.teacher_logits, expected)
 
 
 def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, tmp_path: Path) -> None:
@@ -330,8 +325,8 @@ def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, t
     form = LogitsFormat(classes=9, square=24, scale=1.0, stride=24, align_corners=False, topk=0, teacher="a")
     with LogitsCache(tmp_path, form).writer(0) as writer:
         writer.write(image_key(*image_file(samples, 0)), (48, 48), torch.arange(18.0).view(2, 9, 1, 1))
-    views = Views(samples, 24, augment, seed=0, cache=TeacherCache(LogitsCache(tmp_path, form)))
+    views = CropDataset(samples, 24, augment, seed=0, cache=TeacherCache(LogitsCache(tmp_path, form)))
     for side in (12, 24):
-        knowledge = views[0, 0, side].knowledge
-        assert knowledge is not None
-        assert torch.equal(knowledge, torch.arange(9.0).half().view(9, 1, 1).expand(9, side, side))
+        teacher_logits = views[0, 0, side].teacher_logits
+        assert teacher_logits is not None
+        assert torch.equal(teacher_logits, torch.arange(9.0).half().view(9, 1, 1).expand(9, side, side))

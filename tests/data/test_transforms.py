@@ -6,16 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdistill.config import AugmentConfig
+from segdistill.config.train import AugmentConfig
 from segdistill.data.labels import VOID
-from segdistill.data.transforms import (
-    View,
-    apply_view,
-    draw_view,
-    normalise,
-    reduce,
-    resize_long_side,
-)
+from segdistill.data.transforms import Crop, apply_crop, downscale, draw_crop, normalise, resize_long_side
 
 pytestmark = pytest.mark.unit
 
@@ -38,15 +31,15 @@ def test_every_view_is_whole(
     height: int, width: int, size: int, seed: int, scale: tuple[float, float]
 ) -> None:
     rng = np.random.default_rng(seed)
-    view = draw_view(height, width, size, AugmentConfig(scale=scale), rng)
+    view = draw_crop(height, width, size, AugmentConfig(scale=scale), rng)
     assert 0 <= view.top <= view.top + view.height <= height
     assert 0 <= view.left <= view.left + view.width <= width
-    image, mask, inside = apply_view(*coded(height, width), view, size)
+    image, mask, valid = apply_crop(*coded(height, width), view, size)
     assert image.shape == (3, size, size)
-    assert mask.shape == inside.shape == (size, size)
-    assert inside.sum() == view.out_height * view.out_width
-    assert (mask[~inside] == VOID).all()
-    assert (mask[inside] != VOID).all()
+    assert mask.shape == valid.shape == (size, size)
+    assert valid.sum() == view.out_height * view.out_width
+    assert (mask[~valid] == VOID).all()
+    assert (mask[valid] != VOID).all()
 
 
 @given(
@@ -60,25 +53,25 @@ def test_the_mask_goes_where_the_image_goes(
     image, rows = coded(height, width)
     columns = (image[1] // 8).to(torch.uint8)
     augment = AugmentConfig(scale=(scale, scale), stretch=stretch)
-    view = draw_view(height, width, size, augment, np.random.default_rng(seed))
+    view = draw_crop(height, width, size, augment, np.random.default_rng(seed))
     for channel, code in ((0, rows), (1, columns)):
-        seen, mask, inside = apply_view(image, code, view, size)
-        distance = (seen[channel].float() / 8 - mask.float())[inside].abs().max()
+        seen, mask, valid = apply_crop(image, code, view, size)
+        distance = (seen[channel].float() / 8 - mask.float())[valid].abs().max()
         # Nearest is half a source pixel from bilinear at most; shrinking blurs over further pixels.
         shrink = max(1, view.height / view.out_height, view.width / view.out_width)
         assert distance <= (0.6 if shrink == 1 else 0.6 + shrink / 2)
 
 
 def test_a_view_of_the_true_scale_moves_pixels_and_changes_none() -> None:
-    view = View(
+    view = Crop(
         top=2, left=1, height=3, width=4, out_height=3, out_width=4, pad_top=1, pad_left=0, flip=True
     )  # fmt: skip
-    image, mask, inside = apply_view(*coded(8, 9), view, 5)
+    image, mask, valid = apply_crop(*coded(8, 9), view, 5)
     assert image[0, 1:4, 0].tolist() == [16, 24, 32]  # rows 2 to 4
     assert image[1, 1, :4].tolist() == [32, 24, 16, 8]  # columns 4 to 1: mirrored
     assert mask[1:4, 0].tolist() == [2, 3, 4]
-    assert inside[1:4, :4].all()
-    assert inside.sum() == 12
+    assert valid[1:4, :4].all()
+    assert valid.sum() == 12
     assert image[:, 0, 0].tolist() == [124, 116, 104]  # padding is ImageNet's mean colour
 
 
@@ -86,20 +79,20 @@ def test_masks_are_resized_without_mixing_classes() -> None:
     image, mask = torch.zeros(3, 6, 6, dtype=torch.uint8), torch.zeros(6, 6, dtype=torch.uint8)
     mask[2:4] = VOID
     mask[4:] = 20
-    view = View(
+    view = Crop(
         top=0, left=0, height=6, width=6, out_height=17, out_width=17, pad_top=0, pad_left=0, flip=False
     )
-    assert set(apply_view(image, mask, view, 17)[1].unique().tolist()) == {0, 20, VOID}
+    assert set(apply_crop(image, mask, view, 17)[1].unique().tolist()) == {0, 20, VOID}
 
 
 def test_stretch_takes_the_whole_image() -> None:
-    view = draw_view(10, 30, 8, AugmentConfig(stretch=True, flip=0), np.random.default_rng(0))
+    view = draw_crop(10, 30, 8, AugmentConfig(stretch=True, flip=0), np.random.default_rng(0))
     assert (view.height, view.width, view.out_height, view.out_width, view.flip) == (10, 30, 8, 8, False)
 
 
 def test_flips_come_as_often_as_asked() -> None:
     rng = np.random.default_rng(0)
-    flips = sum(draw_view(8, 8, 8, AugmentConfig(flip=0.25), rng).flip for _ in range(2000))
+    flips = sum(draw_crop(8, 8, 8, AugmentConfig(flip=0.25), rng).flip for _ in range(2000))
     assert 430 < flips < 570
 
 
@@ -122,7 +115,7 @@ def test_resizing_keeps_the_proportions(side: int | None, expected: tuple[int, i
 def test_the_scale_stays_in_its_range_and_the_proportions_are_kept(
     low: float, high: float, seed: int
 ) -> None:
-    view = draw_view(400, 300, 100, AugmentConfig(scale=(low, high)), np.random.default_rng(seed))
+    view = draw_crop(400, 300, 100, AugmentConfig(scale=(low, high)), np.random.default_rng(seed))
     vertical, horizontal = view.out_height / view.height, view.out_width / view.width
     assert vertical == pytest.approx(horizontal, rel=0.05)
     assert 0.97 * low <= vertical <= 1.03 * high
@@ -130,7 +123,7 @@ def test_the_scale_stays_in_its_range_and_the_proportions_are_kept(
 
 def test_a_smaller_image_is_padded_and_lies_anywhere() -> None:
     rng = np.random.default_rng(0)
-    views = [draw_view(2, 3, 4, AugmentConfig(scale=(1, 1)), rng) for _ in range(100)]
+    views = [draw_crop(2, 3, 4, AugmentConfig(scale=(1, 1)), rng) for _ in range(100)]
     assert {(v.height, v.width, v.out_height, v.out_width) for v in views} == {(2, 3, 2, 3)}
     assert {v.pad_top for v in views} == {0, 1, 2}
     assert {v.pad_left for v in views} == {0, 1}
@@ -139,15 +132,15 @@ def test_a_smaller_image_is_padded_and_lies_anywhere() -> None:
 @pytest.mark.parametrize(("flip", "expected"), [(0.0, {False}), (1.0, {True})])
 def test_a_flip_can_be_ruled_out_or_certain(flip: float, expected: set[bool]) -> None:
     rng = np.random.default_rng(0)
-    assert {draw_view(8, 8, 8, AugmentConfig(flip=flip), rng).flip for _ in range(100)} == expected
+    assert {draw_crop(8, 8, 8, AugmentConfig(flip=flip), rng).flip for _ in range(100)} == expected
 
 
 def test_reducing_keeps_classes_apart_and_small_samples_as_they_are() -> None:
     image, mask = coded(20, 30)
     mask = torch.where(mask < 10, 3, VOID).to(torch.uint8)
-    seen, labels = reduce(image, mask, 15)
+    seen, labels = downscale(image, mask, 15)
     assert (seen.shape, labels.shape) == ((3, 10, 15), (10, 15))
     assert labels[:, 0].tolist() == [3] * 5 + [VOID] * 5
     assert torch.equal(seen, resize_long_side(image, 15))
     assert seen.stride() == (1, 45, 3)  # channels last in memory
-    assert all(a is b for a, b in zip(reduce(image, mask, 30), (image, mask), strict=True))
+    assert all(a is b for a, b in zip(downscale(image, mask, 30), (image, mask), strict=True))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segdistill.config import FEATURE_LOSSES
+from segdistill.config.train import FEATURE_LOSSES
 from segdistill.data.labels import VOID
 from segdistill.distillation.objective import LOSSES
 
@@ -25,15 +25,15 @@ def inputs(seed: int = 0) -> dict[str, Any]:
 
     mask = torch.randint(0, 4, (2, 4, 6), generator=generator)
     mask[0, :2, :2] = VOID
-    inside = torch.rand(2, 4, 6, generator=generator) > 0.2
+    valid = torch.rand(2, 4, 6, generator=generator) > 0.2
     features = {key: normal(7) for key in ("ours", "theirs")}
     features["adapted"] = features["ours"]
     return {
         "logits": normal(5),
         "known": normal(5),
         "mask": mask,
-        "where": inside,
-        "inside": inside,
+        "where": valid,
+        "valid": valid,
         "generator": nn.Identity(),
         **features,
     }
@@ -101,7 +101,7 @@ def test_a_loss_is_computed_in_float32(name: str) -> None:
 @every_loss
 def test_nothing_known_is_zero_with_a_zero_gradient(name: str) -> None:
     nowhere = torch.zeros(2, 4, 6, dtype=torch.bool)
-    given = inputs() | {"mask": torch.full((2, 4, 6), VOID), "where": nowhere, "inside": nowhere}
+    given = inputs() | {"mask": torch.full((2, 4, 6), VOID), "where": nowhere, "valid": nowhere}
     loss, slope = gradient(name, given)
     assert loss == 0
     assert torch.equal(slope, torch.zeros_like(slope))
@@ -110,9 +110,9 @@ def test_nothing_known_is_zero_with_a_zero_gradient(name: str) -> None:
 @every_loss
 def test_padding_and_void_have_no_gradient(name: str) -> None:
     given = inputs()
-    given["mask"][~given["inside"]] = VOID
+    given["mask"][~given["valid"]] = VOID
     _, slope = gradient(name, given)
-    outside = slope.movedim(1, -1)[~given["inside"]]
+    outside = slope.movedim(1, -1)[~given["valid"]]
     assert torch.equal(outside, torch.zeros_like(outside))
     assert (slope != 0).any()
 

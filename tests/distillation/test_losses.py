@@ -178,18 +178,18 @@ def test_a_mixed_image_has_the_cross_entropy_of_both_masks() -> None:
     # Probabilities (1/4, 3/4); a share of 3/4 says class 1, the rest class 0.
     logits, share = pixel(0, math.log(3)), torch.tensor([0.75])
     one, zero = torch.ones(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long)
-    loss = hard_loss(logits, one, partner=zero, share=share)
+    loss = hard_loss(logits, one, target_b=zero, lam=share)
     assert loss.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
-    # A partner that knows nothing leaves the mean to the mask alone; two such have no loss.
+    # A target_b that knows nothing leaves the mean to the mask alone; two such have no loss.
     void = torch.full((1, 1, 1), VOID)
-    assert hard_loss(logits, one, partner=void, share=share).item() == pytest.approx(math.log(4 / 3))
-    assert hard_loss(logits, void, partner=void, share=share) == 0
+    assert hard_loss(logits, one, target_b=void, lam=share).item() == pytest.approx(math.log(4 / 3))
+    assert hard_loss(logits, void, target_b=void, lam=share) == 0
 
 
 def test_a_share_of_one_is_no_mixture() -> None:
     logits, mask = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     mask[0, 0] = VOID
-    mixed = hard_loss(logits, mask, partner=mask.flip(0), share=torch.ones(2), smoothing=0.1)
+    mixed = hard_loss(logits, mask, target_b=mask.flip(0), lam=torch.ones(2), smoothing=0.1)
     torch.testing.assert_close(mixed, hard_loss(logits, mask, smoothing=0.1))
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill.config import ObjectiveConfig
+from segdistill.config.train import ObjectiveConfig
+from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.data.loaders import Batch
 from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
 from segdistill.distillation.objective import LOSSES, Objective, check_losses, shrink
 from segdistill.distillation.region_losses import dice_loss
@@ -28,9 +28,9 @@ def teacher(width: float = 0.1) -> Teacher:
 def batch(**changes: Any) -> Batch:
     mask = torch.randint(0, 3, (2, 16, 16))
     mask[:, :3] = VOID
-    inside = torch.ones(2, 16, 16, dtype=torch.bool)
-    inside[:, :, :2] = False
-    values = {"image": torch.randn(2, 3, 16, 16), "mask": mask, "inside": inside, "id": ["a", "b"]}
+    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    valid[:, :, :2] = False
+    values = {"image": torch.randn(2, 3, 16, 16), "mask": mask, "valid": valid, "id": ["a", "b"]}
     return Batch(**values | changes)
 
 
@@ -47,7 +47,7 @@ def test_loss_is_the_weighted_sum_of_the_named_terms(logits: Any) -> None:
     terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
     assert list(terms) == ["loss", "hard", "soft"]
     torch.testing.assert_close(terms["hard"], hard_loss(student, views.mask).detach())
-    torch.testing.assert_close(terms["soft"], soft_loss(student, known, 3, views.inside).detach())
+    torch.testing.assert_close(terms["soft"], soft_loss(student, known, 3, views.valid).detach())
     torch.testing.assert_close(terms["loss"].detach(), 0.25 * terms["hard"] + 1.5 * terms["soft"])
     assert terms["loss"].requires_grad
     assert not terms["soft"].requires_grad
@@ -59,7 +59,7 @@ def test_golden_loss_of_two_pixels() -> None:
     views = Batch(
         image=torch.zeros(1, 3, 1, 2),
         mask=torch.tensor([[[0, VOID]]]),
-        inside=torch.ones(1, 1, 2, dtype=torch.bool),
+        valid=torch.ones(1, 1, 2, dtype=torch.bool),
         id=["a"],
     )
     known = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
@@ -91,13 +91,13 @@ def test_void_can_be_left_out_of_the_soft_loss(logits: Any) -> None:
     views = batch()
     student, known = logits
     objective = Objective(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
-    expected = soft_loss(student, known, 2, views.inside & (views.mask != VOID))
+    expected = soft_loss(student, known, 2, views.valid & (views.mask != VOID))
     torch.testing.assert_close(objective(views, student, known)["soft"], expected.detach())
 
 
 def test_padding_has_no_soft_loss(logits: Any) -> None:
     student, known = logits
-    views = batch(inside=torch.zeros(2, 16, 16, dtype=torch.bool))
+    views = batch(valid=torch.zeros(2, 16, 16, dtype=torch.bool))
     terms = Objective(ObjectiveConfig(alpha=0), DSUNet(3, width=0.1), teacher())(views, student, known)
     assert terms["loss"] == 0
 
@@ -179,9 +179,9 @@ def test_further_losses_are_added_under_their_names(logits: Any) -> None:
     terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
     assert list(terms) == ["loss", "hard", "dice", "cwd", "dist"]
     torch.testing.assert_close(terms["dice"], dice_loss(student, views.mask).detach())
-    cwd = channel_loss(student, known, views.inside, temperature=3.0)
+    cwd = channel_loss(student, known, views.valid, temperature=3.0)
     torch.testing.assert_close(terms["cwd"], cwd.detach())
-    torch.testing.assert_close(terms["dist"], dist_loss(student, known, views.inside, beta=4.0).detach())
+    torch.testing.assert_close(terms["dist"], dist_loss(student, known, views.valid, beta=4.0).detach())
     expected = terms["hard"] + 2 * terms["dice"] + terms["cwd"] + 0.5 * terms["dist"]
     torch.testing.assert_close(terms["loss"].detach(), expected)
 
@@ -219,7 +219,7 @@ def test_void_can_be_left_out_of_further_losses_of_logits(logits: Any) -> None:
     views = batch()
     config = ObjectiveConfig(losses={"cwd": 1.0}, soft_on_void=False)
     terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
-    expected = channel_loss(student, known, views.inside & (views.mask != VOID))
+    expected = channel_loss(student, known, views.valid & (views.mask != VOID))
     torch.testing.assert_close(terms["cwd"], expected.detach())
 
 
@@ -237,7 +237,7 @@ def test_weights_and_temperature_may_go_from_one_value_to_another(logits: Any) -
     ):
         terms = objective(views, student, known, progress)
         assert list(terms) == ["loss", "hard", "soft", "dice"]
-        expected = soft_loss(student, known, temperature, views.inside)
+        expected = soft_loss(student, known, temperature, views.valid)
         torch.testing.assert_close(terms["soft"], expected.detach())
         summed = sum(w * terms[name] for w, name in zip(weights, ("hard", "soft", "dice"), strict=True))
         torch.testing.assert_close(terms["loss"].detach(), summed)
@@ -246,13 +246,13 @@ def test_weights_and_temperature_may_go_from_one_value_to_another(logits: Any) -
 def test_smoothing_class_weights_and_mixtures_reach_the_hard_loss(logits: Any) -> None:
     student, weights = logits[0], torch.tensor([0.5, 1.0, 2.0])
     views = batch()
-    mixed = batch(mask=views.mask, partner=views.mask.flip(0), share=torch.tensor([0.6, 0.9]))
+    mixed = batch(mask=views.mask, target_b=views.mask.flip(0), lam=torch.tensor([0.6, 0.9]))
     config = ObjectiveConfig(alpha=1.0, label_smoothing=0.1)
     objective = Objective(config, DSUNet(3, width=0.1), None, weights)
     expected = hard_loss(student, views.mask, smoothing=0.1, weights=weights)
     torch.testing.assert_close(objective(views, student, None)["hard"], expected.detach())
     expected = hard_loss(
-        student, views.mask, partner=mixed.partner, share=mixed.share, smoothing=0.1, weights=weights
+        student, views.mask, target_b=mixed.target_b, lam=mixed.lam, smoothing=0.1, weights=weights
     )
     torch.testing.assert_close(objective(mixed, student, None)["hard"], expected.detach())
 
@@ -316,7 +316,7 @@ def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
     for index, features in enumerate(kept):
         logits = objective.adapters[f"auxiliary_{index}"](features)
         small, coarse = shrink(views, known, logits.shape[2:])
-        each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, 2.0, small.inside))
+        each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, 2.0, small.valid))
     assert [f.shape[2] for f in kept] == [2, 4, 8]
     assert list(terms) == ["loss", "hard", "soft", "auxiliary"]
     torch.testing.assert_close(terms["auxiliary"], torch.stack(each).mean().detach())
@@ -328,13 +328,13 @@ def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
 
 def test_a_coarse_batch_has_nearest_masks_and_average_logits() -> None:
     mask = torch.tensor([[[0, 0, 1, 1], [0, 2, 1, VOID]]])
-    views = Batch(torch.zeros(1, 3, 2, 4), mask, mask != 1, ["a"], partner=2 - mask.clamp(max=2))
+    views = Batch(torch.zeros(1, 3, 2, 4), mask, mask != 1, ["a"], target_b=2 - mask.clamp(max=2))
     known = torch.tensor([[1.0, 2.0, 0.0, 4.0], [3.0, 4.0, 4.0, 0.0]]).view(1, 1, 2, 4)
     small, coarse = shrink(views, known, torch.Size((1, 2)))
     # The middle of each 2 x 2 square is at its lower right pixel's corner, which nearest neighbour takes.
     assert small.mask.tolist() == [[[2, VOID]]]
-    assert small.partner.tolist() == [[[0, 0]]]
-    assert small.inside.tolist() == [[[True, True]]]
+    assert small.target_b.tolist() == [[[0, 0]]]
+    assert small.valid.tolist() == [[[True, True]]]
     assert coarse.tolist() == [[[[2.5, 2.0]]]]
 
 

@@ -8,10 +8,11 @@ import torch
 from accelerate import Accelerator
 
 from segdistill import api
-from segdistill.config import AugmentConfig, OptimConfig, TrainConfig
+from segdistill.config.train import AugmentConfig, OptimConfig, TrainConfig
+from segdistill.data.batch import Batch
 from segdistill.data.datasets import open_dataset
-from segdistill.data.loaders import Batch, training_batches
-from segdistill.engine.train import Experiment, device_batches
+from segdistill.data.loaders import training_batches
+from segdistill.engine.trainer import Experiment, device_batches
 from segdistill.models.card import ModelCard
 
 pytestmark = pytest.mark.unit
@@ -39,8 +40,8 @@ def test_the_defaults_move_batches_to_the_device_and_change_nothing(
         expected = plain.to(torch.device("cpu"))
         assert torch.equal(batch.image, expected.image)
         assert torch.equal(batch.mask, expected.mask)
-        assert torch.equal(batch.inside, expected.inside)
-        assert batch.share is batch.partner is None
+        assert torch.equal(batch.valid, expected.valid)
+        assert batch.lam is batch.target_b is None
 
 
 def test_mixing_is_the_same_after_a_resume(configure: Any, accelerator: Accelerator, tmp_path: Path) -> None:
@@ -48,12 +49,12 @@ def test_mixing_is_the_same_after_a_resume(configure: Any, accelerator: Accelera
     config = configure(tmp_path, augment=augment, optim=OptimConfig(accumulate=2), steps=8)
     whole, rest = (drawn(config, accelerator, range(first, 8)) for first in (0, 5))
     assert len(whole) == 16
-    assert len({batch.share is None for batch in whole}) == 2
+    assert len({batch.lam is None for batch in whole}) == 2
     for one, two in zip(whole[10:], rest, strict=True):
         assert torch.equal(one.image, two.image)
         assert torch.equal(one.mask, two.mask)
-        assert (one.share is None) == (two.share is None)
-        assert one.share is None or (two.share is not None and torch.equal(one.share, two.share))
+        assert (one.lam is None) == (two.lam is None)
+        assert one.lam is None or (two.lam is not None and torch.equal(one.lam, two.lam))
 
 
 def test_two_parts_of_a_step_are_mixed_by_chances_of_their_own(
@@ -61,7 +62,7 @@ def test_two_parts_of_a_step_are_mixed_by_chances_of_their_own(
 ) -> None:
     optim = OptimConfig(accumulate=2)
     config = configure(tmp_path, augment=AugmentConfig(mixup=1.0), optim=optim)
-    shares = [batch.share for batch in drawn(config, accelerator, range(2))]
+    shares = [batch.lam for batch in drawn(config, accelerator, range(2))]
     assert all(share is not None and len(share) == 2 for share in shares)
     assert len({tuple(share.tolist()) for share in shares if share is not None}) == 4
 

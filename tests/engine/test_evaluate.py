@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from segdistill.data.datasets import Sample
 from segdistill.data.labels import LabelSet
+from segdistill.data.samples import Sample
 from segdistill.data.transforms import normalise
-from segdistill.engine.evaluate import evaluate, segment
+from segdistill.engine.evaluate import evaluate
 from segdistill.engine.runtime import make_accelerator
+from segdistill.inference.segment import segment
 from segdistill.models.student import DSUNet
 
 pytestmark = pytest.mark.unit

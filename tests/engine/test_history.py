@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from segdistill.engine.history import History, progress, say
+from segdistill.console import log, progress
+from segdistill.engine.history import History
 from segdistill.engine.runtime import make_accelerator
 
 pytestmark = pytest.mark.unit
@@ -93,7 +94,7 @@ def test_trackers_are_told(tmp_path: Path) -> None:
 
 def test_lines_for_people_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     path = "runs/[bold]/a-path-that-is-much-longer-than-the-terminal-is-wide" * 3
-    say(f"saved {path}")
+    log(f"saved {path}")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"saved {path}\n"

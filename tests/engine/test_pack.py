@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segdistill import api, cli
-from segdistill.engine.run import pack
+from segdistill.engine.run_folder import pack
 
 pytestmark = pytest.mark.integration
 

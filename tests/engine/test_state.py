@@ -8,12 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from segdistill.config import ObjectiveConfig, OptimConfig
+from segdistill.config.train import ObjectiveConfig, OptimConfig
+from segdistill.data.batch import Batch
 from segdistill.data.labels import LabelSet
-from segdistill.data.loaders import Batch
 from segdistill.distillation.objective import Objective
 from segdistill.engine.state import TrainingState, learning_rate, make_optimizer, warmed_up_average
-from segdistill.models.fake_quantised import FakeQuantised
+from segdistill.models.quantized import FakeQuantized
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
@@ -141,7 +141,7 @@ def test_as_if_in_eight_bits_the_average_is_scored_with_the_ranges_of_the_studen
     ]
     states[0].wrapped.train()(torch.randn(2, 3, 16, 16))
     scoring = states[0].scoring
-    assert isinstance(scoring, FakeQuantised)
+    assert isinstance(scoring, FakeQuantized)
     assert scoring.network is states[0].evaluated
     assert scoring.ranges[0].high.isfinite()
     assert list(states[0].state_dict()["student"]) == list(student.state_dict())

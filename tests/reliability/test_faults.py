@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from segdistill import api, cli
-from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig, to_yaml
-from segdistill.data.loaders import plain_failures
-from segdistill.engine import train as loop
-from segdistill.engine.checkpoint import load_checkpoint
+from segdistill.config.train import DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.config.yaml import to_yaml
+from segdistill.data.worker import plain_failures
+from segdistill.engine import trainer as loop
+from segdistill.engine.monitor import NonFiniteLossError
 from segdistill.engine.replay import load_batch
-from segdistill.engine.run import RunLock
-from segdistill.engine.runtime import StopSignal
-from segdistill.engine.train import NonFiniteLossError, Stopped
+from segdistill.engine.run_folder import RunLock, load_checkpoint
+from segdistill.engine.runtime import Stopped, StopSignal
 
 pytestmark = pytest.mark.integration
 
@@ -235,10 +235,10 @@ def train_until(config: TrainConfig, place: str, number: int, patch: pytest.Monk
         return original(*arguments, **options)
 
     owner, name = {
-        "the cache": ("segdistill.engine.cache", "look"),
+        "the cache": ("segdistill.engine.fill_caches", "look"),
         "an evaluation": ("segdistill.engine.evaluate", "segment"),
         "the report": ("segdistill.reporting.report", "write_atomic"),
-        "a checkpoint": ("segdistill.engine.train", "save_checkpoint"),
+        "a checkpoint": ("segdistill.engine.trainer", "save_checkpoint"),
     }[place]
     original = getattr(sys.modules[owner], name)
     with patch.context() as patched:

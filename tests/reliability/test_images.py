@@ -14,10 +14,10 @@ from memory import AddedMemory
 from PIL import Image
 
 from segdistill.data.check import check
-from segdistill.data.datasets import SegmentationDataset
 from segdistill.data.images import MOST_PIXELS, read_image
 from segdistill.data.labels import LabelSet
-from segdistill.deploy.predict import predict, write_prediction
+from segdistill.data.samples import FileSamples
+from segdistill.inference.prediction import predict_image, write_prediction
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork
 
@@ -30,7 +30,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def attack(count: int, folder: Path) -> dict[str, float]:
-    """Feed the files to `data check` and `predict`; returns what it took."""
+    """Feed the files to `data check` and `predict_image`; returns what it took."""
     torch.manual_seed(0)
     network = TrainedNetwork(DSUNet(2, width=0.05), LABELS, "tiny", size=32).eval()
     figures = {"inputs": 0, "read": 0, "refused": 0, "worst_seconds": 0.0}
@@ -44,10 +44,10 @@ def attack(count: int, folder: Path) -> dict[str, float]:
             signal.alarm(60)  # of a clock on the wall, which others' work slows down
             refusals = []
             try:
-                write_prediction(predict(network, read_image(path)), folder / "out", Path("x"))
+                write_prediction(predict_image(network, read_image(path)), folder / "out", Path("x"))
             except ValueError as error:
                 refusals.append(str(error))
-            data = SegmentationDataset(LABELS, ["x"], [path], [path])
+            data = FileSamples(LABELS, ["x"], [path], [path])
             refusals += [problem.reason for problem in check(data) if problem]
             signal.alarm(0)
             assert all("\n" not in text and len(text) < 1000 for text in refusals), name
@@ -93,7 +93,7 @@ def test_an_image_above_the_limit_says_what_to_do(tmp_path: Path, monkeypatch: A
 def test_a_picture_longer_than_a_jpeg_file_can_be_has_an_overlay(tmp_path: Path) -> None:
     Image.new("RGB", (1, 70_000)).save(tmp_path / "a.png")
     network = TrainedNetwork(DSUNet(2, width=0.05), LABELS, "tiny", size=32).eval()
-    mask = write_prediction(predict(network, read_image(tmp_path / "a.png")), tmp_path, Path("x"))
+    mask = write_prediction(predict_image(network, read_image(tmp_path / "a.png")), tmp_path, Path("x"))
     for path, longest in ((mask, 70_000), (tmp_path / "x_overlay.jpg", 65_500)):
         with Image.open(path) as image:
             assert max(image.size) == longest

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from segdistill import api
-from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.config.train import DataConfig, OptimConfig, TeacherConfig, TrainConfig
 from segdistill.data.labels import read_yaml
-from segdistill.engine.checkpoint import load_checkpoint
+from segdistill.engine.run_folder import load_checkpoint
 from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from test_kill import assert_whole, kept, leaves
 
-from segdistill.config import DataConfig, OptimConfig, TeacherConfig, TrainConfig, to_yaml
+from segdistill.config.train import DataConfig, OptimConfig, TeacherConfig, TrainConfig
+from segdistill.config.yaml import to_yaml
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak]
 LAUNCH = (

@@ -26,7 +26,7 @@ from schemathesis import openapi
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from segdistill.deploy.places import REST_S
+from segdistill.serving.admission import REST_S
 
 pytestmark = pytest.mark.integration
 TOKEN = "sesame"

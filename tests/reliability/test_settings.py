@@ -11,7 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segdistill.config import TrainConfig, load
+from segdistill.config.train import TrainConfig
+from segdistill.config.yaml import load
 from segdistill.data.datasets import open_dataset, splits
 from segdistill.data.labels import label_set, read_yaml
 from segdistill.engine.replay import load_batch

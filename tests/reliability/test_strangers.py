@@ -14,10 +14,11 @@ import torch
 from memory import AddedMemory
 from safetensors.torch import save_file
 
-from segdistill.config import TrainConfig, load
+from segdistill.config.train import TrainConfig
+from segdistill.config.yaml import load
 from segdistill.data.datasets import open_dataset, splits
 from segdistill.data.labels import read_yaml
-from segdistill.engine.checkpoint import load_checkpoint, save_checkpoint
+from segdistill.engine.run_folder import load_checkpoint, save_checkpoint
 from segdistill.files import JSON_BYTES, YAML_BYTES, read_json, read_plain_yaml
 from segdistill.models.card import read_card, read_weights
 from segdistill.models.trained import load_network, read_state

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdistill.config import DataConfig, StudentConfig, TeacherConfig, TrainConfig, to_yaml
+from segdistill.config.train import DataConfig, StudentConfig, TeacherConfig, TrainConfig
+from segdistill.config.yaml import to_yaml
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.engine.metrics import Metrics
 from segdistill.models.card import ModelCard

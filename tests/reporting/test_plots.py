@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdistill.reporting import figures, plots
+from segdistill.reporting import plots
+from segdistill.reporting import style as figures
 
 pytestmark = pytest.mark.unit
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from segdistill.reporting.comparison import MINUS
+from segdistill.reporting.examples import Example, pick_examples
 from segdistill.reporting.records import read_records, run_names
-from segdistill.reporting.report import SECTIONS, Example, pick_examples, write_report
+from segdistill.reporting.report import SECTIONS, write_report
 
 pytestmark = pytest.mark.unit
 

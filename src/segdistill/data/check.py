@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from typing import NamedTuple
 
-from segdistill.data.datasets import SegmentationDataset
+from segdistill.data.samples import FileSamples
 
 
 class Problem(NamedTuple):
@@ -15,7 +15,7 @@ class Problem(NamedTuple):
     reason: str
 
 
-def check(dataset: SegmentationDataset) -> Iterator[Problem | None]:
+def check(dataset: FileSamples) -> Iterator[Problem | None]:
     """Read every sample, several at once; yields in order, None for a good one, a `Problem` for a bad one.
 
     A missing, unreadable or truncated file, an image and a mask of different sizes, a mask of colours instead

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import AugmentConfig
+from segdistill.config.train import AugmentConfig
 
 LUMA = (0.299, 0.587, 0.114)
 """How bright red, green and blue seem (ITU-R BT.601)."""

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segdistill.data.datasets import Sample, labelled_count
+from segdistill.data.samples import Sample, labelled_count
 
 MOST_IMAGES = 2000
 

@@ -1,6 +1,6 @@
 """The random view that training draws of a sample: scale, crop, padding and flip, mask included.
 
-A view is drawn first (`draw_view`, a few integers) and applied after (`apply_view`), so that whatever else
+A view is drawn first (`draw_crop`, a few integers) and applied after (`apply_crop`), so that whatever else
 belongs to the pixels, a cached teacher's logits for one, can follow the same geometry.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config import AugmentConfig
+from segdistill.config.train import AugmentConfig
 from segdistill.data.labels import VOID
 
 # ImageNet's statistics, which nearly every published backbone was trained with (torchvision's weights' meta).
@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class Crop:
     """Which part of an image is seen, and where it lies in the S x S canvas. All in pixels.
 
     The source box (top, left, height, width) is resized to (out_height, out_width), mirrored where `flip` is
@@ -45,11 +45,11 @@ def normalise(image: Tensor) -> Tensor:
     return F.normalize(F.to_dtype(image, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
-def draw_view(height: int, width: int, size: int, augment: AugmentConfig, rng: np.random.Generator) -> View:
+def draw_crop(height: int, width: int, size: int, augment: AugmentConfig, rng: np.random.Generator) -> Crop:
     """Draw the view of an H x W image for a canvas of `size` x `size` pixels."""
     flip = bool(rng.random() < augment.flip)
     if augment.stretch:
-        return View(
+        return Crop(
             top=0, left=0, height=height, width=width, out_height=size, out_width=size,
             pad_top=0, pad_left=0, flip=flip,
         )  # fmt: skip
@@ -57,7 +57,7 @@ def draw_view(height: int, width: int, size: int, augment: AugmentConfig, rng: n
     scale = math.exp(rng.uniform(math.log(low), math.log(high)))
     top, box_height, out_height, pad_top = _draw_extent(height, size, scale, rng)
     left, box_width, out_width, pad_left = _draw_extent(width, size, scale, rng)
-    return View(
+    return Crop(
         top=top, left=left, height=box_height, width=box_width, out_height=out_height, out_width=out_width,
         pad_top=pad_top, pad_left=pad_left, flip=flip,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def _draw_extent(length: int, size: int, scale: float, rng: np.random.Generator)
     return int(rng.integers(length - extent + 1)), extent, out, int(rng.integers(size - out + 1))
 
 
-def apply_view(image: Tensor, mask: Tensor, view: View, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def apply_crop(image: Tensor, mask: Tensor, view: Crop, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cut a view out of a sample.
 
     Args:
@@ -81,7 +81,7 @@ def apply_view(image: Tensor, mask: Tensor, view: View, size: int) -> tuple[Tens
 
     Returns:
         image 3 x S x S uint8 (antialiased bilinear, padded with ImageNet's mean colour), mask S x S uint8
-        (nearest neighbour, padded with `VOID`), inside S x S bool (False on padding).
+        (nearest neighbour, padded with `VOID`), valid S x S bool (False on padding).
     """
     box = (view.top, view.left, view.height, view.width)
     out = [view.out_height, view.out_width]
@@ -98,9 +98,9 @@ def apply_view(image: Tensor, mask: Tensor, view: View, size: int) -> tuple[Tens
     canvas[:, rows, columns] = image
     labels = torch.full((size, size), VOID, dtype=torch.uint8)
     labels[rows, columns] = mask[0]
-    inside = torch.zeros(size, size, dtype=torch.bool)
-    inside[rows, columns] = True
-    return canvas, labels, inside
+    valid = torch.zeros(size, size, dtype=torch.bool)
+    valid[rows, columns] = True
+    return canvas, labels, valid
 
 
 def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
@@ -113,7 +113,7 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
     return F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
 
 
-def reduce(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tensor]:
+def downscale(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tensor]:
     """Reduce a sample to a long side of `long_side` pixels; a smaller one stays as it is.
 
     Args:

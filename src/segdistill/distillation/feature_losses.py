@@ -90,11 +90,11 @@ def pairwise_loss(student: Tensor, teacher: Tensor, where: Tensor, *, patches: i
     """
     ours, theirs, where = on_one_grid(student, teacher, where)
     grid = (min(patches, ours.shape[2]), min(patches, ours.shape[3]))
-    inside = where[:, None].float()
-    there = F.adaptive_avg_pool2d(inside, grid).flatten(1) > 0
+    valid = where[:, None].float()
+    there = F.adaptive_avg_pool2d(valid, grid).flatten(1) > 0
 
     def similarity(features: Tensor) -> Tensor:
-        nodes = F.normalize(F.adaptive_avg_pool2d(features * inside, grid).flatten(2), dim=1, eps=EPS)
+        nodes = F.normalize(F.adaptive_avg_pool2d(features * valid, grid).flatten(2), dim=1, eps=EPS)
         return nodes.transpose(1, 2) @ nodes
 
     with torch.autocast(ours.device.type, enabled=False):  # which would multiply matrices in bf16

@@ -19,8 +19,8 @@ def hard_loss(
     logits: Tensor,
     mask: Tensor,
     *,
-    partner: Tensor | None = None,
-    share: Tensor | None = None,
+    target_b: Tensor | None = None,
+    lam: Tensor | None = None,
     smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
@@ -29,8 +29,8 @@ def hard_loss(
     Args:
         logits: N x K x H x W.
         mask: N x H x W int64, class index or 255 = void.
-        partner: N x H x W int64, the mask of the image that was mixed in (Zhang et al. 2018, mixup).
-        share: N, the weight of `mask`; the partner has the rest.
+        target_b: N x H x W int64, the mask of the image that was mixed in (Zhang et al. 2018, mixup).
+        lam: N, the weight of `mask`; the target_b has the rest.
         smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
         weights: K, how much the pixels of each class count; a mean of 1 over pixels keeps the loss's size.
 
@@ -38,7 +38,7 @@ def hard_loss(
         A scalar in nats; 0 where every pixel is void.
     """
     logits = logits.float()
-    if partner is None or share is None:
+    if target_b is None or lam is None:
         total = F.cross_entropy(
             logits, mask, weights, ignore_index=VOID, reduction="sum", label_smoothing=smoothing
         )
@@ -47,10 +47,10 @@ def hard_loss(
         F.cross_entropy(
             logits, target, weights, ignore_index=VOID, reduction="none", label_smoothing=smoothing
         )
-        for target in (mask, partner)
+        for target in (mask, target_b)
     )
-    ours = share.float()[:, None, None]
-    count = (ours * (mask != VOID) + (1 - ours) * (partner != VOID)).sum()
+    ours = lam.float()[:, None, None]
+    count = (ours * (mask != VOID) + (1 - ours) * (target_b != VOID)).sum()
     return (ours * first + (1 - ours) * second).sum() / count.clamp(min=EPS)
 
 

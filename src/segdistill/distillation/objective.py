@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.config import FEATURE_LOSSES, ObjectiveConfig, Scheduled, largest
+from segdistill.config.train import FEATURE_LOSSES, ObjectiveConfig
+from segdistill.config.values import Scheduled, largest
+from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID
-from segdistill.data.loaders import Batch
 from segdistill.distillation.feature_losses import (
     attention_loss,
     cosine_loss,
@@ -22,7 +23,6 @@ from segdistill.distillation.feature_losses import (
     nearest,
     pairwise_loss,
 )
-from segdistill.distillation.features import FeatureTap
 from segdistill.distillation.losses import (
     channel_loss,
     decoupled_loss,
@@ -33,6 +33,7 @@ from segdistill.distillation.losses import (
     soft_loss,
 )
 from segdistill.distillation.region_losses import dice_loss, lovasz_loss, ohem_loss
+from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 
 
@@ -43,7 +44,7 @@ class Loss:
     Attributes:
         function: its keyword-only parameters are the loss's options.
         sees: what its other parameters get, in order: `logits` and `known` (the student's and the teacher's),
-            `mask`, `where` (pixels with a say of the teacher), `inside` (pixels that are no padding), `ours`
+            `mask`, `where` (pixels with a say of the teacher), `valid` (pixels that are no padding), `ours`
             and `theirs` (features), `adapted` (ours with the teacher's channels), `generator` (a module).
     """
 
@@ -68,12 +69,12 @@ LOSSES: dict[str, Loss] = {
     "cwd": Loss(channel_loss, LOGITS),
     "dist": Loss(dist_loss, LOGITS),
     "dkd": Loss(decoupled_loss, ("logits", "known", "mask", "where")),
-    "cosine": Loss(cosine_loss, ("adapted", "theirs", "inside")),
-    "fitnet": Loss(fitnet_loss, ("adapted", "theirs", "inside")),
-    "attention": Loss(attention_loss, ("ours", "theirs", "inside")),
-    "pairwise": Loss(pairwise_loss, ("ours", "theirs", "inside")),
-    "ifvd": Loss(ifvd_loss, ("ours", "theirs", "mask", "inside")),
-    "mgd": Loss(mgd_loss, ("ours", "theirs", "inside", "generator")),
+    "cosine": Loss(cosine_loss, ("adapted", "theirs", "valid")),
+    "fitnet": Loss(fitnet_loss, ("adapted", "theirs", "valid")),
+    "attention": Loss(attention_loss, ("ours", "theirs", "valid")),
+    "pairwise": Loss(pairwise_loss, ("ours", "theirs", "valid")),
+    "ifvd": Loss(ifvd_loss, ("ours", "theirs", "mask", "valid")),
+    "mgd": Loss(mgd_loss, ("ours", "theirs", "valid", "generator")),
 }
 LIMITS = {
     "temperature": (0.01, 1000),
@@ -120,17 +121,17 @@ class Objective(nn.Module):
         self.options = check_losses(config, distils=teacher is not None)
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.adapters = nn.ModuleDict()
-        self.heads: list[FeatureTap] = []
-        self.taps: tuple[FeatureTap, FeatureTap] | None = None
+        self.heads: list[FeatureHook] = []
+        self.hooks: tuple[FeatureHook, FeatureHook] | None = None
         if config.auxiliary:
             layers = getattr(student, "auxiliary", None) or [None]
-            self.heads = [FeatureTap(student, layer, "the network's `auxiliary`") for layer in layers]
+            self.heads = [FeatureHook(student, layer, "the network's `auxiliary`") for layer in layers]
         if teacher is not None and FEATURE_LOSSES.intersection(self.options):
-            self.taps = (
-                FeatureTap(student, config.student_layer, "objective.student_layer"),
-                FeatureTap(teacher.network.module, config.teacher_layer, "objective.teacher_layer"),
+            self.hooks = (
+                FeatureHook(student, config.student_layer, "objective.student_layer"),
+                FeatureHook(teacher.network.module, config.teacher_layer, "objective.teacher_layer"),
             )
-        if self.heads or self.taps:
+        if self.heads or self.hooks:
             self._make_adapters(student, teacher)
 
     def _make_adapters(self, student: nn.Module, teacher: Teacher | None) -> None:
@@ -141,14 +142,14 @@ class Objective(nn.Module):
             with torch.no_grad():
                 image = torch.zeros(1, 3, 64, 64)
                 classes = student(image).shape[1]
-                if self.taps is not None and teacher is not None:
+                if self.hooks is not None and teacher is not None:
                     teacher(image)
         finally:
             student.train(training)
         for index, head in enumerate(self.heads):
             self.adapters[f"auxiliary_{index}"] = nn.Conv2d(head.take().shape[1], classes, 1)
-        if self.taps is not None:
-            maps = [tap.take() for tap in self.taps]
+        if self.hooks is not None:
+            maps = [hook.take() for hook in self.hooks]
             ours, theirs = (features.shape[1] for features in maps)
             self.stride = image.shape[2] // maps[0].shape[2]
             for name, options in self.options.items():
@@ -194,8 +195,8 @@ class Objective(nn.Module):
             hard = hard_loss(
                 student,
                 batch.mask,
-                partner=batch.partner,
-                share=batch.share,
+                target_b=batch.target_b,
+                lam=batch.lam,
                 smoothing=config.label_smoothing,
                 weights=self.class_weights,
             )
@@ -207,13 +208,13 @@ class Objective(nn.Module):
 
     def _taught(self, batch: Batch) -> Tensor:
         """The pixels that logits are compared at, N x H x W bool."""
-        return batch.inside if self.config.soft_on_void else batch.inside & (batch.mask != VOID)
+        return batch.valid if self.config.soft_on_void else batch.valid & (batch.mask != VOID)
 
     def _auxiliary(self, batch: Batch, teacher: Tensor | None, progress: float) -> Tensor:
         """The weighted hard and soft loss of the heads, each at its own layer's size; their mean."""
         losses = []
-        for index, tap in enumerate(self.heads):
-            logits = self.adapters[f"auxiliary_{index}"](tap.take())
+        for index, hook in enumerate(self.heads):
+            logits = self.adapters[f"auxiliary_{index}"](hook.take())
             small, known = shrink(batch, teacher, logits.shape[2:])
             losses.append(weighted_sum(self._hard_and_soft(small, logits, known, progress)))
         return torch.stack(losses).mean()
@@ -227,12 +228,12 @@ class Objective(nn.Module):
             "known": teacher,
             "mask": batch.mask,
             "where": self._taught(batch),
-            "inside": batch.inside,
+            "valid": batch.valid,
         }
-        if self.taps is not None:
-            ours, theirs = self.taps
+        if self.hooks is not None:
+            ours, theirs = self.hooks
             seen["ours"] = ours.take()
-            seen["theirs"] = theirs.take() if batch.features is None else batch.features
+            seen["theirs"] = theirs.take() if batch.teacher_features is None else batch.teacher_features
         terms = {}
         for name, options in self.options.items():
             adapter = self.adapters[name] if name in self.adapters else nn.Identity()
@@ -324,7 +325,7 @@ def shrink(batch: Batch, teacher: Tensor | None, size: torch.Size) -> tuple[Batc
     small = replace(
         batch,
         mask=nearest(batch.mask, size),
-        inside=nearest(batch.inside, size),
-        partner=None if batch.partner is None else nearest(batch.partner, size),
+        valid=nearest(batch.valid, size),
+        target_b=None if batch.target_b is None else nearest(batch.target_b, size),
     )
     return small, None if teacher is None else F.interpolate(teacher.float(), size=size, mode="area")

@@ -1,19 +1,18 @@
 """Evaluation at the masks' own size, of anything that turns images into logits."""
 
-import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
-from segdistill.data.datasets import Sample
 from segdistill.data.labels import LabelSet
-from segdistill.data.loaders import evaluation_samples, plainly
-from segdistill.data.transforms import normalise
+from segdistill.data.loaders import evaluation_samples
+from segdistill.data.samples import Sample
+from segdistill.data.worker import with_plain_errors
 from segdistill.engine.metrics import Metrics
+from segdistill.inference.segment import segment
 
 
 def evaluate(
@@ -59,7 +58,7 @@ def evaluate(
     network.eval()
     try:
         with torch.inference_mode(), accelerator.autocast():
-            for image, sample in plainly(loader):
+            for image, sample in with_plain_errors(loader):
                 if stopped():
                     break
                 mask = sample.mask.long()
@@ -72,55 +71,6 @@ def evaluate(
         network.train(training)
     _sum_over_processes(metrics, accelerator)
     return metrics
-
-
-@torch.inference_mode()
-def segment(
-    network: nn.Module,
-    image: Tensor,
-    size: torch.Size | tuple[int, int],
-    *,
-    device: torch.device | None = None,
-    flip: bool = False,
-    scales: tuple[float, ...] = (1.0,),
-) -> Tensor:
-    """What a network sees in one image.
-
-    Args:
-        network: on `device`, in eval mode.
-        image: 3 x h x w uint8 RGB, at the size that the network is to see.
-        size: H, W that is asked for.
-        device: where to compute; None for the CPU.
-        flip: also look at the mirrored image, and average the probabilities.
-        scales: look at the image at each of these relative sizes, and average the probabilities.
-
-    Returns:
-        K x H x W float32: with one plain view the network's logits, resized bilinearly; otherwise the
-        logarithm of the mean probability.
-    """
-    pixels = normalise(image.to(device or torch.device("cpu")))[None]
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
-    views = []
-    for scale in scales:
-        seen = pixels
-        if scale != 1:
-            wanted = [max(1, round(side * scale)) for side in pixels.shape[2:]]
-            seen = F.interpolate(pixels, size=wanted, mode="bilinear", align_corners=False, antialias=True)
-        views.append(resize_logits(network(seen), size))
-        if flip:
-            views.append(resize_logits(network(seen.flip(3)).flip(3), size))
-    if len(views) == 1:
-        return views[0][0]
-    total = torch.stack([view.log_softmax(dim=1) for view in views]).logsumexp(dim=0)[0]
-    return total - math.log(len(views))
-
-
-def resize_logits(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """N x K x h x w -> N x K x H x W float32, bilinear."""
-    logits = logits.float()
-    if logits.shape[2:] == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _sum_over_processes(metrics: Metrics, accelerator: Accelerator) -> None:

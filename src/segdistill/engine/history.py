@@ -1,28 +1,13 @@
-"""What a run says while it trains: history.jsonl, the trackers of accelerate, and a progress bar."""
+"""The records of a run, step by step: history.jsonl and the trackers of accelerate."""
 
 import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from segdistill.files import LINES_BYTES, read_text, write_atomic
-
-console = Console(stderr=True)
-"""Where everything meant for people goes; standard output is for machines."""
 
 
 class History:
@@ -84,31 +69,3 @@ def _kept(line: str, start: int, scored: int) -> bool:
         return line.endswith("\n") and record["step"] <= (scored if "evaluation" in record else start)
     except (ValueError, TypeError, LookupError):  # a kill or a full disk came in between
         return False
-
-
-def progress_columns() -> list[Any]:
-    """Bar, count, elapsed and remaining time, and the newest numbers."""
-    return [
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-    ]
-
-
-@contextmanager
-def progress(visible: bool = True) -> Iterator[Progress]:
-    """A progress display on standard error; where that is no terminal it stays silent."""
-    with Progress(
-        *progress_columns(), console=console, disable=not visible or not sys.stderr.isatty()
-    ) as bar:
-        yield bar
-
-
-def say(text: str, accelerator: Accelerator | None = None) -> None:
-    """A line for people, from the main process only."""
-    if accelerator is None or accelerator.is_main_process:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from segdistill.config import TrainConfig
-from segdistill.data.loaders import Batch
+from segdistill.config.train import TrainConfig
+from segdistill.data.batch import Batch
 from segdistill.distillation.objective import Objective
 from segdistill.engine.runtime import seed_step
 from segdistill.files import read_json, write_together
@@ -24,7 +24,7 @@ ADAPTER = "adapter."
 STUDENT = "student."
 
 
-def examine(
+def diagnose(
     student: nn.Module, objective: Objective, batch: Batch, known: Tensor | None, progress: float
 ) -> dict[str, Any]:
     """Compute the terms of one batch as training does, and say where numbers stop being finite.
@@ -46,8 +46,8 @@ def examine(
     student.train()
     with listen(student, found):
         logits = student(batch.image)
-    taps = [*objective.heads, *(objective.taps or ())]
-    features = [tap.value for tap in taps]
+    hooks = [*objective.heads, *(objective.hooks or ())]
+    features = [hook.value for hook in hooks]
     terms = objective(batch, logits, known, progress)
     terms["loss"].backward()
     found += [f"{name} loss" for name, term in terms.items() if name != "loss" and not term.isfinite()]
@@ -59,8 +59,8 @@ def examine(
     images: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for index, name in enumerate(batch.id):
-            for tap, value in zip(taps, features, strict=True):
-                tap.value = None if value is None else value[index : index + 1]
+            for hook, value in zip(hooks, features, strict=True):
+                hook.value = None if value is None else value[index : index + 1]
             one = pick(batch, index)
             theirs = None if known is None else known[index : index + 1]
             parts = objective(one, logits[index : index + 1], theirs, progress)
@@ -113,7 +113,7 @@ def listen(network: nn.Module, found: list[str]) -> Iterator[None]:
             handle.remove()
 
 
-def keep(run: Path, record: dict[str, Any], batch: Batch, known: Tensor | None, rank: int,
+def dump_batch(run: Path, record: dict[str, Any], batch: Batch, known: Tensor | None, rank: int,
          student: nn.Module, objective: Objective) -> Path:  # fmt: skip
     """Write the record as JSON and all tensors beside it; returns the JSON file."""
     path = run / (RECORD if rank == 0 else f"nonfinite-{rank}.json")
@@ -128,11 +128,11 @@ def keep(run: Path, record: dict[str, Any], batch: Batch, known: Tensor | None, 
 
 
 def load_batch(path: Path) -> tuple[dict[str, Any], Batch, Tensor | None, dict[str, dict[str, Tensor]]]:
-    """What `keep` wrote: the record, the batch, the teacher's logits, and weights by module.
+    """What `dump_batch` wrote: the record, the batch, the teacher's logits, and weights by module.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: the files are not what `keep` writes.
+        ValueError: the files are not what `dump_batch` writes.
     """
     path = path.with_suffix(".json")
     if not path.is_file():
@@ -157,7 +157,7 @@ def replay(path: Path, config: TrainConfig, student: nn.Module, teacher: Teacher
     """Compute the kept batch of `path` again, on the CPU, with the weights it was kept with.
 
     Returns:
-        What `examine` returns, and the `step`.
+        What `diagnose` returns, and the `step`.
     """
     record, batch, known, weights = load_batch(path)
     objective = Objective(config.objective, student, teacher, class_weights)
@@ -171,11 +171,11 @@ def replay(path: Path, config: TrainConfig, student: nn.Module, teacher: Teacher
     if config.runtime.channels_last:  # the order in memory decides what dropout draws
         student = student.to(memory_format=torch.channels_last)
         batch = replace(batch, image=batch.image.contiguous(memory_format=torch.channels_last))
-    if teacher is not None and objective.taps is not None:
+    if teacher is not None and objective.hooks is not None:
         teacher(batch.image)  # for its features
     seed_step(config.seed, record["step"] - 1, int(record.get("rank", 0)))
     progress = (record["step"] - 1) / max(1, steps - 1)
-    return {"step": record["step"], **examine(student, objective, batch, known, progress)}
+    return {"step": record["step"], **diagnose(student, objective, batch, known, progress)}
 
 
 def as_json(record: dict[str, Any]) -> str:

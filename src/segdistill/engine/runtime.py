@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
-from segdistill.config import Precision
+from segdistill.config.train import Precision
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from segdistill.config import OptimConfig
+from segdistill.config.train import OptimConfig
 from segdistill.distillation.objective import Objective
-from segdistill.models.fake_quantised import FakeQuantised
+from segdistill.models.quantized import FakeQuantized
 
 
 class TrainingState:
@@ -27,7 +27,7 @@ class TrainingState:
 
     Attributes:
         student: the plain network, whose weights are saved.
-        quantised: the same network as if in 8 bits, or None.
+        quantized: the same network as if in 8 bits, or None.
         wrapped: the same network as the accelerator wants it called in training.
         best: highest mIoU so far, None before the first evaluation.
         scored: step of the newest evaluation.
@@ -49,8 +49,8 @@ class TrainingState:
         if config.ema:
             average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
             self.average = average.to(accelerator.device)
-        self.quantised = FakeQuantised(student) if quantize else None
-        self.wrapped: nn.Module = accelerator.prepare(student if self.quantised is None else self.quantised)
+        self.quantized = FakeQuantized(student) if quantize else None
+        self.wrapped: nn.Module = accelerator.prepare(student if self.quantized is None else self.quantized)
         objective.to(accelerator.device)
         for name, adapter in objective.adapters.items():  # each on its own: it is called on its own
             objective.adapters[name] = accelerator.prepare(adapter)
@@ -64,9 +64,9 @@ class TrainingState:
     @property
     def scoring(self) -> nn.Module:
         """What `evaluated` is scored as: itself, or itself as if in 8 bits."""
-        if self.quantised is None:
+        if self.quantized is None:
             return self.evaluated
-        return FakeQuantised(self.evaluated, self.quantised.ranges)
+        return FakeQuantized(self.evaluated, self.quantized.ranges)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -96,7 +96,7 @@ class TrainingState:
             "adapters": {name: adapter.state_dict() for name, adapter in self._adapters()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler and scaler.state_dict(),
-            "ranges": self.quantised and self.quantised.ranges.state_dict(),
+            "ranges": self.quantized and self.quantized.ranges.state_dict(),
             "best": self.best,
             "scored": self.scored,
         }
@@ -111,8 +111,8 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.quantised is not None:
-            self.quantised.ranges.load_state_dict(state["ranges"])
+        if self.quantized is not None:
+            self.quantized.ranges.load_state_dict(state["ranges"])
         self.best, self.scored = state["best"], state["scored"]
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segdistill.config import require
+from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json

@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.reporting.figures import LINE, MUTED, WIDTH, figure_style, legend, shorten
 from segdistill.reporting.records import TEACHER
+from segdistill.reporting.style import LINE, MUTED, WIDTH, figure_style, legend, shorten
 
 VOID_COLOUR = (226, 226, 226)
 CORRECT, WRONG, UNKNOWN = (214, 217, 221), (213, 43, 30), (255, 255, 255)

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from segdistill.reporting.figures import (
+from segdistill.reporting.style import (
     INK,
     LINE,
     MUTED,

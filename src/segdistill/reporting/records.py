@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.data.labels import VOC, LabelSet, read_yaml
-from segdistill.engine.run import CONFIG
+from segdistill.engine.run_folder import CONFIG
 from segdistill.files import LINES_BYTES, YAML_BYTES, read_json, read_text
 from segdistill.models.card import ModelCard, is_run, read_card
 

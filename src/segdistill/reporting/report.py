@@ -22,8 +22,8 @@ from segdistill.reporting.examples import (
     pick_examples,
     tiles,
 )
-from segdistill.reporting.figures import SERIES, save_png, to_svg
 from segdistill.reporting.records import Records, read_records, run_names
+from segdistill.reporting.style import SERIES, save_png, to_svg
 from segdistill.version import __version__
 
 __all__ = ["Example", "pick_examples", "run_names", "write_report"]

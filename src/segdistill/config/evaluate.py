@@ -1,0 +1,55 @@
+"""The settings of an evaluation: `segdistill evaluate`, and what else scores a network."""
+
+from dataclasses import dataclass, field
+
+from segdistill.config.train import Precision, TeacherConfig
+from segdistill.config.values import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDataConfig:
+    """What an evaluation looks at."""
+
+    root: str = ""
+    """Folder of the labelled data set; for a run folder its own validation set where absent."""
+    layout: str | None = None
+    """A dataset.yaml kept elsewhere, for data that has none of its own."""
+    split: str = "val"
+    """The split."""
+    workers: int = 2
+    """Loader processes."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a network is scored."""
+
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """Data set."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """A second network, whose agreement with the first is measured."""
+    weights: str | None = None
+    """A state dict for the target, where it has no weights of its own."""
+    size: int | None = None
+    """Long side, in pixels, that the network sees; null takes the run's own, else the image's."""
+    flip: bool = False
+    """Average with the mirrored view."""
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """Average over views of these relative sizes."""
+    map: dict[str, str] = field(default_factory=dict)
+    """The network's class -> the data set's class, for names that differ."""
+    classes: str = ""
+    """Comma-separated class names: their mean IoU is reported too."""
+    precision: Precision = "fp32"
+    """fp32, bf16, fp16, or auto."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: str = "metrics.json"
+    """The JSON file with every score."""
+
+    def __post_init__(self) -> None:
+        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more, above 0")

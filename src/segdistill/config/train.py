@@ -1,0 +1,344 @@
+"""The settings of a training: `segdistill train`."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from jsonargparse import set_parsing_settings
+
+from segdistill.config.values import Scheduled, is_weight, largest, require
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+
+Schedule = Literal["cosine", "poly", "constant"]
+
+FEATURE_LOSSES = frozenset({"cosine", "fitnet", "attention", "pairwise", "ifvd", "mgd"})
+"""Those of `ObjectiveConfig.losses` that compare feature maps: the teacher's logits alone do not do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images and masks are."""
+
+    root: str = ""
+    """Folder of the labelled data set: a VOC devkit, or image/mask folders described by a dataset.yaml."""
+    layout: str | None = None
+    """A dataset.yaml kept elsewhere (names, palette, void, folders), for data that has none of its own."""
+    split: str = "train"
+    """Split to train on: a list file of a VOC devkit, or a value for {split} in a folder layout."""
+    val_split: str = "val"
+    """Split that training evaluates on."""
+    extra: list[str] = field(default_factory=list)
+    """More labelled data sets with the same label set, each ROOT or ROOT@SPLIT."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Folders of images without masks (searched recursively); they have soft loss only."""
+    unlabelled_share: float | None = None
+    """Share of each batch that is drawn from the unlabelled folders; null draws all images alike."""
+    labelled_share: float = 1.0
+    """Share of the labelled images whose masks are used, evenly spaced: to learn what more masks are worth.
+    The teacher explains the others without masks; where there is no teacher they are left out."""
+    long_side: int | None = None
+    """Training images are reduced to this long side when they are read, masks with them; null keeps them."""
+    cache: str | None = None
+    """Folder for the decoded (and reduced) training images, so that no file is decoded twice."""
+    cache_gb: float = 8.0
+    """Most gigabytes of the decoded images; what does not fit is decoded each time."""
+    workers: int = 2
+    """Loader processes per training process; 0 loads in the training process itself."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        share, side = self.unlabelled_share, self.long_side
+        require(
+            0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "above 0, 1 at most"
+        )
+        require(share is None or 0 < share < 1, "data.unlabelled_share", share, "between 0 and 1")
+        require(
+            share is None or bool(self.unlabelled) or self.labelled_share < 1,
+            "data.unlabelled_share",
+            share,
+            "null where data.unlabelled names no folder and data.labelled_share is 1",
+        )
+        require(side is None or side > 0, "data.long_side", side, "above 0")
+        require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0, and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The random view that training draws of a sample; evaluation uses none of it."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random enlargement before the crop, drawn log-uniformly; (1, 1) keeps the size."""
+    stretch: bool = False
+    """Resize the whole image to the crop's square instead of cropping (as in the reference recipe)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: float = 0.3
+    """Strength of the brightness, contrast and saturation jitter: each factor is in 1 - it to 1 + it."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur of sigma 0.1 to 2 pixels."""
+    hue: float = 0.0
+    """Strength of the hue jitter: the colour circle is turned by up to this part of it, either way."""
+    grey: float = 0.0
+    """Probability of a view without colour."""
+    mixup: float = 0.0
+    """Probability that the images of a batch are blended in pairs (MixUp); one kind of mixing per batch."""
+    cutmix: float = 0.0
+    """Probability that each image of a batch gets a box of another one (CutMix)."""
+    copy_paste: float = 0.0
+    """Probability that each image of a batch gets classes of another one pasted over it (ClassMix)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        require(0 < low <= high, "augment.scale", self.scale, "two numbers with 0 < low <= high")
+        require(0 <= self.flip <= 1, "augment.flip", self.flip, "a probability from 0 to 1")
+        require(0 <= self.blur <= 1, "augment.blur", self.blur, "a probability from 0 to 1")
+        require(0 <= self.jitter <= 1, "augment.jitter", self.jitter, "from 0 to 1")
+        require(0 <= self.hue <= 0.5, "augment.hue", self.hue, "from 0 to 0.5")
+        for name in ("grey", "mixup", "cutmix", "copy_paste"):
+            chance = getattr(self, name)
+            require(0 <= chance <= 1, f"augment.{name}", chance, "a probability from 0 to 1")
+        total = self.mixup + self.cutmix + self.copy_paste
+        names = "the sum of augment.mixup, augment.cutmix and augment.copy_paste"
+        require(total <= 1 + 1e-9, names, total, "1 at most")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """The network that is trained."""
+
+    spec: str = "dsunet"
+    """Any network of the zoo: a built-in name, smp:ARCH/ENCODER, file.py:function, package:function."""
+    width: float = 1.0
+    """Multiplies all channels of dsunet; other networks take 1 only."""
+    init: str | None = None
+    """A run folder whose weights the student starts from; from scratch where absent."""
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, "student.width", self.width, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The frozen network whose teacher_logits is distilled; without a spec, training is supervised."""
+
+    spec: str | None = None
+    """Any network of the zoo, a .onnx file or a run folder. A file.py:function runs that file's code."""
+    weights: str | None = None
+    """A .safetensors or .pth state dict, instead of the weights that torchvision publishes."""
+    scale: float = 1.0
+    """Enlargement of the student's batch for the teacher's eyes; it was trained on larger views."""
+    labels: str | None = None
+    """Its label set where the network does not carry one: `voc`, `data` (the data set's) or a YAML file."""
+    cache: str | None = None
+    """Folder for what the teacher says of whole images: it looks at each image once, not at each view."""
+    cache_stride: int | None = None
+    """Pixels of the teacher's view per cached grid point; null finds the coarsest that loses nothing."""
+    cache_topk: int = 0
+    """Classes kept per grid point, the others sharing what remains; 0 keeps all."""
+    map: dict[str, str] = field(default_factory=dict)
+    """Teacher class -> student class, for names that differ; several onto one class are added up."""
+
+    def __post_init__(self) -> None:
+        require(self.scale > 0, "teacher.scale", self.scale, "above 0")
+        require(self.cache_topk >= 0, "teacher.cache_topk", self.cache_topk, "0 or more")
+        stride = self.cache_stride
+        require(stride is None or stride > 0, "teacher.cache_stride", stride, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised: alpha * hard + beta * soft + the weighted sum of further losses (docs/losses.md)."""
+
+    alpha: Scheduled = 0.7
+    """Weight of the hard loss (cross entropy with the masks); two numbers: from first to last step."""
+    beta: Scheduled = 0.3
+    """Weight of the soft loss (KL divergence from the teacher), or two; unused without a teacher."""
+    temperature: Scheduled = 2.0
+    """Softens both distributions of the soft loss, which is multiplied by its square; one number or two."""
+    losses: dict[str, Scheduled | dict[str, Scheduled]] = field(default_factory=dict)
+    """Further losses by name, each a weight (or two), or a mapping of `weight` and the loss's own options."""
+    label_smoothing: float = 0.0
+    """Share of the hard loss's target that is spread over all classes."""
+    class_weights: float = 0.0
+    """Pixels count by their class's frequency to the power of minus this in the hard loss; 0.5 is usual."""
+    auxiliary: float = 0.0
+    """Weight of hard and soft loss of extra heads on the student's inner layers, which are not saved."""
+    student_layer: str | None = None
+    """Module of the student whose output feature losses compare; null takes its deepest."""
+    teacher_layer: str | None = None
+    """Module of the teacher whose output feature losses compare; null takes its deepest."""
+    soft_on_void: bool = True
+    """Whether void pixels have the losses of logits: there the teacher is the only one who knows."""
+
+    def __post_init__(self) -> None:
+        weights = {name: self.weight(name) for name in self.losses}
+        for name, weight in {"alpha": self.alpha, "beta": self.beta, **weights}.items():
+            setting = f"objective.losses.{name}" if name in weights else f"objective.{name}"
+            require(is_weight(weight), setting, weight, "0 or more, and finite (one number, or two)")
+        require(is_weight(self.temperature, above=True), "objective.temperature", self.temperature,
+                "above 0, and finite (one number, or two)")  # fmt: skip
+        ours = largest(self.alpha) + largest(self.beta)
+        require(ours > 0 or any(map(largest, weights.values())), "objective.alpha and objective.beta", 0,
+                "not both 0, unless objective.losses names another")  # fmt: skip
+        require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing,
+                "from 0 to below 1")  # fmt: skip
+        require(0 <= self.class_weights <= 2, "objective.class_weights", self.class_weights, "from 0 to 2")
+        possible = 0 <= self.auxiliary < math.inf and (ours > 0 or not self.auxiliary)
+        require(possible, "objective.auxiliary", self.auxiliary,
+                "0 or more, and finite; 0 where alpha and beta, which its heads have too, are 0")  # fmt: skip
+
+    def weight(self, name: str) -> Scheduled:
+        """The weight of one of `losses`; a mapping without one has the weight 1."""
+        value = self.losses[name]
+        return value.get("weight", 1.0) if isinstance(value, dict) else value
+
+    @property
+    def weighted(self) -> list[str]:
+        """The names of `losses` that have a weight above 0 at some step."""
+        return [name for name in self.losses if largest(self.weight(name)) > 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move."""
+
+    name: Optimizer = "adamw"
+    """adamw, adam or sgd (with Nesterov momentum)."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-4
+    """Decoupled for adamw, L2 otherwise; biases and norms have none."""
+    momentum: float = 0.9
+    """Momentum of sgd, first beta of Adam."""
+    schedule: Schedule = "cosine"
+    """cosine to 0, poly (1 - t)^0.9 to 0, or constant; all after the warm-up."""
+    warmup: int = 0
+    """Steps of linear warm-up from 0 to lr."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    accumulate: int = 1
+    """Forward passes per optimiser step; the batch is split over them."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights (0.999, say); 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "from 0 to below 1")
+        require(self.warmup >= 0, "optim.warmup", self.warmup, "0 or more")
+        require(self.clip >= 0, "optim.clip", self.clip, "0 or more")
+        require(self.accumulate >= 1, "optim.accumulate", self.accumulate, "1 or more")
+        require(0 <= self.ema < 1, "optim.ema", self.ema, "from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the machine is used; none of it changes results beyond rounding."""
+
+    precision: Precision = "auto"
+    """auto takes bf16 where the device computes in it natively, else fp32."""
+    channels_last: bool = True
+    """Memory format NHWC, which is the faster one for convolutions on most devices."""
+    compile: bool = False
+    """Compile the student with torch.compile: slow first step, faster ones after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One experiment, whole: `segdistill train --config FILE` reads it, a run folder keeps it."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data sets."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Training views."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Student network."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Teacher network."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Losses."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and schedule."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Machine."""
+    size: int = 256
+    """Side of the square training crop, in pixels."""
+    progressive: list[tuple[float, int]] = field(default_factory=list)
+    """(share, side) pairs: until this share of the steps crops have this side, `size` after the last. The
+    random scale shrinks along, so that a crop shows as much of the image; torch.compile compiles anew where
+    the side changes."""
+    batch: int = 8
+    """Images per optimiser step, over all processes and accumulated passes."""
+    steps: int = 0
+    """Optimiser steps; 0 takes `epochs` instead."""
+    epochs: float = 50.0
+    """Passes over the training images, where steps is 0."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0 evaluates ten times in all. The last step is always evaluated."""
+    evaluate_size: int | None = None
+    """Long side, in pixels, of the images that evaluation feeds the student; null keeps their own size."""
+    checkpoint_every: int = 500
+    """Steps between saved states to resume from; one is saved with each evaluation too."""
+    log_every: int = 10
+    """Steps between lines of history.jsonl."""
+    seed: int = 0
+    """Seeds weights, data order, views and dropout."""
+    quantize: Literal["int8"] | None = None
+    """int8 goes on with the weights of student.init as if in 8 bits: `export --quantize int8` loses less."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers of accelerate by name: tensorboard, wandb, mlflow, ..."""
+    out: str = "runs/latest"
+    """The run folder."""
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "size", self.size, "above 0")
+        shares = [share for share, _ in self.progressive]
+        require(
+            all(0 < a < b for a, b in pairwise([*shares, 1.0]))
+            and all(side > 0 for _, side in self.progressive),
+            "progressive",
+            self.progressive,
+            "(share, side) pairs with shares that rise between 0 and 1, and sides above 0",
+        )
+        require(self.batch > 0, "batch", self.batch, "above 0")
+        require(self.steps >= 0, "steps", self.steps, "0 or more")
+        require(self.steps > 0 or self.epochs > 0, "epochs", self.epochs, "above 0 where steps is 0")
+        for name in ("evaluate_every", "checkpoint_every"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        possible = self.student.init is not None and not self.runtime.compile
+        require(self.quantize is None or possible, "quantize", self.quantize,
+                "null without a run to start from (--init RUN) or with runtime.compile")  # fmt: skip
+        require(
+            self.evaluate_size is None or self.evaluate_size > 0,
+            "evaluate_size",
+            self.evaluate_size,
+            "above 0",
+        )
+        require(
+            self.batch % self.optim.accumulate == 0, "batch", self.batch, "a multiple of optim.accumulate"
+        )
+        share, passes = self.data.unlabelled_share, self.optim.accumulate
+        require(
+            share is None or passes <= round(share * self.batch) <= self.batch - passes,
+            "data.unlabelled_share",
+            share,
+            f"one that leaves {passes} or more of both kinds of images in a batch of {self.batch}",
+        )
+        if self.teacher.spec is None:
+            enough = self.objective.weighted and not self.objective.auxiliary
+            require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,
+                    "above 0 where there is no teacher")  # fmt: skip
+            photos, share = self.data.unlabelled, self.data.unlabelled_share
+            allowed = "where there is no teacher (set --teacher)"
+            require(not photos, "data.unlabelled", photos, f"empty {allowed}")
+            require(share is None, "data.unlabelled_share", share, f"null {allowed}")

@@ -1,0 +1,41 @@
+"""Settings as YAML: written into a run folder, and read back to an equal dataclass."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from segdistill.config.values import require
+from segdistill.files import read_plain_yaml
+
+Config = TypeVar("Config")
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass as YAML, which `load` and `--config` read back to an equal one."""
+    plain = json.loads(json.dumps(asdict(config)))  # tuples become lists: YAML's safe form has no tuples
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def load(cls: type[Config], path: Path) -> Config:
+    """Read a config dataclass from YAML.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        ValueError: a key is unknown, or a value impossible.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "config")
+    try:
+        settings = read_plain_yaml(path)
+        require(isinstance(settings, dict), "the file", settings, "a mapping of settings")
+        config = parser.instantiate(parser.parse_object({"config": settings})).config
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not a valid {cls.__name__}: {' '.join(str(error).split())}") from None
+    assert isinstance(config, cls)
+    return config

@@ -1,0 +1,141 @@
+"""The decoded training images in memory-mapped files: for small crops, decoding costs more than the step.
+
+H, W: rows and columns of an image file, h, w: of the image as it is kept (reduced, where it is).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segdistill.data.cache.store import ShardStore, ShardWriter
+from segdistill.data.labels import VOID
+from segdistill.data.samples import DownscaledSamples, Sample, image_file, source
+
+RECORD = np.dtype(
+    [
+        ("key", "<u8"),
+        ("offset", "<u8"),
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("native_height", "<u4"),
+        ("native_width", "<u4"),
+        ("planes", "<u4"),
+        ("crc", "<u4"),
+    ]
+)
+"""One line of a part's index; planes is 4 for an image with a mask, 3 for one without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedFormat:
+    """What decides the bytes of a decoded image beside its files.
+
+    Attributes:
+        long_side: that images are reduced to; None keeps their size.
+        layout: number of the layout of the bytes.
+        pillow: version of the library that decodes.
+        torchvision: version of the library that reduces.
+        torch: version of the library beneath it.
+    """
+
+    long_side: int | None
+    layout: int = 1
+    pillow: str = version("pillow")
+    torchvision: str = version("torchvision")
+    torch: str = version("torch")
+
+
+class DecodedCache(ShardStore):
+    """Decoded images and masks of many samples in one folder.
+
+    Args:
+        root: holds one folder per format.
+        form: the format.
+    """
+
+    def __init__(self, root: Path, form: DecodedFormat) -> None:
+        super().__init__(root, form, RECORD)
+
+    def length(self, record: Any) -> int:
+        """Bytes of the image, and of the mask where it has one."""
+        return int(record["height"]) * int(record["width"]) * int(record["planes"])
+
+    def read(self, key: int) -> tuple[Tensor, Tensor, tuple[int, int]] | None:
+        """Image (3 x h x w), mask (h x w) and H, W of the sample `key`; None where none are whole."""
+        for row in self.rows(key):
+            data = self.data(row)
+            if data is not None:
+                record = self.records[row]
+                height, width = int(record["height"]), int(record["width"])
+                pixels, rest = np.split(data, [3 * height * width])
+                image = torch.from_numpy(pixels.reshape(height, width, 3)).permute(2, 0, 1)
+                mask = torch.full((height, width), VOID, dtype=torch.uint8)
+                if len(rest):
+                    mask = torch.from_numpy(rest.reshape(height, width))
+                return image, mask, (int(record["native_height"]), int(record["native_width"]))
+        return None
+
+    def writer(self, rank: int) -> ShardWriter:
+        """What process `rank` appends with; two processes must not have the same one."""
+        return ShardWriter(self.part(rank), RECORD)
+
+
+class DecodedSamples(DownscaledSamples):
+    """Samples that are read from a cache where it holds them, and decoded where it does not.
+
+    Args:
+        samples: at the size of their files, as `open_training` returns them.
+        long_side: that they are reduced to, in pixels; None keeps their size.
+        root: folder of the cache.
+    """
+
+    def __init__(self, samples: Dataset[Sample], long_side: int | None, root: Path) -> None:
+        super().__init__(samples, long_side)
+        self.cache = DecodedCache(root, DecodedFormat(long_side=long_side))
+        self.keys = np.fromiter((sample_key(samples, i) for i in range(len(self))), np.uint64, len(self))
+
+    def __getitem__(self, index: int) -> Sample:
+        kept = self.cache.read(int(self.keys[index]))
+        if kept is None:
+            return super().__getitem__(index)
+        image, mask, native = kept
+        return Sample(image, mask, image_file(self.samples, index)[0], native)
+
+    def missing(self, share: Iterable[int]) -> list[int]:
+        """The samples of `share` that the cache does not hold, or whose bytes there are damaged."""
+        return [index for index in share if not self.cache.holds(int(self.keys[index]))]
+
+    def kept(self) -> int:
+        """How many of the samples the cache holds."""
+        return int(np.isin(self.keys, self.cache.records["key"]).sum())
+
+    def write(self, writer: ShardWriter, index: int, sample: Sample, room: float) -> int:
+        """Append a sample as it was read, if it takes `room` bytes at most; returns the bytes it took."""
+        masked = source(self.samples, index)[0].masks is not None
+        planes = [sample.image.permute(1, 2, 0), *([sample.mask[..., None]] if masked else [])]
+        data = np.concatenate([plane.numpy().ravel() for plane in planes])
+        if len(data) > room:
+            return 0
+        fields = (*sample.mask.shape, *sample.native, sum(plane.shape[2] for plane in planes))
+        writer.append(int(self.keys[index]), fields, data.data)
+        return len(data)
+
+
+def sample_key(samples: Dataset[Sample], index: int) -> int:
+    """What a sample is looked up by: its id, its files with length and time, and what its mask means."""
+    dataset, own = source(samples, index)
+    facts = [str(dataset.ids[own]), str(len(dataset.labels)), str(dataset.labels.void)]
+    for files in (dataset.images, dataset.masks):
+        if files is not None:
+            path = Path(files[own]).absolute()
+            state = path.stat()
+            facts += [str(path), str(state.st_size), str(state.st_mtime_ns)]
+    return int.from_bytes(hashlib.blake2b("\0".join(facts).encode(), digest_size=8).digest(), "little")

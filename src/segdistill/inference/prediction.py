@@ -1,0 +1,177 @@
+"""Image files in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.v2 import functional as F
+
+from segdistill.data.images import SUFFIXES, list_images
+from segdistill.data.labels import LabelSet
+from segdistill.data.transforms import resize_long_side
+from segdistill.files import write_atomic
+from segdistill.inference.segment import largest_class, segment
+from segdistill.models.trained import TrainedNetwork
+
+STRIP = 256
+"""Rows of a picture that are coloured at a time."""
+
+JPEG_SIDE = 65500
+"""Longest side, in pixels, that a JPEG file can have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a network sees in one image.
+
+    Attributes:
+        image: the picture, upright RGB.
+        mask: H x W uint8 class indices.
+        probabilities: K x H x W float32; None where nobody asked for them.
+        labels: the K classes.
+    """
+
+    image: Image.Image
+    mask: np.ndarray
+    probabilities: np.ndarray | None
+    labels: LabelSet
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels of each class that occurs, largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels)) / self.mask.size
+        order = np.argsort(-counts, kind="stable")
+        return {self.labels.names[i]: float(counts[i]) for i in order if counts[i] > 0}
+
+    def palette_mask(self) -> Image.Image:
+        """The mask as a palette image: indices in the file, the label set's colours on the screen."""
+        image = Image.fromarray(self.mask)
+        image.putpalette(self.labels.file_palette)
+        return image
+
+    def overlay(self, opacity: float = 0.55) -> Image.Image:
+        """The picture under its classes' colours, and a legend of the classes below it.
+
+        Class 0 stays uncoloured where the label set calls it background.
+        """
+        return _with_legend(Image.fromarray(blend(self, opacity)), self)
+
+
+def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
+    """H x W x 3 uint8: the picture under its classes' colours, background without one."""
+    colours = np.array(prediction.labels.palette, dtype=np.float32)
+    weights = np.full((len(prediction.labels), 1), opacity, dtype=np.float32)
+    if prediction.labels.names[0] == "background":
+        weights[0] = 0
+    picture, mask = np.array(prediction.image), prediction.mask
+    for top in range(0, len(picture), STRIP):  # float32 of a whole photograph would take a gigabyte
+        rows = slice(top, top + STRIP)
+        weight = weights[mask[rows]]
+        picture[rows] = (picture[rows] * (1 - weight) + colours[mask[rows]] * weight).round()
+    return picture
+
+
+def predict_image(
+    network: TrainedNetwork,
+    image: Image.Image,
+    *,
+    size: int | None = None,
+    flip: bool = False,
+    probabilities: bool = True,
+    device: torch.device | None = None,
+) -> Prediction:
+    """Segment one RGB image.
+
+    Args:
+        network: on `device`.
+        image: upright RGB.
+        size: long side, in pixels, that the network sees; None for what its run was evaluated at.
+        flip: average with the mirrored view.
+        probabilities: also keep those of all classes.
+        device: where the network is; None for the CPU.
+    """
+    pixels = resize_long_side(F.pil_to_tensor(image), size or network.size)
+    logits = segment(network, pixels, (image.height, image.width), device=device, flip=flip)
+    seen = logits.softmax(dim=0).cpu().numpy() if probabilities else None
+    return Prediction(image=image, mask=largest_class(logits), probabilities=seen, labels=network.labels)
+
+
+def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
+    """Each image of files and folders, with the relative path (without suffix) that its outputs get.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+    """
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            found = list(list_images(path))
+            if not found:
+                raise FileNotFoundError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+            yield from ((image, image.relative_to(path).with_suffix("")) for image in found)
+        elif path.is_file():
+            yield path, Path(path.stem)
+        else:
+            raise FileNotFoundError(f"{path} does not exist")
+
+
+def write_prediction(
+    prediction: Prediction, folder: Path, name: Path, *, probabilities: bool = False
+) -> Path:
+    """Write NAME.png (palette mask), NAME_overlay.jpg and, on request, NAME.npz into `folder`.
+
+    Returns:
+        The mask file.
+    """
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mask = target.with_name(f"{name.name}.png")
+    write_image(mask, prediction.palette_mask(), "PNG")
+    overlay = prediction.overlay()
+    overlay.thumbnail((JPEG_SIDE, JPEG_SIDE))
+    write_image(target.with_name(f"{name.name}_overlay.jpg"), overlay, "JPEG")
+    if probabilities:
+        assert prediction.probabilities is not None
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            probabilities=prediction.probabilities.astype(np.float16),
+            names=np.array(prediction.labels.names),
+        )
+        write_atomic(target.with_name(f"{name.name}.npz"), buffer.getvalue())
+    return mask
+
+
+def write_image(path: Path, image: Image.Image, form: str) -> None:
+    """Write an image file, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **({"quality": 92} if form == "JPEG" else {}))
+    write_atomic(path, buffer.getvalue())
+
+
+def _with_legend(picture: Image.Image, prediction: Prediction) -> Image.Image:
+    """A strip below the picture with a swatch, name and share of each class, as many rows as they need."""
+    size = max(10, min(28, picture.width // 26))
+    font = ImageFont.load_default(size)
+    gap = size // 2
+    places, x, y = [], gap, gap
+    for name, share in prediction.shares.items():
+        text = f"{name} {share:.0%}" if share >= 0.01 else f"{name} <1%"
+        width = 2 * size + round(font.getlength(text)) + gap
+        if x > gap and x + width > picture.width:
+            x, y = gap, y + size + gap
+        places.append((x, y, name, text))
+        x += width + gap
+    sheet = Image.new("RGB", (picture.width, picture.height + y + size + gap), "white")
+    sheet.paste(picture)
+    draw = ImageDraw.Draw(sheet)
+    for x, y, name, text in places:
+        top = picture.height + y
+        colour = prediction.labels.palette[prediction.labels.names.index(name)]
+        draw.rectangle((x, top, x + size, top + size), fill=colour, outline="black")
+        draw.text((x + 1.5 * size, top + size / 2), text, fill="black", font=font, anchor="lm")
+    return sheet

@@ -1,0 +1,198 @@
+"""Tiles: they cover an image once, leave no seams, and need little memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from segdistill import api
+from segdistill.config.deploy import PredictConfig
+from segdistill.data.images import image_size, read_image, read_mask, write_raw
+from segdistill.data.labels import LabelSet
+from segdistill.data.transforms import normalise
+from segdistill.inference.tiles import BLENDED, GRID, Span, fade, needs_tiles, segment_tiles, spans
+from segdistill.models.student import DSUNet
+from segdistill.models.trained import TrainedNetwork, load_network
+
+pytestmark = pytest.mark.unit
+LABELS = LabelSet(names=("a", "b", "c"))
+
+
+@given(length=st.integers(1, 3000), tile=st.integers(230, 700), overlap=st.integers(0, 160))
+@settings(deadline=None)
+def test_tiles_cover_an_axis_once_and_see_more_than_they_use(length: int, tile: int, overlap: int) -> None:
+    found = spans(length, tile, overlap)
+    used = [place for span in found for place in range(*span.used)]
+    assert used == list(range(length))
+    for span in found:
+        assert span.seen[1] - span.seen[0] <= tile
+        assert span.seen[0] % GRID == 0
+        for side, end in ((0, 0), (1, length)):
+            assert span.seen[side] == end or abs(span.seen[side] - span.used[side]) >= overlap / 2
+
+
+@given(length=st.integers(1, 3000), tile=st.integers(230, 700), overlap=st.integers(0, 160))
+@settings(deadline=None)
+def test_what_two_tiles_say_fades_from_one_to_the_other(length: int, tile: int, overlap: int) -> None:
+    found = spans(length, tile, overlap)
+    total, settled, reach = np.zeros(length), [], (1 - BLENDED) / 2 * overlap
+    for span in found:
+        says = np.ones(span.seen[1] - span.seen[0])[span.said]
+        if span.before:
+            says[: 2 * span.before] = (np.arange(2 * span.before) + 0.5) / (2 * span.before)
+        if span.after:
+            says[len(says) - 2 * span.after :] = (np.arange(2 * span.after)[::-1] + 0.5) / (2 * span.after)
+        start = span.used[0] - span.before
+        total[start : start + len(says)] += says
+        settled += range(*span.final.indices(length))
+        for side, end in ((0, 0), (1, length)):  # no say where the cut is near
+            said = (start, start + len(says))[side]
+            assert span.seen[side] == end or abs(span.seen[side] - said) >= reach
+    np.testing.assert_allclose(total, 1)
+    assert settled == list(range(length))
+
+
+def test_fading_by_hand() -> None:
+    left, right = Span(seen=(0, 6), used=(0, 4), after=2), Span(seen=(2, 9), used=(4, 9), before=2)
+    for axis, shape in ((2, (1, 1, -1)), (1, (1, -1, 1))):
+        ours, theirs = torch.full((1, 1, 6), 8.0).view(shape), torch.zeros(1, 1, 7).view(shape)
+        first, shared = fade(ours, None, left, axis)
+        second, rest = fade(theirs, shared, right, axis)
+        assert first.flatten().tolist() == [8, 8]
+        assert second.flatten().tolist() == [7, 5, 3, 1, 0, 0, 0]  # 8 * 7/8, 5/8, 3/8, 1/8
+        assert rest.numel() == 0
+
+
+@pytest.mark.parametrize("overlap", [128, 0])
+def test_tiles_that_disagree_have_no_edge(overlap: int) -> None:
+    class Mood(nn.Module):
+        """Says of each pixel of an image how many images it has seen, whatever it shows."""
+
+        seen = 0
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.seen += 1
+            level = torch.full_like(image[:, :1], float(self.seen))
+            return torch.cat([level.square() / 10, level, torch.full_like(level, 2.5)], dim=1)
+
+    network = TrainedNetwork(Mood(), LABELS, "mood").eval()
+    levels: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segdistill.inference.tiles.largest_class", lambda logits: levels.append(logits.clone())
+                      or np.zeros(logits.shape[1:], np.uint8))  # fmt: skip
+        segment_tiles(network, np.zeros((300, 300, 3), dtype=np.uint8), 256, overlap)
+    rows = [torch.cat(levels[place : place + 2], dim=2) for place in (0, 2)]
+    found = torch.cat(rows, dim=1)
+    assert found.shape == (3, 300, 300)
+    steps = max(found[1].diff(dim=axis).abs().max().item() for axis in (0, 1))
+    assert steps == pytest.approx(
+        2 if overlap == 0 else 2 / 32
+    )  # 32 rows from the tiles above to those below
+
+
+def test_a_tile_of_nothing_but_overlap_is_refused() -> None:
+    with pytest.raises(ValueError, match="tile is 100, but must be 160 or more for an overlap of 128 pixels"):
+        spans(1000, 100, 128)
+
+
+@pytest.mark.parametrize("shape", [(300, 217), (64, 500), (90, 80)])
+def test_there_are_no_seams(shape: tuple[int, int]) -> None:
+    """A student looks about 100 pixels far: with 256 of overlap, tiles answer as the whole image does."""
+    torch.manual_seed(0)
+    network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    with torch.no_grad():
+        whole = network(normalise(torch.from_numpy(image).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
+    assert len(np.unique(whole)) > 1
+    tiled = segment_tiles(network, image, 288, 256)
+    assert np.mean(tiled == whole) > 0.9999  # rounding may decide a tie
+
+
+def test_without_overlap_there_are_seams() -> None:
+    class Far(nn.Module):
+        """Decides by the pixel 20 columns further right."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            far = nn.functional.pad(image, (0, 20))[..., 20:].mean(1)
+            return torch.stack([0 * far, far, 0 * far - 9], dim=1)
+
+    network = TrainedNetwork(Far(), LABELS, "far").eval()
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    with torch.no_grad():
+        whole = network(normalise(torch.from_numpy(image).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
+    wrong = [np.mean(segment_tiles(network, image, 160, overlap) != whole) for overlap in (0, 40)]
+    assert wrong[0] > 0.01
+    assert wrong[1] == 0
+
+
+@pytest.mark.parametrize("kind", ["plain.png", "grey.png", "turned.jpg", "alpha.png", "deep.png"])
+def test_raw_files_hold_what_read_image_gives(tmp_path: Path, kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    picture, path, exif = Image.fromarray(pixels), tmp_path / kind, Image.Exif()
+    if kind.startswith("grey"):
+        picture = picture.convert("L")
+    elif kind.startswith("alpha"):
+        picture.putalpha(100)
+    elif kind.startswith("deep"):
+        picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    elif kind.startswith("turned"):
+        exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    expected = np.asarray(read_image(path))
+    width, height = write_raw(path, tmp_path / "raw", strip=7)
+    assert (height, width) == expected.shape[:2]
+    assert image_size(path) == (31, 20)
+    raw = np.fromfile(tmp_path / "raw", dtype=np.uint8).reshape(expected.shape)
+    np.testing.assert_array_equal(raw, expected)
+
+
+def test_beyond_the_limit_of_decoding_tiles_must_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
+    path = tmp_path / "huge.png"
+    Image.new("L", (400, 300)).save(path)
+    for module in ("data.images", "inference.tiles"):
+        monkeypatch.setattr(f"segdistill.{module}.MOST_PIXELS", 90_000)
+    monkeypatch.setattr("segdistill.inference.tiles.LARGE", 10_000)
+    assert not needs_tiles(path, network, PredictConfig())
+    with pytest.raises(ValueError, match="is 400x300 pixels, but at most 90,000 are decoded"):
+        read_image(path)
+    assert needs_tiles(path, network, PredictConfig(tile=256))
+    assert write_raw(path, tmp_path / "raw") == (400, 300)
+
+
+def test_only_large_images_are_cut_without_being_asked(tmp_path: Path) -> None:
+    network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
+    Image.new("L", (4001, 4000)).save(tmp_path / "large.png")
+    Image.new("L", (400, 400)).save(tmp_path / "small.png")
+    cases = {
+        ("large.png", PredictConfig()): True,
+        ("small.png", PredictConfig()): False,
+        ("small.png", PredictConfig(tile=256)): True,
+        ("large.png", PredictConfig(size=500)): False,
+        ("large.png", PredictConfig(flip=True)): False,
+    }
+    for (name, config), expected in cases.items():
+        assert needs_tiles(tmp_path / name, network, config) is expected
+
+
+@pytest.mark.integration
+def test_predict_cuts_and_joins(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 330, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    config = PredictConfig(tile=288, overlap=224, out=str(tmp_path / "tiled"), device="cpu")
+    [(mask, _)] = list(api.predict(run, [tmp_path / "scene.png"], config))
+    network = load_network(str(run))
+    with torch.no_grad():
+        whole = network(normalise(torch.from_numpy(pixels).permute(2, 0, 1))[None]).argmax(dim=1)[0].numpy()
+    assert np.mean(read_mask(mask) == whole) > 0.999
+    assert sorted(path.name for path in mask.parent.iterdir()) == ["scene.png", "scene_overlay.jpg"]
+    refused = PredictConfig(tile=288, flip=True, out=str(tmp_path), device="cpu")
+    with pytest.raises(ValueError, match="goes with neither --probabilities"):
+        list(api.predict(run, [tmp_path / "scene.png"], refused))
