@@ -62,8 +62,8 @@ def evaluate(
                 if stopped():
                     break
                 mask = sample.mask.long()
-                logits = segment(network, image, mask.shape, device=device, flip=flip, scales=scales)
-                known = None if teacher is None else segment(teacher, sample.image, mask.shape, device=device)
+                logits = segment(network, image.to(device), mask.shape, flip=flip, scales=scales)
+                known = None if teacher is None else segment(teacher, sample.image.to(device), mask.shape)
                 with torch.autocast(device.type, enabled=False):
                     metrics.update(logits, mask, sample.id, known)
                 advance()

@@ -16,8 +16,8 @@ from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, image_key, to_grid
 from segdistill.data.samples import DownscaledSamples, Sample, image_file
-from segdistill.data.transforms import normalise
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
+from segdistill.inference.segment import run_network
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 
@@ -185,7 +185,6 @@ def fill_teacher_cache(
             bar.advance(task)
 
 
-@torch.inference_mode()
 def look(teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Accelerator) -> Tensor:
     """What the teacher answers to a 3 x H x W uint8 image and its mirror image, enlarged to `seen`.
 
@@ -193,9 +192,8 @@ def look(teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Ac
         2 x K x h x w float32 at the size `seen`.
     """
     view = T.resize(image.to(accelerator.device), list(seen), antialias=True)
-    pixels = normalise(torch.stack([view, view.flip(2)])).contiguous(memory_format=torch.channels_last)
     with accelerator.autocast():
-        return teacher.answer(pixels).float()
+        return run_network(teacher.answer, torch.stack([view, view.flip(2)]))
 
 
 def open_image_cache(
