@@ -7,6 +7,7 @@ from rich.table import Table
 
 SCORES = {
     "miou": "mean IoU",
+    "miou_union": "mean IoU, predicted classes without truth as 0",
     "miou_of_classes": "mean IoU of the chosen classes",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean class accuracy",
