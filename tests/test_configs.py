@@ -108,7 +108,8 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
             log_every=1,
             device="cpu",
             out=str(tmp_path / "run"),
-        )
+        ),
+        report=False,
     )
     steps = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()][:2]
     assert [record["step"] for record in steps] == [1, 2]
