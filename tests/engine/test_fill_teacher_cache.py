@@ -104,7 +104,7 @@ def test_cached_features_are_what_the_live_teacher_has(
         views = batch.to(accelerator.device)
         teacher(views.image)
         assert views.features is not None
-        torch.testing.assert_close(views.features.float(), hook.take(), atol=0.02, rtol=0.01)
+        torch.testing.assert_close(views.features.float(), hook.pop(), atol=0.02, rtol=0.01)
 
 
 def test_losses_of_features_train_from_the_cache(configure: Any, run: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def features_format(
     image = samples[0].image
     seen = form.seen((image.shape[1], image.shape[2]))
     look(teacher, image, seen, accelerator)
-    channels, height = hook.take().shape[1:3]
+    channels, height = hook.pop().shape[1:3]
     stride = round(seen[0] / height)
     return replace(
         form,
@@ -178,7 +178,7 @@ def fill_teacher_cache(
             said = [to_grid(logits, form.grid(size), form.align_corners)]
             if hook is not None and cache.features is not None:
                 grid = cache.features.form.grid(size)
-                said.append(F.interpolate(hook.take().float(), grid, mode="bilinear", align_corners=False))
+                said.append(F.interpolate(hook.pop().float(), grid, mode="bilinear", align_corners=False))
             key = image_key(*image_file(samples, index))
             for writer, values in zip(writers, said, strict=True):
                 writer.write(key, size, values)
