@@ -56,7 +56,7 @@ def test_loss_is_the_weighted_sum_of_the_named_terms(logits: Any) -> None:
 
 
 def test_golden_loss_of_two_pixels() -> None:
-    # One labelled pixel, one void; probabilities of the student (1/2, 1/2), of the teacher at T = 2 (3/4, 1/4).
+    # One labelled pixel, one void; the student's probabilities (1/2, 1/2), the teacher's at T = 2 (3/4, 1/4).
     # hard = ln 2; soft = 4 (3/4 ln 3/2 + 1/4 ln 1/2) = 0.5232; loss = 0.7 * 0.6931 + 0.3 * 0.5232 = 0.6422.
     views = Batch(
         image=torch.zeros(1, 3, 1, 2),

@@ -1,9 +1,9 @@
 """The losses of intermediate feature maps: pure functions, in float32 whatever precision comes in.
 
 N: images, C: channels, h, w: rows and columns of a feature map, H, W: of the image.
-All take `student_features` N x C x h x w, `teacher_features`, which are resized bilinearly to h x w, and `valid`,
-N x H x W bool, resized to h x w by nearest neighbour; then a mask or a module where they need one. Their options
-are keywords.
+All take `student_features` N x C x h x w, `teacher_features`, which are resized bilinearly to h x w, and
+`valid`, N x H x W bool, resized to h x w by nearest neighbour; then a mask or a module where they need one.
+Their options are keywords.
 """
 
 from collections.abc import Callable
@@ -85,8 +85,8 @@ def attention_map(features: Tensor, valid: Tensor, power: float) -> Tensor:
     A map of zeros stays one.
     """
     strength = features.abs().where(valid[:, None], 0)
-    # The largest value of an image cancels in a map of length 1, so that it needs no gradient of its own; with
-    # it the power can neither overflow nor vanish.
+    # Divided by the image's largest value, a power can neither overflow nor vanish. In a map of length 1 that
+    # value cancels, so it needs no gradient of its own.
     largest = strength.detach().amax(dim=(1, 2, 3), keepdim=True)
     relative = strength / largest.where(largest > ZERO, 1)
     return F.normalize((relative**power).sum(dim=1).flatten(1), eps=EPS)

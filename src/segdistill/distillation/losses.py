@@ -1,8 +1,8 @@
 """The losses of logits: pure functions, in float32 whatever precision comes in.
 
 N: images, H, W: rows and columns, K: classes, T: temperature.
-All but the hard loss take `student_logits`, `teacher_logits` and `valid` in this order, then a `mask` where they
-need the true classes; their options are keywords.
+All but the hard loss take `student_logits`, `teacher_logits` and `valid` in this order, then a `mask` where
+they need the true classes; their options are keywords.
 """
 
 import math

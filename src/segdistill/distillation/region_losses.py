@@ -57,8 +57,8 @@ def dice_loss(student_logits: Tensor, mask: Tensor) -> Tensor:
 def lovasz_loss(student_logits: Tensor, mask: Tensor) -> Tensor:
     """Lovász-softmax (Berman et al. 2018): a convex stand-in for 1 - IoU, averaged over the classes present.
 
-    It sorts all labelled pixels of the batch for each class that the masks hold; to learn which these are, the
-    host waits for the device.
+    It sorts all labelled pixels of the batch for each class that the masks hold; to learn which these are,
+    the host waits for the device.
 
     Args:
         student_logits: N x K x H x W.
