@@ -108,7 +108,7 @@ def test_cached_features_are_those_of_the_live_teacher(
         crops = batch.normalized()
         experiment.teacher(crops.image)
         assert crops.teacher_features is not None
-        torch.testing.assert_close(crops.teacher_features.float(), hook.take(), atol=0.02, rtol=0.01)
+        torch.testing.assert_close(crops.teacher_features.float(), hook.pop(), atol=0.02, rtol=0.01)
 
 
 def test_losses_of_features_train_from_the_cache(configure: Any, run: Path, tmp_path: Path) -> None:

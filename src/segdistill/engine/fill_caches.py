@@ -74,7 +74,7 @@ class TeacherPass:
         view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
         with self.accelerator.autocast():
             logits = run_network(self.teacher.answer, torch.stack([view, view.flip(2)]))
-        return Outputs(logits, None if self.hook is None else self.hook.take())
+        return Outputs(logits, None if self.hook is None else self.hook.pop())
 
     def __enter__(self) -> "TeacherPass":
         return self
