@@ -26,7 +26,7 @@ from segdistill.data.sampler import batch_pools
 from segdistill.data.samples import FileSamples, Sample
 from segdistill.data.worker import with_plain_errors
 from segdistill.distillation.objective import Objective
-from segdistill.engine.evaluate import evaluate
+from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.history import History
 from segdistill.engine.monitor import GRADIENT, LossMonitor, NonFiniteLossError
 from segdistill.engine.replay import as_json, diagnose, dump_batch
@@ -283,11 +283,13 @@ def evaluate_and_keep(
         state.scoring,
         experiment.val,
         labels,
-        accelerator=accelerator,
-        size=config.evaluate_size,
-        workers=config.data.workers,
-        advance=lambda: bar.advance(task),
-        stopped=lambda: stop.number is not None,
+        accelerator,
+        EvaluationOptions(
+            size=config.evaluate_size,
+            workers=config.data.workers,
+            advance=lambda: bar.advance(task),
+            stopped=lambda: stop.number is not None,
+        ),
     )
     bar.remove_task(task)
     if asked_to_stop(stop, accelerator):
