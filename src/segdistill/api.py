@@ -28,6 +28,7 @@ from segdistill.data.samples import labelled_count
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
+from segdistill.engine.evaluate import EvaluationOptions
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.fill_caches import fill_caches, open_teacher_cache
@@ -216,13 +217,15 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
             scored.to(memory_format=torch.channels_last),
             samples,
             samples.labels,
-            accelerator=accelerator,
-            size=config.size or network.size,
-            workers=config.data.workers,
+            accelerator,
+            EvaluationOptions(
+                size=config.size or network.size,
+                flip=config.flip,
+                scales=tuple(config.scales),
+                workers=config.data.workers,
+                advance=lambda: bar.advance(task),
+            ),
             teacher=teacher and teacher.to(accelerator.device),
-            flip=config.flip,
-            scales=tuple(config.scales),
-            advance=lambda: bar.advance(task),
         )
     seconds = time.perf_counter() - started
     summary = {

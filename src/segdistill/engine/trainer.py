@@ -18,7 +18,7 @@ from segdistill.data.batch import Batch
 from segdistill.data.loaders import training_batches
 from segdistill.data.mixing import mix
 from segdistill.data.worker import with_plain_errors
-from segdistill.engine.evaluate import evaluate
+from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.history import History
 from segdistill.engine.monitor import GRADIENT, LossMonitor, NonFiniteLossError
@@ -179,11 +179,13 @@ class Trainer:
             self.state.scoring,
             val,
             self.experiment.labels,
-            accelerator=accelerator,
-            size=self.config.evaluate_size,
-            workers=self.config.data.workers,
-            advance=lambda: bar.advance(task),
-            stopped=lambda: stop.number is not None,
+            accelerator,
+            EvaluationOptions(
+                size=self.config.evaluate_size,
+                workers=self.config.data.workers,
+                advance=lambda: bar.advance(task),
+                stopped=lambda: stop.number is not None,
+            ),
         )
         bar.remove_task(task)
         return metrics.summary()
