@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segdistill import __version__
 from segdistill.build import _calibration_source, make_student, open_evaluation, open_teacher
 from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
@@ -57,7 +58,6 @@ from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import Example, pick_examples
 from segdistill.reporting.records import run_names
 from segdistill.reporting.report import write_report
-from segdistill.version import __version__
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Path:

@@ -20,17 +20,14 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import save
 from torch import nn
 
+from segdistill.config.paths import LOCK, SETTINGS, require_writable
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.engine.runtime import environment
 from segdistill.files import read_json, refuse_bomb, remove_temporaries, write_atomic, write_together
 from segdistill.models.card import CARD, WEIGHTS, ModelCard, read_card, read_weights
 
-CONFIG = "config.yaml"
-
-LOCK = ".lock"
-"""Of a run folder: the process that trains in it holds a lock on this file, which the system lets go of
-when that process ends, however it ends."""
+CONFIG = SETTINGS
 
 MAY_CHANGE = frozenset(
     {
@@ -54,27 +51,14 @@ def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool, 
         ValueError: the folder holds another run, or something else, or a resumed run had other settings, or
             another process trains in it.
     """
-    if resume and overwrite:
-        raise ValueError("--resume continues a run and --overwrite deletes it: choose one")
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"{run} is a file, not a folder; name another with --out")
     if not locked:  # by this very process
         RunLock(run, shared=True).close()
-    ours = {LOCK, f".{CONFIG}.tmp"}  # what a process leaves that was killed before it wrote its settings
-    content = [path for path in run.iterdir() if path.name not in ours] if run.is_dir() else []
-    if not content:
-        if resume:
-            raise ValueError(f"there is no run in {run} to resume")
-        return
-    if not (run / CONFIG).is_file():
-        raise ValueError(f"{run} holds files but no run; name another folder with --out")
+    require_writable(run, resume=resume, overwrite=overwrite)
     if resume:
         changed = differences(asdict(load(TrainConfig, run / CONFIG)), asdict(config))
         changed = [line for line in changed if line.split()[0] not in MAY_CHANGE]
         if changed:
             raise ValueError(f"{run} was started with other settings: {'; '.join(changed)}")
-    elif not overwrite:
-        raise ValueError(f"{run} holds another run: --resume continues it, --overwrite deletes it")
 
 
 class RunLock:
