@@ -17,7 +17,7 @@ from inference import CLASSES, make_student
 from rich.console import Console
 from safetensors.torch import save_file
 
-from segdistill import __version__
+from segdistill.version import __version__
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
 from segdistill.exporting.export import SUFFIXES
