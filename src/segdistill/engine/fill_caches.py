@@ -195,7 +195,7 @@ def look(teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Ac
     view = T.resize(image.to(accelerator.device), list(seen), antialias=True)
     pixels = normalise(torch.stack([view, view.flip(2)])).contiguous(memory_format=torch.channels_last)
     with accelerator.autocast():
-        return teacher.answer(pixels).float()
+        return teacher.unscaled(pixels).float()
 
 
 def open_image_cache(
