@@ -215,7 +215,7 @@ class Objective(nn.Module):
         losses = []
         for index, head in enumerate(self.heads):
             logits = self.adapters[f"auxiliary_{index}"](head.pop())
-            small_batch, small_teacher_logits = downscale(batch, teacher_logits, logits.shape[2:])
+            small_batch, small_teacher_logits = downscale_targets(batch, teacher_logits, logits.shape[2:])
             losses.append(
                 weighted_sum(self._hard_and_soft(small_batch, logits, small_teacher_logits, progress))
             )
@@ -325,7 +325,9 @@ def generation_block(channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def downscale(batch: Batch, teacher_logits: Tensor | None, size: torch.Size) -> tuple[Batch, Tensor | None]:
+def downscale_targets(
+    batch: Batch, teacher_logits: Tensor | None, size: torch.Size
+) -> tuple[Batch, Tensor | None]:
     """A batch's masks (by nearest neighbour) and the teacher's logits (averaged) at the size h x w."""
     small = replace(
         batch,
