@@ -19,6 +19,7 @@ import segdistill
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.exporting.parity import compare
+from segdistill.models.exported import FORMATS
 from segdistill.models.trained import load_network
 
 KINDS = [
@@ -30,7 +31,6 @@ KINDS = [
     {"format": "onnx", "quantize": "int8"},
     {"format": "openvino", "quantize": "int8"},
 ]
-SUFFIXES = {"onnx": "onnx", "openvino": "xml", "pt2": "pt2", "executorch": "pte"}
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         for number, kind in enumerate(KINDS):
             config = ExportConfig(
                 **kind,  # type: ignore[arg-type]
-                out=str(Path(folder) / f"{number}.{SUFFIXES[kind['format']]}"),
+                out=str(Path(folder) / f"{number}{FORMATS[kind['format']].suffix}"),
                 data=EvaluationDataConfig(root=options.data),
                 images=options.images,
                 calibration=options.calibration,

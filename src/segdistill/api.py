@@ -37,7 +37,7 @@ from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
-from segdistill.exporting.export import SUFFIXES, calibration_images
+from segdistill.exporting.export import calibration_images
 from segdistill.exporting.export import export as export_network
 from segdistill.files import write_atomic
 from segdistill.inference.prediction import (
@@ -52,9 +52,10 @@ from segdistill.inference.tiles import needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
 from segdistill.inference.video import predict_video
 from segdistill.models.card import is_run
+from segdistill.models.exported import FORMATS
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
-from segdistill.models.zoo import require_trust
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import Example, pick_examples
@@ -350,7 +351,7 @@ def predict(
     keep_freed_memory_on(device)
     network = load_network(str(target), precision=config.precision)
     network = network.to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.answers_masks:
+    if config.probabilities and network.outputs_masks:
         raise ValueError(
             f"{target} answers with masks: it has no probabilities (export it with --output logits)"
         )
@@ -417,7 +418,7 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         ValueError: it cannot be exported, or answers otherwise than PyTorch: no file is left behind.
     """
     config = config or ExportConfig()
-    spec, suffix = str(target), SUFFIXES[config.format]
+    spec, suffix = str(target), FORMATS[config.format].suffix
     if not config.out and not is_run(spec):
         raise ValueError(f"name the file with --out FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"

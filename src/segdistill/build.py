@@ -17,9 +17,10 @@ from segdistill.distillation.objective import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_model
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
-from segdistill.models.zoo import build_model, output_classes, require_trust
+from segdistill.models.zoo import build_model, output_classes
 from segdistill.version import __version__
 
 

@@ -23,11 +23,11 @@ from segdistill.engine.run_folder import pack, save_student
 from segdistill.exporting import export as exporting
 from segdistill.exporting import parity
 from segdistill.exporting import quantize as quantize
-from segdistill.exporting.export import SUFFIXES, calibration_images
+from segdistill.exporting.export import calibration_images
 from segdistill.exporting.writers import trace
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
-from segdistill.models.exported import ExportCard, ExportedNetwork
+from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
@@ -58,7 +58,7 @@ def files(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(form: str) -> Path:
         pytest.importorskip(PACKAGES[form])
         if form not in made:
-            out = tmp_path_factory.mktemp("exports") / f"student{SUFFIXES[form]}"
+            out = tmp_path_factory.mktemp("exports") / f"student{FORMATS[form].suffix}"
             api.export(run, ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
             made[form] = out
         return made[form]
@@ -161,7 +161,7 @@ def test_a_file_that_answers_otherwise_is_not_left_behind(
 @pytest.mark.parametrize(("form", "package"), [("openvino", "nncf"), ("onnx", "onnxruntime")])
 def test_eight_bits_are_measured(run: Path, tmp_path: Path, form: str, package: str) -> None:
     pytest.importorskip(package)
-    path = tmp_path / f"small{SUFFIXES[form]}"
+    path = tmp_path / f"small{FORMATS[form].suffix}"
     config = ExportConfig(
         format=form, quantize="int8", out=str(path), calibration_images=4, max_loss=100  # type: ignore[arg-type]
     )  # fmt: skip
@@ -281,7 +281,7 @@ def test_other_students_are_exported_too(tmp_path: Path, spec: str, package: str
     card = ModelCard(spec=spec, width=1.0, labels=labels, size=64, evaluate_size=64)
     (tmp_path / "run").mkdir()
     save_student(tmp_path / "run", network.eval(), card)
-    out = tmp_path / f"other{SUFFIXES[form]}"
+    out = tmp_path / f"other{FORMATS[form].suffix}"
     record = api.export(tmp_path / "run", ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
     assert record["parity"]["same_class"] >= 0.999
 

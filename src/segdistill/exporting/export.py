@@ -19,11 +19,9 @@ from segdistill.data.transforms import resize_long_side
 from segdistill.exporting.parity import compare, mean_iou
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.exported import FORMATS, LARGEST, ExportCard
+from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
-
-SUFFIXES = {form: suffix for suffix, form in FORMATS.items()}
 
 CALIBRATION_SIDE = 512
 """Long side, in pixels, of images to calibrate on for a network without a size: it sees several at once."""
@@ -92,7 +90,7 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ValueError(f"{form} needs {error.name}: install segdistill[{form}]") from None
+        raise ValueError(FORMATS[form].missing(error)) from None
     except Exception as error:  # converters raise nearly anything
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         others = ", ".join(f"--format {other}" for other in WRITERS if other != form)
@@ -156,4 +154,5 @@ def _judge(parity: dict[str, Any], config: ExportConfig, path: Path) -> None:
 
 def _largest(form: str) -> dict[str, int] | None:
     """Most images and longest side that a file takes; None without a limit."""
-    return dict(zip(("batch", "side"), LARGEST[form], strict=True)) if form in LARGEST else None
+    largest = FORMATS[form].largest
+    return None if largest is None else dict(zip(("batch", "side"), largest, strict=True))

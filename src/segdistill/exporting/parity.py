@@ -72,7 +72,7 @@ def compare(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, An
     return {
         "sizes": shown,
         "batches": batches,
-        "logit_difference": None if exported.answers_masks else largest,
+        "logit_difference": None if exported.outputs_masks else largest,
         "same_class": same / pixels,
     }
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from segdistill.models.exported import ENTRY, LARGEST, ExportCard, first_line
+from segdistill.files import first_line
+from segdistill.models.exported import ENTRY, FORMATS, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.trained import TrainedNetwork
 
@@ -56,7 +57,7 @@ class ExportGraph(nn.Module):
 
 
 def trace(network: TrainedNetwork, card: ExportCard, form: str, *, eight_bits: bool) -> ExportedProgram:
-    """The graph of a network, for any number of images of any size, or what `LARGEST` allows.
+    """The graph of a network, for any number of images of any size, or what its format allows.
 
     Args:
         network: to export.
@@ -68,7 +69,7 @@ def trace(network: TrainedNetwork, card: ExportCard, form: str, *, eight_bits: b
         ValueError: its code decides by the size of the image, so that no graph holds for all sizes.
     """
     count, height, width = TRACED
-    most, longest = LARGEST.get(form, (None, None))
+    most, longest = FORMATS[form].largest or (None, None)
     count = min(count, most or count)
     if card.input == "image":
         example = torch.zeros(count, height, width, 3, dtype=torch.uint8)

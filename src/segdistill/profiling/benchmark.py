@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
-from segdistill.models.exported import FORMATS, ExportedNetwork, import_runtime
+from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
 from segdistill.models.fused import fuse
 from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
@@ -58,10 +58,10 @@ def entries(targets: list[str], config: BenchmarkConfig) -> list[Entry]:
     """
     found = []
     for target in targets:
-        form = FORMATS.get(Path(target).suffix)
-        if form is not None:
-            wanted = config.precisions if form == "openvino" else ["fp32"]
-            found += [Entry(target=target, form=form, precision=precision) for precision in wanted]
+        file = format_of(target)
+        if file is not None:
+            possible = [p for p in config.precisions if p in file.precisions] or ["fp32"]
+            found += [Entry(target=target, form=file.name, precision=precision) for precision in possible]
             continue
         for name in config.forms:
             found += [Entry(target=target, form=name, precision=precision) for precision in config.precisions]
@@ -83,12 +83,12 @@ class Measured:
         if entry.form in {"kept", "fused", "compiled"} and config.device == "cpu":
             keep_freed_memory()
         self.device = torch.device(config.device)
-        if entry.form in FORMATS.values():
-            import_runtime(Path(entry.target))
+        if entry.form in FORMATS:
+            FORMATS[entry.form].import_runtime()
         self.before = _resident()
         image = torch.randn(config.batch, 3, *config.size, generator=torch.Generator().manual_seed(0))
         self.network: nn.Module | None = None
-        if entry.form in FORMATS.values():
+        if entry.form in FORMATS:
             self.run = _file_pass(entry, config, image)
         else:
             self.network = _open_network(entry.target, config.classes)
@@ -185,7 +185,7 @@ def measure(
                 "p95_ms": 1000 * float(np.quantile(times[i], 0.95)),
                 "images_per_second": config.batch / medians[i],
                 **memory[i],
-                "threads": None if entry.form == "executorch" else threads[i],
+                "threads": threads[i] if entry.form not in FORMATS or FORMATS[entry.form].threads else None,
                 "ratio": medians[0] / medians[i],
             }
             for i, entry in enumerate(listed)
@@ -195,11 +195,9 @@ def measure(
 
 def file_bytes(target: str) -> int | None:
     """Bytes of an exported file (an OpenVINO model's two), or of a run's weights; None for other networks."""
-    path = Path(target)
-    if path.suffix in FORMATS:
-        weights = path.with_suffix(".bin")
-        more = weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0
-        return path.stat().st_size + more
+    path, file = Path(target), format_of(target)
+    if file is not None:
+        return sum(each.stat().st_size for each in file.files(path) if each == path or each.is_file())
     return (path / WEIGHTS).stat().st_size if is_run(target) else None
 
 
