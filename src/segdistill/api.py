@@ -19,10 +19,9 @@ from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
 from segdistill.console import log, progress
-from segdistill.data.datasets import open_dataset, open_labels, open_training
+from segdistill.data.datasets import open_labels, open_training, open_validation
 from segdistill.data.frequencies import class_weights
 from segdistill.data.images import read_image
-from segdistill.data.samples import labelled_count
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
@@ -88,8 +87,8 @@ def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bo
     accelerator = make_accelerator(config.device, config.runtime.precision, trackers=config.trackers, out=run)
     labels = open_labels(config.data.root, config.data.layout)
     teacher = open_teacher(config.teacher, labels)
-    samples = open_training(config.data, taught=config.teacher.spec is not None)
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    samples = open_training(config.data, distils=config.teacher.spec is not None)
+    val = open_validation(config.data)
     seed_everything(config.seed)
     student = make_student(config.student, labels)
     if config.runtime.channels_last:
@@ -109,8 +108,7 @@ def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bo
     accelerator.init_trackers("segdistill")
     parameters = sum(p.numel() for p in student.parameters())
     taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
-    masked = labelled_count(samples)
-    images = f"{masked:,} images with masks and {len(samples) - masked:,} without"  # type: ignore[arg-type]
+    images = f"{samples.labelled:,} images with masks and {len(samples) - samples.labelled:,} without"
     log(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes from {images}"
         f"{taught}; the run folder is {run}", accelerator)  # fmt: skip
     cache = None
@@ -150,8 +148,8 @@ def replay(file: str | Path) -> dict[str, Any]:
     for spec in (config.student.spec, config.teacher.spec or ""):
         require_trust(spec, run / CONFIG)
     labels = open_labels(config.data.root, config.data.layout)
-    samples = open_training(config.data, taught=config.teacher.spec is not None)
-    steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch)  # type: ignore[arg-type]
+    samples = open_training(config.data, distils=config.teacher.spec is not None)
+    steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch)
     weights = class_weights(samples, len(labels), config.objective.class_weights)
     student = build_model(config.student.spec, len(labels), width=config.student.width)
     return replay_batch(Path(file), config, student, open_teacher(config.teacher, labels), weights, steps)
@@ -177,14 +175,14 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     labels = open_labels(config.data.root, config.data.layout)
     teacher = open_teacher(config.teacher, labels)
     assert teacher is not None
-    samples = open_training(config.data, taught=config.teacher.spec is not None)
+    samples = open_training(config.data, distils=config.teacher.spec is not None)
     started = time.perf_counter()
     with stop_signal(obey=True), plain_failures():
         filled = open_teacher_cache(config, teacher.to(accelerator.device), samples, accelerator)
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
-        "bytes": sum(part.stat().st_size for cache in filled.all for part in cache.parts),
+        "bytes": sum(cache.bytes for cache in filled.all),
         "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -303,7 +301,7 @@ def gather_examples(runs: Sequence[Path]) -> list[Example]:
         require_trust(config.teacher.spec, runs[0] / CONFIG)
     names = dict(zip(runs, run_names(runs), strict=True))
     scores = {names[run]: read_scores(run) for run in runs}
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    val = open_validation(config.data)
     teacher = open_teacher(config.teacher, val.labels)
     networks = {names[run]: load_network(str(run)) for run in runs}
     position = {str(name): index for index, name in enumerate(val.ids)}

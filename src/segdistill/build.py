@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from torch import nn
-from torch.utils.data import Dataset
 
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
 from segdistill.config.yaml import load
-from segdistill.data.datasets import open_dataset, open_training
+from segdistill.data.datasets import open_dataset, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
-from segdistill.data.samples import FileSamples, Sample
+from segdistill.data.samples import FileSamples, Samples
 from segdistill.engine.run_folder import CONFIG
 from segdistill.models.card import WEIGHTS, is_run, read_card
 from segdistill.models.teacher import Teacher
@@ -25,8 +24,9 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
         return open_dataset(data.root, data.split, layout=data.layout)
     if is_run(target):
         own = load(TrainConfig, Path(target) / CONFIG).data
-        split = own.val_split if data.split == "val" else data.split
-        return open_dataset(own.root, split, layout=own.layout)
+        if data.split == "val":  # the run's own validation, under whatever name
+            return open_validation(own)
+        return open_dataset(own.root, data.split, layout=own.layout)
     raise ValueError("name the data set with --data.root")
 
 
@@ -77,7 +77,7 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     return student
 
 
-def _calibration_source(spec: str, config: ExportConfig) -> Path | Dataset[Sample]:
+def _calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
     """The folder of images that settings name, else the training images of the run itself."""
     if config.calibration:
         return Path(config.calibration)

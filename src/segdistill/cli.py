@@ -346,23 +346,29 @@ def run_data(options: Namespace) -> int:
 
 def _check(options: Namespace) -> int:
     from segdistill.console import log, progress
-    from segdistill.data.check import check
+    from segdistill.data.check import Survey, check
     from segdistill.data.datasets import open_dataset, splits
 
     found = [options.split] if options.split else splits(options.path, options.layout)
-    pairs, problems = 0, 0
+    pairs, problems, warnings = 0, 0, 0
     # A VOC devkit without lists, say: opening it says what is missing.
     for split in found or ["train"]:
         dataset = open_dataset(options.path, split, layout=options.layout, strict=False)
         with progress() as bar:
             task = bar.add_task(f"check {split}", total=len(dataset), numbers="")
-            for problem in check(dataset):
+            counted = Survey(dataset.labels, dataset.labelled)
+            for problem in check(dataset, counted):
                 pairs += 1
                 if problem:
                     problems += 1
                     log(f"{split} {problem.id}: {problem.reason}")
                 bar.advance(task)
-    print_json({"path": options.path, "splits": found, "pairs": pairs, "problems": problems})
+        for warning in counted.warnings:
+            warnings += 1
+            log(f"{split}: {warning}")
+    print_json(
+        {"path": options.path, "splits": found, "pairs": pairs, "problems": problems, "warnings": warnings}
+    )
     return 1 if problems else 0
 
 

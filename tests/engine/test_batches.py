@@ -37,7 +37,7 @@ def test_the_defaults_move_batches_to_the_device_and_change_nothing(
     for batch, plain in zip(
         drawn(config, accelerator, range(2)), training_batches(samples, config, range(2)), strict=True
     ):
-        expected = plain.to(torch.device("cpu"))
+        expected = plain.to(torch.device("cpu")).normalized()
         assert torch.equal(batch.image, expected.image)
         assert torch.equal(batch.mask, expected.mask)
         assert torch.equal(batch.valid, expected.valid)

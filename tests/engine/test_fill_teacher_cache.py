@@ -1,6 +1,7 @@
 """The teacher's cache as training uses it: filled once, rebuilt where torn, and equal to the live teacher."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_what_is_torn_is_made_again(configure: Any, run: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize(("stretch", "size"), [(False, 48), (True, 40)])
-def test_cached_views_are_what_the_live_teacher_answers(
+def test_cached_crops_are_what_the_live_teacher_answers(
     configure: Any, run: Path, shapes: Path, tmp_path: Path, flip: float, stretch: bool, size: int
 ) -> None:
     whole = AugmentConfig(scale=(1, 1), flip=flip, jitter=0, stretch=stretch)
@@ -68,9 +69,9 @@ def test_cached_views_are_what_the_live_teacher_answers(
     assert teacher is not None
     cache = open_teacher_cache(config, teacher, samples, accelerator)
     for batch in training_batches(samples, config, range(2), cache=cache):
-        views = batch.to(accelerator.device)
-        assert views.teacher_logits is not None
-        torch.testing.assert_close(views.teacher_logits.float(), teacher(views.image), atol=0.02, rtol=0.01)
+        crops = batch.to(accelerator.device).normalized()
+        assert crops.teacher_logits is not None
+        torch.testing.assert_close(crops.teacher_logits.float(), teacher(crops.image), atol=0.02, rtol=0.01)
 
 
 def test_training_with_the_cache_is_training_with_the_teacher(
@@ -88,7 +89,7 @@ def test_training_with_the_cache_is_training_with_the_teacher(
 def test_cached_features_are_what_the_live_teacher_has(
     configure: Any, run: Path, tmp_path: Path, flip: float
 ) -> None:
-    """Whole images as views: each feature lies where the teacher's own map has it."""
+    """Whole images as crops: each feature lies where the teacher's own map has it."""
     whole = AugmentConfig(scale=(1, 1), flip=flip, jitter=0)
     objective = ObjectiveConfig(losses={"cosine": 1.0})
     changes = {"augment": whole, "size": 48, "objective": objective}
@@ -100,11 +101,11 @@ def test_cached_features_are_what_the_live_teacher_has(
     assert cache.features is not None
     assert cache.features.form.stride == 8
     hook = FeatureHook(teacher.network.module, None, "layer")
-    for batch in training_batches(samples, config, range(2), cache=cache, stride=8):
-        views = batch.to(accelerator.device)
-        teacher(views.image)
-        assert views.features is not None
-        torch.testing.assert_close(views.features.float(), hook.take(), atol=0.02, rtol=0.01)
+    for batch in training_batches(samples, config, range(2), cache=replace(cache, stride=8)):
+        crops = batch.to(accelerator.device).normalized()
+        teacher(crops.image)
+        assert crops.teacher_features is not None
+        torch.testing.assert_close(crops.teacher_features.float(), hook.take(), atol=0.02, rtol=0.01)
 
 
 def test_losses_of_features_train_from_the_cache(configure: Any, run: Path, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_two_processes_fill_one_cache(launch: Any, configure: Any, run: Path, tm
     done = launch("cache", "--config", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     together = next((tmp_path / "together").iterdir())
-    assert len(list(together.glob("part-*.bin"))) == 2
+    assert len(list(together.glob("shard-*.bin"))) == 2
     alone = api.cache(with_cache(configure, run, tmp_path / "alone", tmp_path / "out"))
     assert Path(alone["cache"][0]).name == together.name
     assert sum(part.stat().st_size for part in together.glob("*.bin")) == alone["bytes"]

@@ -14,8 +14,16 @@ from torchvision.transforms.v2 import functional as T
 from segdistill.config.train import FEATURE_LOSSES, DataConfig, TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
-from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, image_key, to_grid
-from segdistill.data.samples import DownscaledSamples, Sample, image_file
+from segdistill.data.cache.teacher import (
+    LARGEST,
+    LogitsCache,
+    LogitsFormat,
+    TeacherCache,
+    fit_features,
+    image_key,
+    to_grid,
+)
+from segdistill.data.samples import DownscaledSamples, Samples
 from segdistill.data.transforms import normalise
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
 from segdistill.models.hooks import FeatureHook
@@ -23,20 +31,23 @@ from segdistill.models.teacher import Teacher
 
 STRIDES = (32, 16, 8, 4, 2)
 
+PROBE = 448
+"""Side, in pixels, of the image that the stride of the teacher's features is found on."""
+
 LOSSLESS = 0.01
 """Largest mean difference, in standard deviations of the logits, of a grid that counts as the network's."""
 
 
 def open_teacher_cache(
-    config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
+    config: TrainConfig, teacher: Teacher, samples: Samples, accelerator: Accelerator
 ) -> TeacherCache:
-    """The cache with what the teacher says of all `samples`; all processes compute what is missing.
+    """The cache with the teacher's outputs for all `samples`; all processes compute what is missing.
 
     Args:
-        config: where the cache is, how logits are kept, how training sees the images, and whether its losses
+        config: where the cache is, how logits are kept, whether images are stretched, and whether losses
             compare features.
         teacher: on the accelerator's device.
-        samples: the training images; their masks are not looked at.
+        samples: the training images; their masks are not used.
         accelerator: device, precision and processes.
     """
     assert config.teacher.cache is not None
@@ -59,7 +70,7 @@ def open_teacher_cache(
 
 
 def logits_format(
-    config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
+    config: TrainConfig, teacher: Teacher, samples: Samples, accelerator: Accelerator
 ) -> LogitsFormat:
     """The format of a teacher's logits, on the coarsest grid that loses nothing where none is asked for.
 
@@ -74,14 +85,15 @@ def logits_format(
         square=config.size if config.augment.stretch else None,
         scale=config.teacher.scale,
         stride=stride or 1,
-        align_corners=False,
+        grid="stretched",
         topk=topk,
         teacher=teacher.fingerprint(),
     )
     if stride is None:
         image = samples[0].image
-        stride, corners = find_grid(teacher, image, form.seen((image.shape[1], image.shape[2])), accelerator)
-        form = replace(form, stride=stride, align_corners=corners)
+        size = form.input_size((image.shape[1], image.shape[2]))
+        stride, corners = find_grid(teacher, image, size, accelerator)
+        form = replace(form, stride=stride, grid="corners" if corners else "stretched")
     return form
 
 
@@ -89,21 +101,19 @@ def features_format(
     form: LogitsFormat,
     layer: str | None,
     teacher: Teacher,
-    samples: Dataset[Sample],
+    samples: Samples,
     hook: FeatureHook,
     accelerator: Accelerator,
 ) -> LogitsFormat:
     """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
-    image = samples[0].image
-    seen = form.seen((image.shape[1], image.shape[2]))
-    look(teacher, image, seen, accelerator)
-    channels, height = hook.take().shape[1:3]
-    stride = round(seen[0] / height)
+    # Every usual stride, and a patch of 14 pixels too, divides this size: the last cell is whole.
+    look(teacher, samples[0].image, (PROBE, PROBE), accelerator)
+    channels, rows = hook.take().shape[1:3]
     return replace(
         form,
         classes=channels,
-        stride=stride,
-        align_corners=form.align_corners and stride == form.stride,
+        stride=max(1, round(PROBE / rows)),
+        grid="strided",
         topk=0,
         teacher=f"{form.teacher}: {layer or 'deepest'}",
     )
@@ -128,21 +138,22 @@ def find_grid(
     return 1, False
 
 
-def find_missing(cache: TeacherCache, samples: Dataset[Sample], accelerator: Accelerator) -> list[int]:
-    """This process's share of the samples of which something is not there, or is damaged."""
-    share = range(accelerator.process_index, len(samples), accelerator.num_processes)  # type: ignore[arg-type]
-    missing = []
-    for index in share:
-        image_id, path = image_file(samples, index)
-        if not cache.holds(image_key(image_id, path)):
-            missing.append(index)
-    return missing
+def find_missing(cache: TeacherCache, samples: Samples, accelerator: Accelerator) -> list[int]:
+    """This process's slice of the samples of which something is not there, or is damaged."""
+    indices = range(accelerator.process_index, len(samples), accelerator.num_processes)
+    return [index for index in indices if not cache.holds(key_of(samples, index))]
+
+
+def key_of(samples: Samples, index: int) -> int:
+    """What the image of a sample is looked up by."""
+    files = samples.files(index)
+    return image_key(files.id, files.image)
 
 
 class _Images(Dataset[tuple[int, Tensor]]):
     """Index and image of some samples."""
 
-    def __init__(self, samples: Dataset[Sample], indices: list[int]) -> None:
+    def __init__(self, samples: Samples, indices: list[int]) -> None:
         self.samples, self.indices = samples, indices
 
     def __len__(self) -> int:
@@ -156,33 +167,36 @@ class _Images(Dataset[tuple[int, Tensor]]):
 def fill_teacher_cache(
     cache: TeacherCache,
     teacher: Teacher,
-    samples: Dataset[Sample],
+    samples: Samples,
     missing: list[int],
     accelerator: Accelerator,
     hook: FeatureHook | None = None,
 ) -> None:
-    """Append what the teacher says of the samples `missing` to this process's part; features from `hook`."""
+    """Append the teacher's outputs for `missing` samples to this process's shard; features from `hook`."""
     form, rank = cache.logits.form, accelerator.process_index
-    folders = " and ".join(str(part.folder) for part in cache.all)
-    log(f"The teacher looks at {len(missing)} images once; what it says goes into {folders}", accelerator)
+    folders = " and ".join(str(store.folder) for store in cache.all)
+    log(f"The teacher's outputs for {len(missing)} images are computed once, into {folders}", accelerator)
     loader = DataLoader(
         _Images(samples, missing), batch_size=None, num_workers=2, worker_init_fn=ignore_stop_signals
     )
     with ExitStack() as stack:
-        writers = [stack.enter_context(part.writer(rank)) for part in cache.all]
+        writers = [stack.enter_context(store.writer(rank)) for store in cache.all]
         bar = stack.enter_context(progress(accelerator.is_main_process))
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
             size = (image.shape[1], image.shape[2])
-            logits = look(teacher, image, form.seen(size), accelerator)
-            said = [to_grid(logits, form.grid(size), form.align_corners)]
+            logits = look(teacher, image, form.input_size(size), accelerator)
+            outputs = [to_grid(logits, form.grid_size(size), form.grid == "corners")]
             if hook is not None and cache.features is not None:
-                grid = cache.features.form.grid(size)
-                said.append(F.interpolate(hook.take().float(), grid, mode="bilinear", align_corners=False))
-            key = image_key(*image_file(samples, index))
-            for writer, values in zip(writers, said, strict=True):
+                outputs.append(fit_features(hook.take().float(), cache.features.form, size))
+            key = key_of(samples, index)
+            for writer, values in zip(writers, outputs, strict=True):
                 writer.write(key, size, values)
             bar.advance(task)
+    for name, writer in zip(("logits", "features"), writers, strict=False):
+        if writer.clamped:
+            log(f"The teacher's {name} of {writer.clamped} images go beyond {LARGEST:,.0f}, the largest "
+                "number that the cache keeps: they are clamped to it", accelerator)  # fmt: skip
 
 
 @torch.inference_mode()
@@ -198,21 +212,18 @@ def look(teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Ac
         return teacher.answer(pixels).float()
 
 
-def open_image_cache(
-    config: DataConfig, samples: Dataset[Sample], accelerator: Accelerator
-) -> Dataset[Sample]:
-    """The training samples as training reads them: reduced, and from a cache, where `config` says so.
+def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelerator) -> Samples:
+    """The training samples as training reads them: downscaled, and from a cache, where `config` says so.
 
     Args:
         config: the long side, where the cache is, and how large it may become.
         samples: what `open_training` returned.
-        accelerator: each of its processes decodes a share of what is missing.
+        accelerator: each of its processes decodes a slice of what is missing.
     """
     if config.cache is None:
         return samples if config.long_side is None else DownscaledSamples(samples, config.long_side)
     decoded = DecodedSamples(samples, config.long_side, Path(config.cache))
-    share = range(accelerator.process_index, len(decoded), accelerator.num_processes)
-    missing = decoded.missing(share)
+    missing = decoded.missing(range(accelerator.process_index, len(decoded), accelerator.num_processes))
     accelerator.wait_for_everyone()  # nobody writes while another still looks at what there is
     if missing:
         fill_image_cache(decoded, missing, config, accelerator)
@@ -228,13 +239,12 @@ def open_image_cache(
 def fill_image_cache(
     decoded: DecodedSamples, missing: list[int], config: DataConfig, accelerator: Accelerator
 ) -> None:
-    """Append the samples `missing` to this process's part, as far as there is room for them."""
+    """Append the samples `missing` to this process's shard, as far as there is room for them."""
     cache, rank, world = decoded.cache, accelerator.process_index, accelerator.num_processes
     with cache.writer(rank) as writer, progress(accelerator.is_main_process) as bar:
-        cache.reload()  # another run may have filled the part while this one waited for it
+        cache.reload()  # another run may have filled the shard while this one waited for it
         missing = decoded.missing(missing)
-        used = sum(part.stat().st_size for part in cache.parts)
-        room = (1e9 * config.cache_gb - used) / world
+        room = (1e9 * config.cache_gb - cache.bytes) / world
         if not missing or room <= 0:
             return
         log(

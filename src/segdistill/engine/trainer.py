@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.utils.data import Dataset
 
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
@@ -22,8 +21,8 @@ from segdistill.data.cache.teacher import TeacherCache
 from segdistill.data.frequencies import class_weights
 from segdistill.data.loaders import training_batches
 from segdistill.data.mixing import mix
-from segdistill.data.sampler import batch_pools
-from segdistill.data.samples import FileSamples, Sample
+from segdistill.data.sampler import RankSlice, batch_pools
+from segdistill.data.samples import FileSamples, Samples
 from segdistill.data.worker import with_plain_errors
 from segdistill.distillation.objective import Objective
 from segdistill.engine.evaluate import evaluate
@@ -63,7 +62,7 @@ class Experiment:
     config: TrainConfig
     student: nn.Module
     teacher: Teacher | None
-    train: Dataset[Sample]
+    train: Samples
     val: FileSamples
     card: ModelCard
     cache: TeacherCache | None = None
@@ -250,16 +249,14 @@ def device_batches(
         config,
         steps,
         total=experiment.steps,
-        cache=experiment.cache,
-        stride=stride,
-        rank=rank,
-        world=accelerator.num_processes,
+        cache=experiment.cache and replace(experiment.cache, stride=stride),
+        process=RankSlice(rank, accelerator.num_processes),
     )
     layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     for number, batch in enumerate(with_plain_errors(loader)):
         step, part = divmod(number, config.optim.accumulate)
         rng = np.random.default_rng((config.seed, steps.start + step, part, rank, MIXING))
-        yield mix(batch.to(accelerator.device, layout), config.augment, rng)
+        yield mix(batch.to(accelerator.device).normalized(layout), config.augment, rng)
 
 
 def evaluate_and_keep(
