@@ -1,7 +1,7 @@
 """A batch of training crops: collated by the loader, moved to the device, coloured and normalised there."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,12 +37,12 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **moved)  # type: ignore[arg-type]  # names of tensors alone
+        return replace(self, **moved)
 
     def normalized(self, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
         """A batch of bytes as floats: in its random colours, ImageNet-normalised, masks as int64.

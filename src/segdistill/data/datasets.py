@@ -7,41 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdistill.config.train import DataConfig
-from segdistill.data.formats.folders import FolderLayout
-from segdistill.data.formats.layout import DESCRIPTION, Layout, UnknownSplitError
-from segdistill.data.formats.voc import VocLayout
+from segdistill.data.formats.layout import Layout, UnknownSplitError
+from segdistill.data.formats.table import open_layout, open_training_layout
 from segdistill.data.images import list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import FileSamples, JoinedSamples, Samples
-
-LAYOUTS: tuple[type[Layout], ...] = (VocLayout, FolderLayout)
-"""The readers, in the order in which a folder is tried."""
-
-
-def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
-    """The data set below `root`, without looking at its images.
-
-    Args:
-        root: a VOC devkit (or a folder that holds VOCdevkit/VOC2012), or a folder with a dataset.yaml.
-        layout: a dataset.yaml that lies elsewhere.
-
-    Raises:
-        FileNotFoundError: there is no data set.
-        ValueError: dataset.yaml is wrong.
-    """
-    folder = Path(root)
-    if root == "" or not folder.is_dir():
-        raise FileNotFoundError(
-            f"data.root {str(root)!r} is not a folder; name the data set with --data.root"
-        )
-    description = Path(layout) if layout else None
-    found = next(filter(None, (reader.find(folder, description) for reader in LAYOUTS)), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION}; "
-            "docs/own-data.md shows how to write one"
-        )
-    return found
 
 
 def open_dataset(
@@ -119,22 +89,16 @@ def open_validation(config: DataConfig) -> FileSamples:
         FileNotFoundError, ValueError: see `open_dataset`.
         ValueError: training would read the same images.
     """
-    layout = open_layout(config.root, config.layout)
+    layout = open_training_layout(config)
     if config.val_share:
         samples = _open_split(layout, config.split)
         return samples.subset(held_out(samples, config))
-    if layout.one_split:
-        raise ValueError(
-            f"the data set in {config.root} has no {{split}} in the path of its images, so that training and "
-            "validation would read the same ones: hold some out with data.val_share (0.2, say), or put "
-            "{split} into `images` and `masks`"
-        )
     try:
         return _open_split(layout, config.val_split)
     except UnknownSplitError as error:
         raise UnknownSplitError(
-            f"{error}; data.val_split names one, or data.val_share (0.2, say) holds out images of "
-            f"{config.split!r}"
+            f"{error}; name another with --data.val_split, or hold images of {config.split!r} out with "
+            "--data.val_share 0.2"
         ) from None
 
 

@@ -1,8 +1,9 @@
-"""Fills the caches ahead of training: decoded images, and the teacher's outputs."""
+"""Fills the caches ahead of training: decoded images, and the teacher's outputs for every image."""
 
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2 import functional as T
 
-from segdistill.config.train import FEATURE_LOSSES, DataConfig, TrainConfig
+from segdistill.config.train import FEATURE_LOSSES, DataConfig
 from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.cache.teacher import (
@@ -23,60 +24,112 @@ from segdistill.data.cache.teacher import (
     image_key,
     to_grid,
 )
-from segdistill.data.samples import DownscaledSamples, Samples
-from segdistill.data.transforms import normalise
+from segdistill.data.samples import Sample, Samples
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
+from segdistill.engine.experiment import Experiment
+from segdistill.inference.segment import run_network
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 
 STRIDES = (32, 16, 8, 4, 2)
-
-PROBE = 448
-"""Side, in pixels, of the image that the stride of the teacher's features is found on."""
-
 LOSSLESS = 0.01
 """Largest mean difference, in standard deviations of the logits, of a grid that counts as the network's."""
+PROBE_SIDE = 448
+"""Pixels of the square that the stride of features is found on: every usual stride divides it, 14 too, so
+that there is no incomplete cell."""
+PROBES = 4
+"""Images of the data set, beside one of noise, that a grid must be lossless for."""
 
 
-def open_teacher_cache(
-    config: TrainConfig, teacher: Teacher, samples: Samples, accelerator: Accelerator
-) -> TeacherCache:
-    """The cache with the teacher's outputs for all `samples`; all processes compute what is missing.
+def fill_caches(experiment: Experiment, accelerator: Accelerator) -> Experiment:
+    """The experiment with its caches filled; all processes compute what is missing."""
+    config = experiment.config
+    cache = None
+    if experiment.teacher is not None and config.teacher.cache:
+        cache = open_teacher_cache(experiment, accelerator)
+    train = experiment.train
+    if config.data.cache is not None:
+        train = open_image_cache(config.data, experiment.files, accelerator)
+    return replace(experiment, train=train, cache=cache)
+
+
+class Outputs(NamedTuple):
+    """The teacher's outputs for an image and its mirror image."""
+
+    logits: Tensor
+    """2 x K x h x w float32, at the size of the teacher's input."""
+    features: Tensor | None
+    """2 x C x h' x w', where they are hooked."""
+
+
+class TeacherPass:
+    """Passes of a teacher over whole images; a context manager, which removes the hook at its end.
 
     Args:
-        config: where the cache is, how logits are kept, whether images are stretched, and whether losses
-            compare features.
-        teacher: on the accelerator's device.
-        samples: the training images; their masks are not used.
-        accelerator: device, precision and processes.
+        experiment: its teacher, and whether its losses compare features.
+        accelerator: device and precision.
     """
+
+    def __init__(self, experiment: Experiment, accelerator: Accelerator) -> None:
+        assert experiment.teacher is not None
+        objective = experiment.config.objective
+        self.teacher: Teacher = experiment.teacher.to(accelerator.device)
+        self.accelerator = accelerator
+        self.hook: FeatureHook | None = None
+        if FEATURE_LOSSES.intersection(objective.weighted):
+            module = self.teacher.network.module
+            self.hook = FeatureHook(module, objective.teacher_layer, "objective.teacher_layer")
+
+    def __call__(self, image: Tensor, size: tuple[int, int]) -> Outputs:
+        """The outputs for a 3 x H x W uint8 image, resized to `size`."""
+        view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
+        with self.accelerator.autocast():
+            logits = run_network(self.teacher.answer, torch.stack([view, view.flip(2)]))
+        return Outputs(logits, None if self.hook is None else self.hook.pop())
+
+    def __enter__(self) -> "TeacherPass":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+
+
+def open_teacher_cache(experiment: Experiment, accelerator: Accelerator) -> TeacherCache:
+    """The cache with the teacher's outputs for all training images, filled.
+
+    Args:
+        experiment: teacher, images (their masks are not read), where the cache is and what it holds.
+        accelerator: device, precision and processes.
+
+    Raises:
+        ValueError: `cache_topk` leaves no class to the others.
+    """
+    config = experiment.config
     assert config.teacher.cache is not None
     root = Path(config.teacher.cache)
-    form = logits_format(config, teacher, samples, accelerator)
-    hook, features = None, None
-    if FEATURE_LOSSES.intersection(config.objective.weighted):
-        layer = config.objective.teacher_layer
-        hook = FeatureHook(teacher.network.module, layer, "objective.teacher_layer")
-        features = LogitsCache(root, features_format(form, layer, teacher, samples, hook, accelerator))
-    cache = TeacherCache(LogitsCache(root, form), features)
-    missing = find_missing(cache, samples, accelerator)
-    if missing:
-        fill_teacher_cache(cache, teacher, samples, missing, accelerator, hook)
-    if hook is not None:
-        hook.remove()
+    with TeacherPass(experiment, accelerator) as teacher_pass:
+        form = logits_format(experiment, teacher_pass)
+        features = None
+        if teacher_pass.hook is not None:
+            layer = config.objective.teacher_layer
+            features = LogitsCache(root, features_format(form, layer, experiment.files[0], teacher_pass))
+        cache = TeacherCache(LogitsCache(root, form), features)
+        missing = find_missing(cache, experiment.files, accelerator)
+        if missing:
+            fill_teacher_cache(cache, experiment.files, missing, teacher_pass)
     accelerator.wait_for_everyone()
     cache.reload()
     return cache
 
 
-def logits_format(
-    config: TrainConfig, teacher: Teacher, samples: Samples, accelerator: Accelerator
-) -> LogitsFormat:
-    """The format of a teacher's logits, on the coarsest grid that loses nothing where none is asked for.
+def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFormat:
+    """The format of the teacher's logits, on the coarsest grid that loses nothing where none is asked for.
 
     Raises:
         ValueError: `cache_topk` leaves no class to the others.
     """
+    config, teacher = experiment.config, teacher_pass.teacher
     topk, stride = config.teacher.cache_topk, config.teacher.cache_stride
     if topk >= teacher.classes:
         raise ValueError(f"teacher.cache_topk is {topk}, but must be below the {teacher.classes} classes")
@@ -90,61 +143,77 @@ def logits_format(
         teacher=teacher.fingerprint(),
     )
     if stride is None:
-        image = samples[0].image
-        size = form.input_size((image.shape[1], image.shape[2]))
-        stride, corners = find_grid(teacher, image, size, accelerator)
+        probes = [
+            teacher_pass(image, form.input_size(_size(image))).logits[:1]
+            for image in _probes(experiment.files)
+        ]
+        stride, corners = find_grid(probes)
         form = replace(form, stride=stride, grid="corners" if corners else "stretched")
     return form
 
 
+def _probes(samples: Samples) -> list[Tensor]:
+    """Images that a grid is tried on: some of the data set, evenly spaced, and one of noise.
+
+    A smooth or black photograph looks the same on every grid; noise shows each pixel of a teacher that works
+    pixel by pixel.
+    """
+    count = len(samples)
+    chosen = sorted({i * count // PROBES for i in range(PROBES)})
+    images = [samples[index].image for index in chosen]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, images[0].shape, dtype=torch.uint8, generator=generator)
+    return [noise, *images]
+
+
 def features_format(
-    form: LogitsFormat,
-    layer: str | None,
-    teacher: Teacher,
-    samples: Samples,
-    hook: FeatureHook,
-    accelerator: Accelerator,
+    form: LogitsFormat, layer: str | None, sample: Sample, teacher_pass: TeacherPass
 ) -> LogitsFormat:
     """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
-    # Every usual stride, and a patch of 14 pixels too, divides this size: the last cell is whole.
-    look(teacher, samples[0].image, (PROBE, PROBE), accelerator)
-    channels, rows = hook.take().shape[1:3]
+    features = teacher_pass(sample.image, (PROBE_SIDE, PROBE_SIDE)).features
+    assert features is not None
+    channels, rows = features.shape[1:3]
     return replace(
         form,
         classes=channels,
-        stride=max(1, round(PROBE / rows)),
+        stride=max(1, round(PROBE_SIDE / rows)),
         grid="strided",
         topk=0,
         teacher=f"{form.teacher}: {layer or 'deepest'}",
     )
 
 
-def find_grid(
-    teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Accelerator
-) -> tuple[int, bool]:
-    """Stride and `align_corners` of the coarsest grid whose bilinear enlargement is what the teacher answers.
+def find_grid(probes: list[Tensor]) -> tuple[int, bool]:
+    """Stride and `align_corners` of the coarsest grid whose bilinear upsampling gives the logits back.
 
-    Most networks enlarge a coarse map themselves; kept on that grid, nothing is lost. One that answers in
+    Most networks upsample a coarse map themselves; kept on that grid, nothing is lost. One whose logits have
     full detail gets a stride of 1.
+
+    Args:
+        probes: 1 x K x H x W logits of several images.
     """
-    full = look(teacher, image, seen, accelerator)[:1]
     for stride in STRIDES:
-        grid = (-(-seen[0] // stride), -(-seen[1] // stride))
         for corners in (True, False):
-            coarse = to_grid(full, grid, corners)
-            again = F.interpolate(coarse, size=seen, mode="bilinear", align_corners=corners)
-            if (again - full).abs().mean() <= LOSSLESS * full.std():
+            if all(_is_lossless(logits, stride, corners) for logits in probes):
                 return stride, corners
     return 1, False
 
 
+def _is_lossless(logits: Tensor, stride: int, align_corners: bool) -> bool:
+    """Whether 1 x K x H x W logits come back from the grid of this stride."""
+    size = logits.shape[2:]
+    coarse = to_grid(logits, (-(-size[0] // stride), -(-size[1] // stride)), align_corners)
+    again = F.interpolate(coarse, size=size, mode="bilinear", align_corners=align_corners)
+    return bool((again - logits).abs().mean() <= LOSSLESS * logits.std())
+
+
 def find_missing(cache: TeacherCache, samples: Samples, accelerator: Accelerator) -> list[int]:
-    """This process's slice of the samples of which something is not there, or is damaged."""
-    indices = range(accelerator.process_index, len(samples), accelerator.num_processes)
-    return [index for index in indices if not cache.holds(key_of(samples, index))]
+    """Of this process's slice of the samples, those that the cache does not hold whole."""
+    own = range(accelerator.process_index, len(samples), accelerator.num_processes)
+    return [index for index in own if not cache.holds(_key(samples, index))]
 
 
-def key_of(samples: Samples, index: int) -> int:
+def _key(samples: Samples, index: int) -> int:
     """What the image of a sample is looked up by."""
     files = samples.files(index)
     return image_key(files.id, files.image)
@@ -165,65 +234,60 @@ class _Images(Dataset[tuple[int, Tensor]]):
 
 
 def fill_teacher_cache(
-    cache: TeacherCache,
-    teacher: Teacher,
-    samples: Samples,
-    missing: list[int],
-    accelerator: Accelerator,
-    hook: FeatureHook | None = None,
+    cache: TeacherCache, samples: Samples, missing: list[int], teacher_pass: TeacherPass
 ) -> None:
-    """Append the teacher's outputs for `missing` samples to this process's shard; features from `hook`."""
+    """Append the teacher's outputs for the samples `missing` to this process's shard."""
+    accelerator = teacher_pass.accelerator
     form, rank = cache.logits.form, accelerator.process_index
-    folders = " and ".join(str(store.folder) for store in cache.all)
-    log(f"The teacher's outputs for {len(missing)} images are computed once, into {folders}", accelerator)
+    folders = " and ".join(str(one.folder) for one in cache.all)
+    log(f"Computing the teacher's outputs for {len(missing)} images once, into {folders}", accelerator)
     loader = DataLoader(
-        _Images(samples, missing), batch_size=None, num_workers=2, worker_init_fn=ignore_stop_signals
+        _Images(samples, missing),
+        batch_size=None,
+        num_workers=2,
+        worker_init_fn=ignore_stop_signals,
+        # A loader draws a seed for its workers: from the global generator it would change the training.
+        generator=torch.Generator().manual_seed(0),
     )
     with ExitStack() as stack:
-        writers = [stack.enter_context(store.writer(rank)) for store in cache.all]
+        writers = [stack.enter_context(one.writer(rank)) for one in cache.all]
         bar = stack.enter_context(progress(accelerator.is_main_process))
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
-            size = (image.shape[1], image.shape[2])
-            logits = look(teacher, image, form.input_size(size), accelerator)
-            outputs = [to_grid(logits, form.grid_size(size), form.grid == "corners")]
-            if hook is not None and cache.features is not None:
-                outputs.append(fit_features(hook.take().float(), cache.features.form, size))
-            key = key_of(samples, index)
-            for writer, values in zip(writers, outputs, strict=True):
-                writer.write(key, size, values)
+            size = _size(image)
+            outputs = teacher_pass(image, form.input_size(size))
+            values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
+            if outputs.features is not None and cache.features is not None:
+                values.append(fit_features(outputs.features.float(), cache.features.form, size))
+            for writer, value in zip(writers, values, strict=True):
+                writer.write(_key(samples, index), size, value)
             bar.advance(task)
     for name, writer in zip(("logits", "features"), writers, strict=False):
         if writer.clamped:
-            log(f"The teacher's {name} of {writer.clamped} images go beyond {LARGEST:,.0f}, the largest "
-                "number that the cache keeps: they are clamped to it", accelerator)  # fmt: skip
+            log(
+                f"The teacher's {name} of {writer.clamped} images go beyond {LARGEST:,.0f}, the largest "
+                "number that the cache keeps: they are clamped to it",
+                accelerator,
+            )
 
 
-@torch.inference_mode()
-def look(teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Accelerator) -> Tensor:
-    """What the teacher answers to a 3 x H x W uint8 image and its mirror image, enlarged to `seen`.
-
-    Returns:
-        2 x K x h x w float32 at the size `seen`.
-    """
-    view = T.resize(image.to(accelerator.device), list(seen), antialias=True)
-    pixels = normalise(torch.stack([view, view.flip(2)])).contiguous(memory_format=torch.channels_last)
-    with accelerator.autocast():
-        return teacher.answer(pixels).float()
+def _size(image: Tensor) -> tuple[int, int]:
+    """H, W of a 3 x H x W image."""
+    return image.shape[1], image.shape[2]
 
 
-def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelerator) -> Samples:
-    """The training samples as training reads them: downscaled, and from a cache, where `config` says so.
+def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelerator) -> DecodedSamples:
+    """The training samples, downscaled, from the cache of decoded images, filled.
 
     Args:
         config: the long side, where the cache is, and how large it may become.
-        samples: what `open_training` returned.
+        samples: at the size of their files.
         accelerator: each of its processes decodes a slice of what is missing.
     """
-    if config.cache is None:
-        return samples if config.long_side is None else DownscaledSamples(samples, config.long_side)
+    assert config.cache is not None
     decoded = DecodedSamples(samples, config.long_side, Path(config.cache))
-    missing = decoded.missing(range(accelerator.process_index, len(decoded), accelerator.num_processes))
+    own = range(accelerator.process_index, len(decoded), accelerator.num_processes)
+    missing = decoded.missing(own)
     accelerator.wait_for_everyone()  # nobody writes while another still looks at what there is
     if missing:
         fill_image_cache(decoded, missing, config, accelerator)
@@ -231,8 +295,11 @@ def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelera
     decoded.cache.reload()
     kept = decoded.kept()
     if kept < len(decoded):
-        log(f"{kept} of {len(decoded)} decoded images fit into data.cache_gb {config.cache_gb:g} of "
-            f"{decoded.cache.folder}; the others are decoded each time", accelerator)  # fmt: skip
+        log(
+            f"{kept} of {len(decoded)} decoded images fit into data.cache_gb {config.cache_gb:g} of "
+            f"{decoded.cache.folder}; the others are decoded each time",
+            accelerator,
+        )
     return decoded
 
 
@@ -256,8 +323,7 @@ def fill_image_cache(
             batch_size=None,
             num_workers=config.workers,
             worker_init_fn=ignore_stop_signals,
-            # The loader draws a seed for its workers: from a generator of its own, not from the global one.
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator().manual_seed(0),  # see fill_teacher_cache
         )
         task = bar.add_task("decode", total=len(missing), numbers="")
         for index, sample in zip(missing, with_plain_errors(loader), strict=True):

@@ -95,7 +95,7 @@ def predict_image(
         device: where the network is; None for the CPU.
     """
     pixels = resize_long_side(F.pil_to_tensor(image), size or network.size)
-    logits = segment(network, pixels, (image.height, image.width), device=device, flip=flip)
+    logits = segment(network, pixels.to(device or "cpu"), (image.height, image.width), flip=flip)
     seen = logits.softmax(dim=0).cpu().numpy() if probabilities else None
     return Prediction(image=image, mask=largest_class(logits), probabilities=seen, labels=network.labels)
 

@@ -1,53 +1,90 @@
-"""Image -> network input -> logits -> classes at the image's own size: the only copy."""
+"""Image -> network input -> logits -> classes at the image's own size: the only copy.
+
+N: images, K: classes, h, w: rows and columns that the network gets, H, W: those of the image or its mask.
+"""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segdistill.data.transforms import normalise
 
+Network = Callable[[Tensor], Tensor]
+"""N x 3 x h x w ImageNet-normalised images -> N x K x h x w logits; any `nn.Module` in eval mode is one."""
 
-@torch.inference_mode()
+STRIP_BYTES = 16 * 2**20
+"""Memory for the upsampled logits of a strip of rows."""
+
+
+def run_network(
+    network: Network, images: Tensor, *, flip: bool = False, scales: tuple[float, ...] = (1.0,)
+) -> Tensor:
+    """The logits of a batch of images at the size that the network gets.
+
+    Args:
+        network: in eval mode.
+        images: N x 3 x h x w uint8 RGB, on the network's device.
+        flip: average the probabilities with those of the mirrored images.
+        scales: average the probabilities over the images resized by each of these factors.
+
+    Returns:
+        N x K x h x w float32: the network's logits where there is one plain view, otherwise the logarithm
+        of the mean probability.
+    """
+    return _mean_of_views(network, images, images.shape[2:], flip=flip, scales=scales)
+
+
 def segment(
-    network: nn.Module,
+    network: Network,
     image: Tensor,
     size: torch.Size | tuple[int, int],
     *,
-    device: torch.device | None = None,
     flip: bool = False,
     scales: tuple[float, ...] = (1.0,),
 ) -> Tensor:
-    """What a network sees in one image.
+    """The logits of one image at the size of its mask, for scores and probabilities.
+
+    Each view is resized before views are averaged, so that logits are resized and never probabilities.
 
     Args:
-        network: on `device`, in eval mode.
-        image: 3 x h x w uint8 RGB, at the size that the network is to see.
-        size: H, W that is asked for.
-        device: where to compute; None for the CPU.
-        flip: also look at the mirrored image, and average the probabilities.
-        scales: look at the image at each of these relative sizes, and average the probabilities.
+        network: in eval mode.
+        image: 3 x h x w uint8 RGB, on the network's device.
+        size: H, W.
+        flip, scales: see `run_network`.
 
     Returns:
-        K x H x W float32: with one plain view the network's logits, resized bilinearly; otherwise the
-        logarithm of the mean probability.
+        K x H x W float32, as `run_network` gives them.
     """
-    pixels = normalise(image.to(device or torch.device("cpu")))[None]
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return _mean_of_views(network, image[None], size, flip=flip, scales=scales)[0]
+
+
+@torch.inference_mode()
+def _mean_of_views(
+    network: Network,
+    images: Tensor,
+    size: torch.Size | tuple[int, int],
+    *,
+    flip: bool,
+    scales: tuple[float, ...],
+) -> Tensor:
+    """N x 3 x h x w uint8 -> N x K x H x W float32: one view's logits, or the log of the mean probability."""
+    pixels = normalise(images).contiguous(memory_format=torch.channels_last)
     views = []
     for scale in scales:
-        seen = pixels
+        view = pixels
         if scale != 1:
-            wanted = [max(1, round(side * scale)) for side in pixels.shape[2:]]
-            seen = F.interpolate(pixels, size=wanted, mode="bilinear", align_corners=False, antialias=True)
-        views.append(resize_logits(network(seen), size))
+            scaled = [max(1, round(side * scale)) for side in pixels.shape[2:]]
+            view = F.interpolate(pixels, size=scaled, mode="bilinear", align_corners=False, antialias=True)
+        views.append(resize_logits(network(view), size))
         if flip:
-            views.append(resize_logits(network(seen.flip(3)).flip(3), size))
+            views.append(resize_logits(network(view.flip(3)).flip(3), size))
     if len(views) == 1:
-        return views[0][0]
-    total = torch.stack([view.log_softmax(dim=1) for view in views]).logsumexp(dim=0)[0]
+        return views[0]
+    total = torch.stack([view.log_softmax(dim=1) for view in views]).logsumexp(dim=0)
     return total - math.log(len(views))
 
 
@@ -64,17 +101,14 @@ def largest_class(logits: Tensor) -> np.ndarray:
     return logits.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
-STRIP_BYTES = 16 * 2**20
-"""Memory for the enlarged logits of a strip of rows."""
-
-
-def class_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+@torch.inference_mode()
+def class_mask(logits: Tensor, size: torch.Size | tuple[int, int]) -> np.ndarray:
     """K x h x w logits -> H x W uint8 class indices, as `resize_logits(...).argmax()` gives them.
 
-    The enlarged logits are never whole in memory: for 21 classes of a photograph they are a gigabyte.
+    The upsampled logits are never whole in memory: for 21 classes of a photograph they are a gigabyte.
     """
     height, width = size
-    if logits.shape[1:] == size:
+    if logits.shape[1:] == tuple(size):
         return largest_class(logits)
     rows = logits.shape[1]
     wide = F.interpolate(logits[None], size=(rows, width), mode="bilinear", align_corners=False)[0]
@@ -84,9 +118,9 @@ def class_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     below = (above + 1).clamp(max=rows - 1)
     weight = (centre - above).view(1, -1, 1)
     strip = max(1, STRIP_BYTES // (4 * len(logits) * width))
-    mask = np.empty(size, dtype=np.uint8)
+    mask = np.empty((height, width), dtype=np.uint8)
     for top in range(0, height, strip):
-        part = slice(top, top + strip)
-        blended = torch.lerp(wide[:, above[part]], wide[:, below[part]], weight[:, part])
-        mask[part] = largest_class(blended)
+        band = slice(top, top + strip)
+        blended = torch.lerp(wide[:, above[band]], wide[:, below[band]], weight[:, band])
+        mask[band] = largest_class(blended)
     return mask

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from segdistill.config.deploy import PredictConfig
 from segdistill.data.images import MOST_PIXELS, image_size, write_raw
-from segdistill.data.transforms import normalise
 from segdistill.inference.prediction import Prediction
-from segdistill.inference.segment import largest_class
+from segdistill.inference.segment import largest_class, run_network
 from segdistill.models.trained import TrainedNetwork
 
 LARGE = 16_000_000
@@ -140,8 +139,8 @@ def segment_tiles(
         beside: Tensor | None = None
         for column in spans(width, tile, overlap):
             window = np.array(image[slice(*row.seen), slice(*column.seen)])
-            pixels = normalise(torch.from_numpy(window).permute(2, 0, 1).to(device or torch.device("cpu")))
-            logits = network(pixels[None].contiguous(memory_format=torch.channels_last))[0].float()
+            pixels = torch.from_numpy(window).permute(2, 0, 1).to(device or torch.device("cpu"))
+            logits = run_network(network, pixels[None])[0]
             logits = logits[:, row.said, column.said]
             logits, beside = fade(logits, beside, column, axis=2)
             if above is None:

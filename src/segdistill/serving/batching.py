@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from segdistill.data.transforms import normalise
+from segdistill.inference.segment import run_network
 from segdistill.models.trained import TrainedNetwork
 
 logger = logging.getLogger("segdistill.serve")
@@ -118,9 +118,8 @@ class Batcher:
 
     def _run(self, jobs: list[Job]) -> None:
         try:
-            with torch.inference_mode():
-                images = normalise(torch.stack([job.pixels for job in jobs]).to(self.device))
-                logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
+            images = torch.stack([job.pixels for job in jobs]).to(self.device)
+            logits = run_network(self.network, images)
         except Exception as error:  # whatever a network does, the next batch must still be served
             logger.exception("the network failed on a batch of %s", [tuple(job.pixels.shape) for job in jobs])
             for job in jobs:
