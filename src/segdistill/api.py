@@ -22,9 +22,8 @@ from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, Predic
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
-from segdistill.data.datasets import open_dataset
+from segdistill.data.datasets import open_validation
 from segdistill.data.images import read_image
-from segdistill.data.samples import labelled_count
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
@@ -105,9 +104,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
 
 def describe(experiment: Experiment) -> str:
     """What is trained from what, on one line."""
-    config, labelled = experiment.config, labelled_count(experiment.files)
+    config, labelled = experiment.config, experiment.files.labelled
     parameters = sum(p.numel() for p in experiment.student.parameters())
-    unlabelled = len(experiment.files) - labelled  # type: ignore[arg-type]
+    unlabelled = len(experiment.files) - labelled
     return (
         f"Training {config.student.spec} ({parameters:,} parameters) on {len(experiment.labels)} classes, "
         f"{labelled:,} images with masks and {unlabelled:,} without, "
@@ -176,7 +175,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
-        "bytes": sum(shard.stat().st_size for cache in filled.all for shard in cache.parts),
+        "bytes": sum(cache.bytes for cache in filled.all),
         "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -294,7 +293,7 @@ def gather_examples(runs: Sequence[Path]) -> list[Example]:
         require_trust(config.teacher.spec, folders[0].config_file)
     names = dict(zip(runs, run_names(runs), strict=True))
     scores = {names[folder.path]: folder.image_scores for folder in folders}
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    val = open_validation(config.data)
     teacher = open_teacher(config.teacher, val.labels)
     networks = {names[folder.path]: folder.student() for folder in folders}
     position = {str(name): index for index, name in enumerate(val.ids)}
