@@ -117,7 +117,6 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
     assert list(json.loads((run / "metrics.json").read_text())["best"]["iou"]) == list(labels.names)
 
 
-
 @pytest.mark.parametrize("grid", sorted(path.name for path in (BENCHMARKS / "grids").glob("*.yaml")))
 def test_every_setting_of_a_grid_is_valid(grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
