@@ -4,9 +4,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,11 @@ from segdistill.build import (
     open_evaluation,
     open_teacher,
 )
-from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.datasets import open_validation
-from segdistill.data.images import read_image
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
@@ -39,20 +37,16 @@ from segdistill.engine.trainer import Trainer
 from segdistill.exporting.export import calibration_images
 from segdistill.exporting.export import export as export_network
 from segdistill.files import write_atomic
-from segdistill.inference.prediction import (
-    Prediction,
-    find_images,
-    predict_image,
-    write_image,
-    write_prediction,
-)
+from segdistill.inference.pipeline import Pipeline
+from segdistill.inference.prediction import Prediction, find_images
 from segdistill.inference.segment import segment
-from segdistill.inference.tiles import needs_tiles, predict_tiles
-from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
-from segdistill.inference.video import predict_video
+from segdistill.inference.tiles import check_tile
+from segdistill.inference.video import VIDEO_SUFFIXES, require_av
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
+from segdistill.models.fused import fuse
 from segdistill.models.spec import require_trust
+from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
@@ -324,82 +318,58 @@ def gather_examples(runs: Sequence[Path]) -> list[Example]:
 
 
 def predict(
-    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
+    target: str | Path, paths: str | Path | Sequence[str | Path], config: PredictConfig | None = None
 ) -> Iterator[tuple[Path, Prediction]]:
     """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
+    Wrong arguments are refused at the call; images are read, segmented and written while the results are
+    iterated over.
+
     Args:
         target: a run folder, or any network spec.
-        paths: files and folders.
+        paths: a file or folder, or several.
         config: output folder, input size, ...
 
-    Yields:
-        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
-        frame in turn.
+    Returns:
+        An iterator over the mask file of each image and its prediction, in order; of a video, over the
+        overlay video and each frame in turn.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: an image cannot be read, or two images would get one name.
+        ValueError: settings do not go together, or two images would get one name.
+        segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
+            the files that could not be read; all others are done.
     """
     config = config or PredictConfig()
-    files = list(find_images(paths))
+    files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
+    _check_predicted(files, config)
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = load_network(str(target), precision=config.precision).to(device)
+    if config.probabilities and network.outputs_masks:
+        raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
+    if config.precision == "fp32" and any(isinstance(module, DSUNet) for module in network.modules()):
+        network = cast(TrainedNetwork, fuse(network))
+    network = network.to(memory_format=torch.channels_last)
+    return Pipeline(network, config, device).run(files)
+
+
+def _check_predicted(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
+    """Refuse files that would get one name, and settings that do not go with each other or with a video."""
     for name, count in Counter(name for _, name in files).items():
         if count > 1:
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = load_network(str(target), precision=config.precision)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.outputs_masks:
-        raise ValueError(
-            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
-        )
-    for path, name in files:
-        if path.suffix.lower() in VIDEOS:
-            if config.probabilities or config.flip or config.tile:
-                raise ValueError(
-                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
-                )
-            out = Path(config.out) / name
-            frames = predict_video(
-                network, path, out, size=config.size, masks=config.mask_video, device=device
+    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        require_av()
+        if config.probabilities or config.flip or config.tile:
+            raise ValueError(
+                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
             )
-            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
-            continue
-        if needs_tiles(path, network, config):
-            yield _predict_large(network, path, Path(config.out) / name, config, device)
-            continue
-        prediction = predict_image(
-            network, read_image(path), size=config.size, flip=config.flip,
-            probabilities=config.probabilities, device=device,
-        )  # fmt: skip
-        yield (
-            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
-            prediction,
-        )
-
-
-def _predict_large(
-    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
-) -> tuple[Path, Prediction]:
-    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
-    if config.probabilities or config.flip or config.size:
-        raise ValueError(
-            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
-        )
-    mask, reduced = predict_tiles(
-        network,
-        path,
-        tile=config.tile or min(TILE, network.largest_side or TILE),
-        overlap=config.overlap,
-        scratch=Path(config.out),
-        device=device,
-    )
-    file = target.with_name(f"{target.name}.png")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, replace(reduced, mask=mask).palette_mask(), "PNG")
-    write_image(target.with_name(f"{target.name}_overlay.jpg"), reduced.overlay(), "JPEG")
-    return file, reduced
+    if config.tile:
+        if config.probabilities or config.flip or config.size:
+            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
+        check_tile(config.tile, config.overlap)
 
 
 def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:

@@ -358,7 +358,7 @@ def test_sizes_that_the_network_itself_refuses_are_left_out() -> None:
         parity.compare(never, network)
 
 
-def test_a_file_says_how_large_an_image_it_takes(run: Path, files: Any, tmp_path: Path) -> None:
+def test_a_file_says_how_large_an_image_it_takes(run: Path, files: Any) -> None:
     network = load_network(str(files("executorch")))
     assert network.largest_side == 512
     assert load_network(str(run)).largest_side is None
@@ -368,8 +368,7 @@ def test_a_file_says_how_large_an_image_it_takes(run: Path, files: Any, tmp_path
             with pytest.raises(ValueError, match="it takes 1 of 512x512 pixels, or what needs no more"):
                 network(torch.zeros(shape))
     network.size = None  # as of a run that says none: images are cut to what the file takes
-    Image.new("RGB", (600, 40)).save(tmp_path / "wide.png")
-    assert needs_tiles(tmp_path / "wide.png", network, PredictConfig())
+    assert needs_tiles((600, 40), network, PredictConfig())
     with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with --size 512"):
         Service(network, {}, ServeConfig(size=600), torch.device("cpu"))
     with Service(network, {}, ServeConfig(), torch.device("cpu")) as service:
