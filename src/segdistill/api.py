@@ -22,7 +22,7 @@ from segdistill.console import log, progress
 from segdistill.data.datasets import open_dataset, open_labels, open_training
 from segdistill.data.frequencies import class_weights
 from segdistill.data.images import read_image
-from segdistill.data.samples import labelled_count
+from segdistill.data.samples import FileSamples, labelled_count
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
@@ -34,8 +34,9 @@ from segdistill.engine.run_folder import CONFIG, check_run, make_run
 from segdistill.engine.runtime import make_accelerator, seed_everything, stop_signal
 from segdistill.engine.trainer import Experiment
 from segdistill.engine.trainer import train as train_student
-from segdistill.exporting.export import SUFFIXES, calibration_images
+from segdistill.exporting.export import SUFFIXES, check_format
 from segdistill.exporting.export import export as export_network
+from segdistill.exporting.quantize import calibration_images
 from segdistill.files import read_json, write_atomic
 from segdistill.inference.prediction import (
     Prediction,
@@ -419,13 +420,14 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         config: format, input and output of the file, limits, ...
 
     Returns:
-        What the JSON file beside it holds, `parity` among it, and its path as `file`.
+        The content of the JSON file beside it, `parity` included, and its path as `file`.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: it cannot be exported, or answers otherwise than PyTorch: no file is left behind.
+        ValueError: it cannot be exported, or computes something else than PyTorch: no file is left behind.
     """
     config = config or ExportConfig()
+    check_format(config)
     spec, suffix = str(target), SUFFIXES[config.format]
     if not config.out and not is_run(spec):
         raise ValueError(f"name the file with --out FILE{suffix}")
@@ -435,25 +437,28 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     network = load_network(spec)
     if not any(True for _ in network.module.parameters()):
         raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
-    samples = None
+    samples = _open_scored(spec, config)
+    images: list[Tensor] = []
+    if config.quantize is not None:
+        source = _calibration_source(spec, config)
+        images = calibration_images(source, config.calibration_images, network.size)
+    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+
+
+def _open_scored(spec: str, config: ExportConfig) -> FileSamples | None:
+    """The images with masks on which an export is scored; None where a float file has none."""
     try:
-        found = open_evaluation(spec, config.data)
-        samples = (found, found.labels)
+        return open_evaluation(spec, config.data)
     except (FileNotFoundError, ValueError) as error:
         if config.data.root:
             raise
         if config.quantize:
             raise ValueError(
-                f"what 8 bits lose must be measured, and {spec} brings no images ({error}): "
+                f"what int8 loses must be measured, and {spec} brings no images ({error}): "
                 "name some that have masks with --data.root"
             ) from None
         log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
-    images: list[Tensor] = []
-    if config.quantize is not None:
-        images = calibration_images(
-            _calibration_source(spec, config), config.calibration_images, network.size
-        )
-    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+        return None
 
 
 def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:
