@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from segdistill.models.zoo import build_model
 
 _HOME = {
-    "BenchmarkConfig": "config_deploy",
-    "EvaluateConfig": "config_evaluate",
-    "ExportConfig": "config_deploy",
-    "PredictConfig": "config_deploy",
-    "ServeConfig": "config_deploy",
-    "TrainConfig": "config",
-    "benchmark": "api_deploy",
+    "BenchmarkConfig": "config.deploy",
+    "EvaluateConfig": "config.evaluate",
+    "ExportConfig": "config.deploy",
+    "PredictConfig": "config.deploy",
+    "ServeConfig": "config.deploy",
+    "TrainConfig": "config.train",
+    "benchmark": "api",
     "build_model": "models.zoo",
     "cache": "api",
     "evaluate": "api",
-    "export": "api_deploy",
+    "export": "api",
     "fuse": "models.fused",
     "keep_freed_memory": "engine.runtime",
     "load_student": "api",
-    "predict": "api_deploy",
+    "predict": "api",
     "report": "api",
-    "serve": "api_deploy",
+    "serve": "api",
     "train": "api",
 }
 

@@ -194,6 +194,7 @@ def _add_data_verbs(parser: ArgumentParser) -> None:
 def run_train(options: Namespace) -> int:
     """Segdistill train."""
     from segdistill import api
+    from segdistill.engine.run_folder import RunFolder
     from segdistill.engine.runtime import Stopped
 
     if options.replay:
@@ -204,7 +205,7 @@ def run_train(options: Namespace) -> int:
         run = api.train(TrainConfig(**settings), resume=options.resume, overwrite=options.overwrite)
     except Stopped as stopped:
         return stopped.exit_code
-    metrics = json.loads((run / "metrics.json").read_text())["best"]
+    metrics = RunFolder(run).best
     print_json({"run": str(run), "step": metrics["step"], **_scores(metrics)})
     return 0
 
@@ -320,9 +321,9 @@ def run_report(options: Namespace) -> int:
 
 def run_pack(options: Namespace) -> int:
     """Segdistill pack."""
-    from segdistill.engine.run_folder import pack
+    from segdistill import api
 
-    print_json({"run": str(pack(Path(options.run), Path(options.out)))})
+    print_json({"run": str(api.pack(options.run, options.out))})
     return 0
 
 

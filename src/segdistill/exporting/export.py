@@ -1,4 +1,4 @@
-"""A trained network as a file for another runtime, which is kept only if it computes there what PyTorch does."""
+"""A trained network as a file for another runtime, kept only if it computes there what PyTorch does."""
 
 import contextlib
 import json

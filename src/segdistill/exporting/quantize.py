@@ -29,7 +29,7 @@ extremes of all images would make the steps coarser for the others.
 """
 
 CALIBRATION_SIDE = 512
-"""Long side, in pixels, of images to calibrate on for a network without a size: a group must fit in memory."""
+"""Long side, in pixels, of images to calibrate on for a network without a size: groups take memory."""
 
 
 def calibration_images(source: Dataset[Sample] | Path, count: int, size: int | None) -> list[Tensor]:
