@@ -11,7 +11,6 @@ from segdistill import cli
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.profiling import benchmark as side_by_side
 from segdistill.profiling.benchmark import Entry, entries, file_bytes, measure
-from segdistill.profiling.process import WorkerProcess
 
 pytestmark = pytest.mark.integration
 
@@ -80,13 +79,6 @@ def test_what_is_compiled_in_half_precision_leaves_the_network_itself_alone() ->
     side_by_side._torch_pass(network, entry, torch.zeros(1, 3, 8, 8), torch.device("cpu"))
     assert network.weight.dtype == torch.float32
     assert network(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
-
-
-def test_an_error_in_a_process_comes_back() -> None:
-    entry = Entry(target="nothing", form="eager", precision="fp32")
-    with WorkerProcess(side_by_side.Measured, entry, BenchmarkConfig()) as process:
-        with pytest.raises(ValueError, match="no network 'nothing'"):
-            process.call("seconds")
 
 
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

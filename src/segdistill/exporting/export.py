@@ -54,7 +54,7 @@ def export(
         _write(network, draft, card, config, calibration)
         written = load_network(str(draft))
         parity = compare(network, written) | compare_scores(network, written, samples, config.images)
-        _require_parity(parity, config, path)
+        require_parity(parity, config, path)
         files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
         record = {
             "file": path.name,
@@ -107,7 +107,7 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
         raise ValueError(f"{spec} cannot be written as {form}: {reason}; try {others}") from None
 
 
-def _require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> None:
+def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> None:
     """Raise a `ValueError` unless the file computes what the network does, within the limits."""
     if config.quantize is None:
         if parity["same_class"] < config.same_class:
