@@ -7,6 +7,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
+from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
@@ -20,7 +21,6 @@ from segdistill.models.card import ModelCard, is_run, read_model
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
 from segdistill.models.zoo import build_model, output_classes, require_trust
-from segdistill.version import __version__
 
 
 def build_experiment(config: TrainConfig) -> Experiment:

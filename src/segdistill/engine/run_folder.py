@@ -1,7 +1,8 @@
 """The run folder: the one module that knows its file names, their schemas, its lock and its checkpoints.
 
 model.json and model.safetensors are a format of their own, which `segdistill.models.card` reads and writes;
-the files of `checkpoints/` are written by `segdistill.engine.checkpoint`.
+the files of `checkpoints/` are written by `segdistill.engine.checkpoint`; the few names that are looked for
+before PyTorch is loaded stand in `segdistill.config.paths`.
 """
 
 import json
@@ -18,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from torch import nn
 
+from segdistill.config.paths import LOCK, SETTINGS, require_runs, require_writable
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.engine.checkpoint import Checkpoints
@@ -33,8 +35,6 @@ from segdistill.files import (
 from segdistill.models.card import ModelCard, is_run, read_card, read_model, save_model
 from segdistill.models.trained import TrainedNetwork, load_network
 
-CONFIG = "config.yaml"
-LOCK = ".lock"
 MAY_CHANGE = frozenset(
     {
         "data.workers",
@@ -61,7 +61,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config_file = self.path / CONFIG
+        self.config_file = self.path / SETTINGS
         self.history_file = self.path / "history.jsonl"
         self.metrics_file = self.path / "metrics.json"
         self.environment_file = self.path / "environment.json"
@@ -81,11 +81,7 @@ class RunFolder:
 
     def require(self) -> None:
         """Raise a `FileNotFoundError` unless this is a run folder."""
-        if not is_run(self.path) and not self.config_file.is_file():
-            raise FileNotFoundError(
-                f"{self.path} is not a run folder: it has neither a config.yaml nor a model.json "
-                "(`segdistill train --out FOLDER` makes one)"
-            )
+        require_runs([self.path])
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -206,31 +202,18 @@ class RunFolder:
             ValueError: it holds another run, or something else, or a resumed run had other settings, or
                 another process trains in it.
         """
-        if resume and overwrite:
-            raise ValueError("--resume continues a run and --overwrite deletes it: choose one")
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file, not a folder; name another with --out")
         if (self.path / LOCK).is_file():
             with self.locked():
                 pass
         self._check_content(config, resume=resume, overwrite=overwrite)
 
     def _check_content(self, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
-        own = {LOCK, f".{CONFIG}.tmp"}  # of a process that was killed before it wrote its settings
-        content = [p for p in self.path.iterdir() if p.name not in own] if self.path.is_dir() else []
-        if not content:
-            if resume:
-                raise ValueError(f"there is no run in {self.path} to resume")
-            return
-        if not self.config_file.is_file():
-            raise ValueError(f"{self.path} holds files but no run; name another folder with --out")
+        require_writable(self.path, resume=resume, overwrite=overwrite)
         if resume:
             changed = differences(asdict(load(TrainConfig, self.config_file)), asdict(config))
             changed = [line for line in changed if line.split()[0] not in MAY_CHANGE]
             if changed:
                 raise ValueError(f"{self.path} was started with other settings: {'; '.join(changed)}")
-        elif not overwrite:
-            raise ValueError(f"{self.path} holds another run: --resume continues it, --overwrite deletes it")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -288,7 +271,7 @@ class RunFolder:
 
     def _empty(self) -> None:
         """Delete a run but for its lock: checkpoints first and settings last, so that a kill leaves a run."""
-        last = {self.checkpoints.folder.name: 0, CONFIG: 2}
+        last = {self.checkpoints.folder.name: 0, SETTINGS: 2}
         for path in sorted(self.path.iterdir(), key=lambda path: last.get(path.name, 1)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -331,7 +314,7 @@ class RunFolder:
         if lost:
             raise ValueError(f"{self.path}: {', '.join(lost)} holds values beyond float16's range")
         save_model(out, half, card)
-        write_atomic(out / CONFIG, to_yaml(self.config))
+        write_atomic(out / SETTINGS, to_yaml(self.config))
         return out
 
 

@@ -139,7 +139,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
 
 
-class Stopped(BaseException):
+class Stopped(SystemExit):
     """A signal ended the work after what there was to save was saved; the process ends with `exit_code`."""
 
     def __init__(self, exit_code: int) -> None:

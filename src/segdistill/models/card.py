@@ -11,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from segdistill.config.paths import CARD as CARD
+from segdistill.config.paths import require_model
 from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json, write_together
 
-CARD = "model.json"
 WEIGHTS = "model.safetensors"
 WIDEST, LARGEST = 8, 2**14
 """Of a card: its width and its sides in pixels, so that a few bytes cannot ask for all memory."""
@@ -80,12 +81,8 @@ def read_card(run: Path) -> ModelCard:
         FileNotFoundError: it has none, so it is no run folder (or no evaluation has finished in it yet).
         ValueError: the file is not what segdistill writes.
     """
+    require_model(run)
     path = run / CARD
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run} is not a run folder with a trained model: it has no {CARD} "
-            "(one is written at the first evaluation of `segdistill train`)"
-        )
     try:
         content = read_json(path)
         content["labels"] = label_set(content["labels"], str(path))

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from segdistill import __version__
 from segdistill.serving.limits import error_response
 from segdistill.serving.pictures import Format
 from segdistill.serving.schemas import (
@@ -24,7 +25,6 @@ from segdistill.serving.schemas import (
     STATE,
     answer,
 )
-from segdistill.version import __version__
 
 if TYPE_CHECKING:
     from segdistill.serving.server import Service
