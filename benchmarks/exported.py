@@ -19,12 +19,11 @@ from rich.console import Console
 from segdistill import __version__
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
-from segdistill.exporting.export import SUFFIXES
 from segdistill.exporting.parity import compare, draw_images
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.card import ModelCard, save_model
-from segdistill.models.exported import ExportCard
+from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.reporting.tables import benchmark_table
@@ -47,11 +46,11 @@ def write_files(run: Path) -> list[str]:
     images = list(draw_images(20, 256, 256, generator))
     files = []
     for form, write in WRITERS.items():
-        path = run.parent / f"student{SUFFIXES[form]}"
+        path = run.parent / f"student{FORMATS[form].suffix}"
         write(trace(network, card, form, int8=False), path, card)
         files.append(str(path))
         if form in QUANTIZERS:
-            path = run.parent / f"student-int8{SUFFIXES[form]}"
+            path = run.parent / f"student-int8{FORMATS[form].suffix}"
             QUANTIZERS[form](trace(network, card, form, int8=True), path, card, images)
             files.append(str(path))
     return files

@@ -19,8 +19,8 @@ from rich.table import Table
 import segdistill
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
-from segdistill.exporting.export import SUFFIXES
 from segdistill.exporting.parity import compare
+from segdistill.models.exported import FORMATS
 from segdistill.models.trained import load_network
 
 VARIANTS = [
@@ -94,7 +94,7 @@ def main() -> None:
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for number, variant in enumerate(VARIANTS):
-            path = Path(folder) / f"{number}{SUFFIXES[variant['format']]}"
+            path = Path(folder) / f"{number}{FORMATS[variant['format']].suffix}"
             record = export(options, variant, path)
             records.append(record)
             name = ", ".join(variant.values())

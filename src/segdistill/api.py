@@ -37,8 +37,9 @@ from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
-from segdistill.exporting.export import SUFFIXES, check_format
+from segdistill.exporting.export import check_format
 from segdistill.exporting.export import export as export_network
+from segdistill.exporting.parity import parity_line
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import write_atomic
 from segdistill.inference.prediction import (
@@ -53,9 +54,10 @@ from segdistill.inference.tiles import needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
 from segdistill.inference.video import predict_video
 from segdistill.models.card import is_run
+from segdistill.models.exported import FORMATS
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
-from segdistill.models.zoo import require_trust
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import Example, pick_examples
@@ -351,7 +353,7 @@ def predict(
     keep_freed_memory_on(device)
     network = load_network(str(target), precision=config.precision)
     network = network.to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.answers_masks:
+    if config.probabilities and network.outputs_masks:
         raise ValueError(
             f"{target} answers with masks: it has no probabilities (export it with --output logits)"
         )
@@ -419,7 +421,7 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     """
     config = config or ExportConfig()
     check_format(config)
-    spec, suffix = str(target), SUFFIXES[config.format]
+    spec, suffix = str(target), FORMATS[config.format].suffix
     if not config.out and not is_run(spec):
         raise ValueError(f"name the file with --out FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
@@ -433,7 +435,9 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     if config.quantize is not None:
         source = calibration_source(spec, config)
         images = calibration_images(source, config.calibration_images, network.size)
-    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+    record = export_network(network, path, config, samples=samples, calibration=images)
+    log(f"{path}, {record['bytes'] / 1e6:.1f} MB: {parity_line(record['parity'])}")
+    return record | {"file": str(path)}
 
 
 def _open_scored(spec: str, config: ExportConfig) -> FileSamples | None:

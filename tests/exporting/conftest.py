@@ -10,7 +10,7 @@ from segdistill import api
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.engine.run_folder import RunFolder
-from segdistill.exporting.export import SUFFIXES
+from segdistill.models.exported import FORMATS
 from segdistill.models.student import DSUNet
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch"}
@@ -26,7 +26,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     def make(form: str) -> Path:
         pytest.importorskip(PACKAGES[form])
         if form not in made:
-            out = tmp_path_factory.mktemp("exports") / f"student[1]{SUFFIXES[form]}"
+            out = tmp_path_factory.mktemp("exports") / f"student[1]{FORMATS[form].suffix}"
             api.export(run, ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
             made[form] = out
         return made[form]
@@ -52,7 +52,7 @@ def quantized(packed: Path, shapes: Path, tmp_path_factory: pytest.TempPathFacto
     def make(form: str) -> Path:
         pytest.importorskip({"openvino": "nncf", "onnx": "onnxruntime"}[form])
         if form not in made:
-            out = tmp_path_factory.mktemp("int8") / f"small{SUFFIXES[form]}"
+            out = tmp_path_factory.mktemp("int8") / f"small{FORMATS[form].suffix}"
             config = ExportConfig(
                 format=form, quantize="int8", out=str(out), max_loss=100,
                 data=EvaluationDataConfig(root=str(shapes), workers=0),

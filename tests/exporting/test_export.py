@@ -21,10 +21,10 @@ from segdistill.data.transforms import normalise
 from segdistill.engine.run_folder import RunFolder
 from segdistill.exporting import export as exporting
 from segdistill.exporting import parity
-from segdistill.exporting.export import SUFFIXES, require_parity
+from segdistill.exporting.export import require_parity
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
-from segdistill.models.exported import ExportedNetwork
+from segdistill.models.exported import FORMATS, ExportedNetwork
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.models.zoo import build_model
 from segdistill.serving.server import Service, open_network
@@ -177,7 +177,7 @@ def test_other_students_are_exported_too(tmp_path: Path, spec: str, package: str
     card = ModelCard(spec=spec, width=1.0, labels=labels, size=64, evaluate_size=64)
     (tmp_path / "run").mkdir()
     RunFolder(tmp_path / "run").save_student(network.eval(), card)
-    out = tmp_path / f"other{SUFFIXES[form]}"
+    out = tmp_path / f"other{FORMATS[form].suffix}"
     record = api.export(tmp_path / "run", ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
     assert record["parity"]["same_class"] >= 0.999
 

@@ -62,3 +62,12 @@ def test_scores_are_of_the_images_that_were_asked_for(run: Path, shapes: Path) -
     assert scores["images"] == len(samples) == 4
     assert scores["miou_before"] == scores["miou_after"] is not None
     assert parity.compare_scores(network, network, samples, 2)["images"] == 2
+
+
+def test_a_comparison_in_words() -> None:
+    record = {"same_class": 0.99987, "images": 20, "miou_before": 0.2245, "miou_after": 0.22}
+    assert parity.parity_line(record) == (
+        "99.987% of the pixels of drawn images have PyTorch's class; "
+        "mean IoU on 20 images: 0.2245 in PyTorch, 0.2200 in the file"
+    )
+    assert "IoU" not in parity.parity_line(record | {"miou_after": None})

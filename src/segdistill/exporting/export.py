@@ -15,10 +15,8 @@ from segdistill.data.samples import FileSamples
 from segdistill.exporting.parity import compare, compare_scores
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.exported import FORMATS, LARGEST, ExportCard
+from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
-
-SUFFIXES = {form: suffix for suffix, form in FORMATS.items()}
 
 
 def export(
@@ -74,8 +72,8 @@ def export(
 
 def check_format(config: ExportConfig) -> None:
     """Raise a `ValueError` where a format cannot be written as the settings ask."""
-    if config.quantize is not None and config.format not in QUANTIZERS:
-        possible = " and ".join(form for form in FORMATS.values() if form in QUANTIZERS)
+    if config.quantize is not None and not FORMATS[config.format].int8:
+        possible = " and ".join(name for name, form in FORMATS.items() if form.int8)
         raise ValueError(
             f"quantize is {config.quantize!r}, but must be null for {config.format}: {possible} have int8"
         )
@@ -100,7 +98,7 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ValueError(f"{form} needs {error.name}: install segdistill[{form}]") from None
+        raise ValueError(FORMATS[form].missing(error)) from None
     except Exception as error:  # converters raise nearly anything
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         others = ", ".join(f"--format {other}" for other in WRITERS if other != form)
@@ -128,4 +126,5 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
 
 def _limits(form: str) -> dict[str, int] | None:
     """Most images and longest side, in pixels, that a file takes at once; None without a limit."""
-    return dict(zip(("batch", "side"), LARGEST[form], strict=True)) if form in LARGEST else None
+    largest = FORMATS[form].largest
+    return None if largest is None else dict(zip(("batch", "side"), largest, strict=True))

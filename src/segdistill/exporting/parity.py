@@ -3,7 +3,7 @@
 N: images, H, W: rows and columns, K: classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def compare(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, An
     return {
         "sizes": sizes,
         "batches": batches,
-        "logit_difference": None if exported.answers_masks else difference,
+        "logit_difference": None if exported.outputs_masks else difference,
         "same_class": same / pixels,
     }
 
@@ -103,13 +103,13 @@ def compare_scores(
     """
     if samples is None:
         return {"images": 0, "miou_before": None, "miou_after": None}
-    dataset, total = samples, len(samples)
-    if 0 < count < total:
-        dataset, total = Subset(samples, [i * total // count for i in range(count)]), count
+    total = len(samples)
+    count = min(count or total, total)
+    dataset = Subset(samples, [index * total // count for index in range(count)])
     sides = [side for side in (reference.size, exported.largest_side) if side is not None]
     size = min(sides, default=None)
     before, after = (mean_iou(each, dataset, samples.labels, size) for each in (reference, exported))
-    return {"images": total, "miou_before": before, "miou_after": after}
+    return {"images": count, "miou_before": before, "miou_after": after}
 
 
 def mean_iou(
@@ -119,3 +119,12 @@ def mean_iou(
     accelerator = make_accelerator("cpu", "fp32")
     scored = Teacher(network, labels)
     return evaluate(scored, samples, labels, accelerator, EvaluationOptions(size=size)).summary()["miou"]
+
+
+def parity_line(parity: Mapping[str, Any]) -> str:
+    """What people are told of a comparison."""
+    line = f"{parity['same_class']:.3%} of the pixels of drawn images have PyTorch's class"
+    if parity["miou_before"] is None or parity["miou_after"] is None:
+        return line
+    scores = f"{parity['miou_before']:.4f} in PyTorch, {parity['miou_after']:.4f} in the file"
+    return f"{line}; mean IoU on {parity['images']} images: {scores}"

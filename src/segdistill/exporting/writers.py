@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from segdistill.models.exported import ENTRY, LARGEST, ExportCard, first_line
+from segdistill.files import first_line
+from segdistill.models.exported import ENTRY, FORMATS, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.trained import TrainedNetwork
 
@@ -68,7 +69,7 @@ def trace(network: TrainedNetwork, card: ExportCard, form: str, *, int8: bool) -
         ValueError: its code decides by the size of the image, so that no graph holds for all sizes.
     """
     count, height, width = TRACED
-    max_batch, max_side = LARGEST.get(form, (None, None))
+    max_batch, max_side = FORMATS[form].largest or (None, None)
     count = min(count, max_batch or count)
     if card.input == "image":
         example = torch.zeros(count, height, width, 3, dtype=torch.uint8)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
-from segdistill.models.exported import FORMATS, ExportedNetwork, import_runtime
+from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
 from segdistill.models.fused import fuse
 from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
@@ -51,10 +51,10 @@ def entries(targets: list[str], config: BenchmarkConfig) -> list[Entry]:
     """
     found = []
     for target in targets:
-        form = FORMATS.get(Path(target).suffix)
-        if form is not None:
-            wanted = config.precisions if form == "openvino" else ["fp32"]
-            found += [Entry(target=target, form=form, precision=precision) for precision in wanted]
+        file = format_of(target)
+        if file is not None:
+            possible = [p for p in config.precisions if p in file.precisions] or ["fp32"]
+            found += [Entry(target=target, form=file.name, precision=precision) for precision in possible]
             continue
         for name in config.forms:
             found += [Entry(target=target, form=name, precision=precision) for precision in config.precisions]
@@ -76,12 +76,12 @@ class Measured:
         if entry.form in {"kept", "fused", "compiled"} and config.device == "cpu":
             keep_freed_memory()
         self.form, self.device = entry.form, torch.device(config.device)
-        if entry.form in FORMATS.values():
-            import_runtime(Path(entry.target))
+        if entry.form in FORMATS:
+            FORMATS[entry.form].import_runtime()
         self.before = resident_memory()
         image = torch.randn(config.batch, 3, *config.height_width, generator=torch.Generator().manual_seed(0))
         self.network: nn.Module | None = None
-        if entry.form in FORMATS.values():
+        if entry.form in FORMATS:
             self.run = _file_pass(entry, config, image)
         else:
             self.network = _open_network(entry.target, config.classes)
@@ -118,7 +118,8 @@ class Measured:
 
     def threads(self) -> int | None:
         """Threads that the network runs on; None where its runtime cannot be told."""
-        return None if self.form == "executorch" else torch.get_num_threads()
+        told = self.form not in FORMATS or FORMATS[self.form].threads
+        return torch.get_num_threads() if told else None
 
 
 def measure(
@@ -177,11 +178,9 @@ def _speed(seconds: Sequence[float], batch: int, first: float) -> dict[str, floa
 
 def file_bytes(target: str) -> int | None:
     """Bytes of an exported file (an OpenVINO model's two), or of a run's weights; None for other networks."""
-    path = Path(target)
-    if path.suffix in FORMATS:
-        weights = path.with_suffix(".bin")
-        more = weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0
-        return path.stat().st_size + more
+    path, file = Path(target), format_of(target)
+    if file is not None:
+        return sum(each.stat().st_size for each in file.files(path) if each == path or each.is_file())
     return (path / WEIGHTS).stat().st_size if is_run(target) else None
 
 
