@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from inference import CLASSES, make_student
 from rich.console import Console
+from segdistill.version import __version__
 
-from segdistill import __version__
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
 from segdistill.exporting.parity import compare, draw_images

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.data.samples import FileSamples
 from segdistill.exporting.parity import compare, compare_scores
@@ -17,6 +16,7 @@ from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.version import __version__
 
 
 def export(
