@@ -89,8 +89,8 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
     assert record["parity"]["logit_difference"] is None
     assert record["parity"]["images"] == 2
     network = ExportedNetwork(path)
-    answer = network.run(np.zeros((2, 3, 9, 11), np.float32))
-    assert (answer.shape, answer.dtype) == ((2, 9, 11), np.uint8)
+    output = network.run(np.zeros((2, 3, 9, 11), np.float32))
+    assert (output.shape, output.dtype) == ((2, 9, 11), np.uint8)
     with pytest.raises(ValueError, match="answers with masks, but logits are needed"):
         api.open_teacher(TeacherConfig(spec=str(path)), load_network(str(run)).labels)
     photo = next(shapes.rglob("JPEGImages/*.*"))
@@ -127,9 +127,9 @@ def test_half_precision_gives_the_same_classes(form: str, run: Path, exported: E
     assert found.dtype == torch.float32
     served, _ = open_network(spec, torch.device("cpu"), "bf16")
     with torch.no_grad():
-        for answer in (found, served(image)):
-            assert 1e-5 < (answer - expected).abs().max() < 0.2
-            assert (answer.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.97
+        for logits in (found, served(image)):
+            assert 1e-5 < (logits - expected).abs().max() < 0.2
+            assert (logits.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.97
 
 
 def test_a_shape_that_comes_again_gets_a_graph_of_its_own_with_the_same_outputs(
@@ -207,7 +207,7 @@ def test_int8_that_loses_too_much_is_refused() -> None:
         require_parity(scores | {"miou_after": None}, config, path)
 
 
-def test_a_file_says_how_large_an_image_it_takes(run: Path, exported: Export, tmp_path: Path) -> None:
+def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export, tmp_path: Path) -> None:
     network = load_network(str(exported("executorch")))
     assert network.largest_side == 512
     assert load_network(str(run)).largest_side is None
@@ -216,7 +216,7 @@ def test_a_file_says_how_large_an_image_it_takes(run: Path, exported: Export, tm
         for shape in ((1, 3, 513, 513), (2, 3, 512, 512)):
             with pytest.raises(ValueError, match="it takes 1 of 512x512 pixels, or what needs no more"):
                 network(torch.zeros(shape))
-    network.size = None  # as of a run that says none: images are cut to what the file takes
+    network.size = None  # as of a run without one: images are cut to what the file takes
     Image.new("RGB", (600, 40)).save(tmp_path / "wide.png")
     assert needs_tiles(tmp_path / "wide.png", network, PredictConfig())
     with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with --size 512"):

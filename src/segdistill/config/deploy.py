@@ -58,7 +58,7 @@ class ExportConfig:
     out: str = ""
     """The file; `model` with the format's suffix in the run folder where absent."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
-    """Images with masks on which file and network are scored; null takes the run's validation set."""
+    """Images with masks on which file and network are scored; without a root the run's validation set."""
     images: int = 0
     """How many of these images, evenly spaced; 0 takes all."""
     calibration: str | None = None

@@ -71,7 +71,7 @@ def export(
 
 
 def check_format(config: ExportConfig) -> None:
-    """Raise a `ValueError` where a format cannot be written as the settings ask."""
+    """Raise a `ValueError` if the format has no int8 and the settings ask for it."""
     if config.quantize is not None and not FORMATS[config.format].int8:
         possible = " and ".join(name for name, form in FORMATS.items() if form.int8)
         raise ValueError(
@@ -82,8 +82,7 @@ def check_format(config: ExportConfig) -> None:
 def _write(
     network: TrainedNetwork, path: Path, card: ExportCard, config: ExportConfig, calibration: Sequence[Tensor]
 ) -> None:
-    """Write the network's file or files, without looking at what they compute."""
-    check_format(config)
+    """Write the network's file or files, whatever they compute."""
     program = trace(network, card, config.format, int8=config.quantize is not None)
     with _plain_errors(network.spec, config.format):
         if config.quantize is None:
