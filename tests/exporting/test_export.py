@@ -32,7 +32,7 @@ from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.models.zoo import build_model
-from segdistill.serving.server import Service, open_network
+from segdistill.serving.service import Service, network_card, open_network
 
 pytestmark = pytest.mark.integration
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch"}
@@ -371,9 +371,9 @@ def test_a_file_says_how_large_an_image_it_takes(run: Path, files: Any, tmp_path
     Image.new("RGB", (600, 40)).save(tmp_path / "wide.png")
     assert needs_tiles(tmp_path / "wide.png", network, PredictConfig())
     with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with --size 512"):
-        Service(network, {}, ServeConfig(size=600), torch.device("cpu"))
-    with Service(network, {}, ServeConfig(), torch.device("cpu")) as service:
-        assert service.most == 512
+        Service(network, network_card(network), ServeConfig(size=600), torch.device("cpu"))
+    with Service(network, network_card(network), ServeConfig(), torch.device("cpu")) as service:
+        assert service.max_side == 512
 
 
 def test_drawn_images_are_the_same_each_time_and_not_grey() -> None:
