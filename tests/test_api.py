@@ -18,11 +18,14 @@ pytestmark = pytest.mark.integration
 
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
-        "BenchmarkConfig", "EvaluateConfig", "ExportConfig", "PredictConfig", "ServeConfig", "TrainConfig",
-        "__version__", "benchmark", "build_model", "cache", "evaluate", "export", "fuse",
+        "AugmentConfig", "BenchmarkConfig", "DataConfig", "EvaluateConfig", "EvaluationDataConfig",
+        "ExportConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig", "ServeConfig",
+        "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",
+        "build_model", "cache", "evaluate", "export", "fuse",
         "keep_freed_memory", "load_student", "predict", "report", "serve", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
+    assert dir(segdistill) == sorted(segdistill.__all__)
 
 
 @pytest.mark.parametrize(

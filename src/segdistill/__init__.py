@@ -3,44 +3,40 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from segdistill.version import __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from segdistill.api import benchmark, cache, evaluate, export, load_student, predict, report, serve, train
     from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-    from segdistill.config.evaluate import EvaluateConfig
-    from segdistill.config.train import TrainConfig
+    from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+    from segdistill.config.train import (
+        AugmentConfig,
+        DataConfig,
+        ObjectiveConfig,
+        OptimConfig,
+        RuntimeConfig,
+        StudentConfig,
+        TeacherConfig,
+        TrainConfig,
+    )
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
 
-_HOME = {
-    "BenchmarkConfig": "config_deploy",
-    "EvaluateConfig": "config_evaluate",
-    "ExportConfig": "config_deploy",
-    "PredictConfig": "config_deploy",
-    "ServeConfig": "config_deploy",
-    "TrainConfig": "config",
-    "benchmark": "api_deploy",
-    "build_model": "models.zoo",
-    "cache": "api",
-    "evaluate": "api",
-    "export": "api_deploy",
-    "fuse": "models.fused",
-    "keep_freed_memory": "engine.runtime",
-    "load_student": "api",
-    "predict": "api_deploy",
-    "report": "api",
-    "serve": "api_deploy",
-    "train": "api",
-}
-
 __all__ = [
+    "AugmentConfig",
     "BenchmarkConfig",
+    "DataConfig",
     "EvaluateConfig",
+    "EvaluationDataConfig",
     "ExportConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
     "PredictConfig",
+    "RuntimeConfig",
     "ServeConfig",
+    "StudentConfig",
+    "TeacherConfig",
     "TrainConfig",
     "__version__",
     "benchmark",
@@ -57,9 +53,31 @@ __all__ = [
     "train",
 ]
 
+_MODULES = {
+    "api": (
+        "benchmark", "cache", "evaluate", "export", "load_student", "predict", "report", "serve", "train",
+    ),
+    "config.deploy": ("BenchmarkConfig", "ExportConfig", "PredictConfig", "ServeConfig"),
+    "config.evaluate": ("EvaluateConfig", "EvaluationDataConfig"),
+    "config.train": (
+        "AugmentConfig", "DataConfig", "ObjectiveConfig", "OptimConfig", "RuntimeConfig", "StudentConfig",
+        "TeacherConfig", "TrainConfig",
+    ),
+    "engine.runtime": ("keep_freed_memory",),
+    "models.fused": ("fuse",),
+    "models.zoo": ("build_model",),
+}  # fmt: skip
+"""Where each public name is defined."""
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: PyTorch takes seconds, and `--help` needs none of it."""
-    if name in _HOME:
-        return getattr(import_module(f"segdistill.{_HOME[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"segdistill.{module}"), name)
     raise AttributeError(f"module 'segdistill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet."""
+    return __all__

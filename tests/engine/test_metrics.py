@@ -20,12 +20,14 @@ from segdistill.data.labels import VOID, LabelSet
 from segdistill.engine.metrics import (
     BINS,
     Metrics,
+    boundary_bands,
     boundary_overlap,
     calibration_bins,
     confusion_matrix,
     expected_calibration_error,
     iou,
     mean,
+    window_minimum,
 )
 
 pytestmark = pytest.mark.unit
@@ -50,6 +52,12 @@ def test_iou_of_a_confusion_matrix() -> None:
     assert iou(confusion) == [pytest.approx(6 / 9), pytest.approx(3 / 7), None]
 
 
+def test_iou_of_predicted_classes_counts_one_without_truth_as_zero() -> None:
+    # The third class is predicted once and never true, the fourth neither.
+    confusion = torch.tensor([[6, 2, 0, 0], [1, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert iou(confusion, predicted=True) == [pytest.approx(6 / 9), pytest.approx(3 / 7), 0.0, None]
+
+
 def test_the_mean_is_over_what_is_there() -> None:
     assert mean([1.0, None, 0.0]) == 0.5
     assert mean([None, None]) is None
@@ -62,6 +70,7 @@ def test_scores_of_four_pixels() -> None:
     # ground: 1 right, 1 more predicted, none missed: 1/2; road: 2 right, 1 missed: 2/3; roof has no truth.
     assert scores["iou"] == {"ground": pytest.approx(1 / 2), "road": pytest.approx(2 / 3), "roof": None}
     assert scores["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert scores["miou_union"] == scores["miou"]  # roof is predicted in void alone
     assert scores["pixel_accuracy"] == pytest.approx(3 / 4)
     assert scores["mean_accuracy"] == pytest.approx((1 + 2 / 3) / 2)
     assert scores["frequency_weighted_iou"] == pytest.approx((1 * 1 / 2 + 3 * 2 / 3) / 4)
@@ -85,11 +94,22 @@ def test_a_class_that_is_predicted_but_never_true_is_absent() -> None:
     assert metrics.summary()["iou"] == {"ground": 0.0, "road": None, "roof": None}
 
 
+def test_an_invented_object_counts_in_the_union_and_in_the_images_own_score() -> None:
+    metrics = Metrics(LABELS)
+    metrics.update(sure(torch.tensor([[0, 0, 0, 2]])), torch.tensor([[0, 0, 0, 0]]), "a")
+    scores = metrics.summary()
+    # ground has 3 of 4 pixels; roof has no truth, is predicted, and counts as 0; road is in neither.
+    assert scores["miou"] == pytest.approx(3 / 4)
+    assert scores["miou_union"] == pytest.approx((3 / 4 + 0) / 2)
+    assert scores["images"] == {"a": pytest.approx((3 / 4 + 0) / 2)}
+
+
 def test_an_image_of_void_alone_counts_nothing_and_gives_no_nan() -> None:
     metrics = Metrics(LABELS)
     metrics.update(torch.randn(3, 2, 2), torch.full((2, 2), VOID), "a")
     scores = metrics.summary()
-    for name in ("miou", "pixel_accuracy", "mean_accuracy", "boundary_iou", "calibration_error"):
+    names = ("miou", "miou_union", "pixel_accuracy", "mean_accuracy", "boundary_iou", "calibration_error")
+    for name in names:
         assert scores[name] is None, name
     assert scores["images"] == {"a": None}
 
@@ -172,9 +192,52 @@ def test_boundaries_are_what_an_erosion_takes_off(seed: int, height: int, width:
     assert boundary_overlap(prediction, mask, 3).tolist() == expected
 
 
+def pooled_bands(maps: torch.Tensor, d: int) -> torch.Tensor:
+    """The bands class by class: erosion of a region is dilation of its complement, a max pool."""
+    bands = torch.zeros(maps.shape, dtype=torch.bool)
+    for index in maps[maps != VOID].unique():
+        region = maps == index
+        outside = torch.nn.functional.pad((~region).float(), (d, d, d, d), value=1.0)
+        bands |= region & (torch.nn.functional.max_pool2d(outside, 2 * d + 1, 1) == 1)
+    return bands
+
+
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    d=st.integers(1, 24),
+    void=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    smooth=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_bands_are_those_of_a_pool_per_class(
+    seed: int, size: tuple[int, int], d: int, void: float, smooth: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randint(0, VOID, (2, *size), generator=generator, dtype=torch.uint8)
+    if smooth:
+        maps = torch.stack([blobs(seed, *size), blobs(seed + 1, *size)]).to(torch.uint8)
+    maps[torch.rand(maps.shape, generator=generator) < void] = VOID
+    assert torch.equal(boundary_bands(maps, d), pooled_bands(maps, d))
+
+
+@given(
+    seed=st.integers(0, 1000),
+    length=st.integers(1, 30),
+    rest=st.integers(0, 30),
+    axis=st.sampled_from([1, 2]),
+)
+@settings(max_examples=30, deadline=None)
+def test_window_minimum_is_the_minimum_of_each_window(seed: int, length: int, rest: int, axis: int) -> None:
+    shape = [2, 3, 3]
+    shape[axis] = length + rest
+    values = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    assert torch.equal(window_minimum(values, length, axis), values.unfold(axis, length, 1).amin(dim=-1))
+
+
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
-def test_what_is_seen_in_void_changes_no_score(seed: int) -> None:
+def test_what_is_predicted_in_void_changes_no_score(seed: int) -> None:
     torch.manual_seed(seed)
     logits, teacher, mask = torch.randn(3, 40, 30), torch.randn(3, 40, 30), blobs(seed, 40, 30)
     mask[10:20, 5:25] = VOID
@@ -251,3 +314,19 @@ def test_torchmetrics_agrees(seed: int) -> None:
     assert scores["confusion"] == confusion.compute().tolist()
     for name, oracle in oracles.items():
         assert math.isclose(scores[name], float(oracle.compute()), rel_tol=1e-5), name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_torchmetrics_agrees_on_classes_that_are_predicted_only(seed: int) -> None:
+    torch.manual_seed(seed)
+    labels = LabelSet(names=tuple("abcdef"))
+    logits, mask = 2 * torch.randn(6, 20, 30), torch.randint(0, 3, (20, 30))  # three classes without truth
+    logits[5] = -100  # one of them is not predicted either
+    mask[:2] = VOID
+    metrics, oracle = Metrics(labels), MulticlassJaccardIndex(6, ignore_index=VOID)
+    metrics.update(logits, mask, "a")
+    oracle.update(logits[None].argmax(dim=1), mask[None])
+    scores = metrics.summary()
+    assert scores["miou_union"] == pytest.approx(float(oracle.compute()), rel=1e-5)
+    assert scores["miou_union"] == scores["images"]["a"]
+    assert scores["miou_union"] < scores["miou"]

@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
 from segdistill.config.train import DataConfig
-from segdistill.data.formats.folders import DESCRIPTION, description_file, folder_files
+from segdistill.data.formats.folders import description_file, folder_files, require_dataset
 from segdistill.data.formats.voc import find_devkit, voc_files
 from segdistill.data.images import list_images
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
@@ -50,21 +50,9 @@ def open_labels(root: str | Path, layout: str | Path | None = None) -> LabelSet:
         ValueError: dataset.yaml is wrong.
     """
     folder = Path(root)
-    if root == "" or not folder.is_dir():
-        raise FileNotFoundError(
-            f"data.root {str(root)!r} is not a folder; name the data set with --data.root"
-        )
+    require_dataset(root, layout)
     described = description_file(folder, layout)
-    if described.is_file():
-        return label_set(read_yaml(described), str(described))
-    if layout:
-        raise FileNotFoundError(f"data.layout {layout} does not exist")
-    if find_devkit(folder) is None:
-        raise FileNotFoundError(
-            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION}; "
-            "docs/own-data.md shows how to write one"
-        )
-    return VOC
+    return label_set(read_yaml(described), str(described)) if described.is_file() else VOC
 
 
 def open_unlabelled(folder: str | Path, labels: LabelSet) -> FileSamples:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from segdistill.files import read_plain_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOID = 255
 """Index of pixels without a label, in every mask inside the package."""
@@ -141,10 +141,12 @@ class LabelMap:
         self.identity = self.sources == [[i] for i in range(len(source))]
         self.one_to_one = all(len(group) == 1 for group in self.sources)
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: "Tensor") -> "Tensor":
         """N x K_s x H x W logits -> N x K_t x H x W logits."""
         if self.identity:
             return logits
         if self.one_to_one:
             return logits[:, [group[0] for group in self.sources]]
+        import torch  # not above: data sets are checked before the seconds that it takes to load
+
         return torch.stack([logits[:, group].logsumexp(dim=1) for group in self.sources], dim=1)

@@ -29,8 +29,9 @@ class Metrics:
         confusion: K x K int64 pixels, rows are the truth, columns the prediction.
         boundary: 2 x K int64 pixels, intersection and union of the boundary bands.
         calibration: 3 x BINS float64: pixels, sum of confidences, correct pixels.
-        agreement: int64 pixels on which network and teacher choose one class, and pixels compared.
-        images: mean IoU over the classes in each image's own truth, by id (None where all is void).
+        agreement: 2 int64: pixels on which network and teacher choose the same class, and pixels compared.
+        images: mean IoU of each image over the classes in its truth or prediction, by id (None where all is
+            void).
     """
 
     def __init__(self, labels: LabelSet, device: torch.device | None = None) -> None:
@@ -42,26 +43,28 @@ class Metrics:
         self.agreement = torch.zeros(2, dtype=torch.int64, device=device)
         self.images: dict[str, float | None] = {}
 
-    def update(self, logits: Tensor, mask: Tensor, image_id: str, teacher: Tensor | None = None) -> None:
+    def update(
+        self, logits: Tensor, mask: Tensor, image_id: str, teacher_logits: Tensor | None = None
+    ) -> None:
         """Add one image.
 
         Args:
             logits: K x H x W.
             mask: H x W int64, class index or 255 = void, which takes no part in anything.
             image_id: its name.
-            teacher: K x H x W logits to compare with.
+            teacher_logits: K x H x W, to compare decisions with.
         """
         device = self.confusion.device
         logits, mask = logits.to(device), mask.to(device)
         confidence, prediction = logits.float().softmax(dim=0).max(dim=0)
         confusion = confusion_matrix(prediction, mask, len(self.labels))
         self.confusion += confusion
-        self.images[image_id] = mean(iou(confusion))
+        self.images[image_id] = mean(iou(confusion, predicted=True))
         self.boundary += boundary_overlap(prediction, mask, len(self.labels))
         labelled = mask != VOID
         self.calibration += calibration_bins(confidence[labelled], (prediction == mask)[labelled])
-        if teacher is not None:
-            same = (teacher.argmax(dim=0).to(device) == prediction) & labelled
+        if teacher_logits is not None:
+            same = (teacher_logits.argmax(dim=0).to(device) == prediction) & labelled
             self.agreement += torch.stack([same.sum(), labelled.sum()])
 
     def summary(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class Metrics:
         agreed, compared = self.agreement.tolist()
         return {
             "miou": mean(per_class),
+            "miou_union": mean(iou(self.confusion, predicted=True)),
             "pixel_accuracy": float(correct.sum()) / total if total else None,
             "mean_accuracy": mean(recall),
             "frequency_weighted_iou": weighted / total if total else None,
@@ -112,13 +116,24 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
-def iou(confusion: Tensor) -> list[float | None]:
-    """Intersection over union of each class of a K x K confusion matrix; None where a class has no truth."""
+def iou(confusion: Tensor, *, predicted: bool = False) -> list[float | None]:
+    """Intersection over union of each class of a K x K confusion matrix.
+
+    Args:
+        confusion: rows are the truth, columns the prediction.
+        predicted: count a class without truth as 0 where it is predicted, as torchmetrics (macro) and
+            mmsegmentation do.
+
+    Returns:
+        K values; None where a class has no truth or, with `predicted`, occurs in neither.
+    """
     pixels = confusion.double().cpu()
-    truth, predicted, correct = pixels.sum(dim=1), pixels.sum(dim=0), pixels.diagonal()
-    union = truth + predicted - correct
+    truth, correct = pixels.sum(dim=1), pixels.diagonal()
+    union = truth + pixels.sum(dim=0) - correct
+    scored = union if predicted else truth
     return [
-        c / u if t else None for c, u, t in zip(correct.tolist(), union.tolist(), truth.tolist(), strict=True)
+        c / u if there else None
+        for c, u, there in zip(correct.tolist(), union.tolist(), scored.tolist(), strict=True)
     ]
 
 
@@ -145,18 +160,49 @@ def boundary_overlap(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     """
     d = max(1, round(BOUNDARY * math.hypot(*mask.shape)))
     labelled = mask != VOID
-    here = torch.unique(torch.cat([prediction[labelled], mask[labelled]]))
-    overlap = torch.zeros(2, classes, dtype=torch.int64, device=mask.device)
-    if not len(here):
-        return overlap
-    regions = torch.cat([prediction == here[:, None, None], mask == here[:, None, None]]) & labelled
-    # Erosion of a region is dilation of its complement: a max pool, once along rows and once along columns.
-    outside = F.pad((~regions).float(), (d, d, d, d), value=1.0)
-    eroded = F.max_pool2d(F.max_pool2d(outside, (1, 2 * d + 1), 1), (2 * d + 1, 1), 1) == 0
-    predicted, true = (regions & ~eroded).chunk(2)
-    overlap[0, here] = (predicted & true).sum(dim=(1, 2))
-    overlap[1, here] = (predicted | true).sum(dim=(1, 2))
-    return overlap
+    maps = torch.stack([prediction, mask]).masked_fill(~labelled, VOID)
+    predicted_band, true_band = boundary_bands(maps.to(torch.uint8), d)
+    both = predicted_band & true_band & (prediction == mask)
+    predicted, true, intersection = (
+        torch.bincount(indices, minlength=classes)
+        for indices in (prediction[predicted_band], mask[true_band], mask[both])
+    )
+    return torch.stack([intersection, predicted + true - intersection])
+
+
+def boundary_bands(maps: Tensor, d: int) -> Tensor:
+    """The pixels that an erosion by a (2d + 1) x (2d + 1) square takes off the region of their own class.
+
+    A pixel stays where its window holds one class alone, that is where minimum and maximum are equal. So one
+    pass finds the bands of all classes, and 8 bits are enough.
+
+    Args:
+        maps: N x H x W uint8 class indices; `VOID` belongs to no region, nor does what lies outside.
+        d: width of the bands in pixels.
+
+    Returns:
+        N x H x W bool.
+    """
+    padded = F.pad(maps, (d, d, d, d), value=VOID)
+    lowest = torch.cat([padded, VOID - padded])  # the maximum is what the minimum of the complement leaves
+    for axis in (2, 1):
+        lowest = window_minimum(lowest, 2 * d + 1, axis)
+    low, high = lowest.chunk(2)
+    return (low != VOID - high) & (maps != VOID)
+
+
+def window_minimum(values: Tensor, length: int, axis: int) -> Tensor:
+    """The minimum of each window of `length` along an axis: L - `length` + 1 for L values.
+
+    The minimum of a long window is that of two shorter ones, which may overlap.
+    """
+    covered = 1
+    while covered < length:
+        shift = min(covered, length - covered)
+        windows = values.shape[axis] - shift
+        values = torch.minimum(values.narrow(axis, 0, windows), values.narrow(axis, shift, windows))
+        covered += shift
+    return values
 
 
 def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:

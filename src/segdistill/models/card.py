@@ -2,20 +2,22 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from segdistill.config.paths import CARD as CARD
+from segdistill.config.paths import require_model
 from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.files import read_json
+from segdistill.files import read_json, write_together
 
-CARD = "model.json"
 WEIGHTS = "model.safetensors"
 WIDEST, LARGEST = 8, 2**14
 """Of a card: its width and its sides in pixels, so that a few bytes cannot ask for all memory."""
@@ -79,12 +81,8 @@ def read_card(run: Path) -> ModelCard:
         FileNotFoundError: it has none, so it is no run folder (or no evaluation has finished in it yet).
         ValueError: the file is not what segdistill writes.
     """
+    require_model(run)
     path = run / CARD
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run} is not a run folder with a trained model: it has no {CARD} "
-            "(one is written at the first evaluation of `segdistill train`)"
-        )
     try:
         content = read_json(path)
         content["labels"] = label_set(content["labels"], str(path))
@@ -108,3 +106,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Write weights and card into a folder, both or (but for a kill between two renames) neither."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_together({folder / WEIGHTS: save(plain), folder / CARD: card.to_json()})
+
+
+def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a folder.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+        ValueError: a file is damaged.
+    """
+    return read_card(folder), read_weights(folder / WEIGHTS)

@@ -1,12 +1,13 @@
-"""Tables for the terminal."""
+"""Results as tables and lines for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 
 SCORES = {
     "miou": "mean IoU",
+    "miou_union": "mean IoU, predicted classes without truth as 0",
     "miou_of_classes": "mean IoU of the chosen classes",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean class accuracy",
@@ -63,6 +64,19 @@ def benchmark_table(record: Mapping[str, Any]) -> Table:
             f"{entry['ratio']:.2f}",
         )
     return table
+
+
+def replay_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Of a batch that is computed again: its terms, those of each image, and which tensors are not finite."""
+    yield f"step {found['step']}: {_terms(found['terms'])}"
+    for name, terms in found["images"].items():
+        mark = "  <- not finite" if name in found["bad"] and found["nonfinite"] else ""
+        yield f"  {name}: {_terms(terms)}{mark}"
+    yield f"not finite, in this order: {', '.join(found['nonfinite'][:12]) or 'nothing'}"
+
+
+def _terms(terms: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
 
 
 def _or_dash(value: float | None, form: str, unit: float | None = None) -> str:

@@ -1,6 +1,5 @@
 """The routes of the server: the API, health, metrics and the page."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -10,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from segdistill import __version__
 from segdistill.serving.codec import ResponseFormat
 from segdistill.serving.middleware import error_response, internal_error
 from segdistill.serving.paths import (
@@ -48,7 +48,7 @@ def make_app(service: Service) -> FastAPI:
     """The application."""
     app = FastAPI(
         title="segdistill",
-        version=version("segdistill"),
+        version=__version__,
         description="Segments images with one network.",
         openapi_url=OPENAPI_PATH,
         docs_url=None,  # FastAPI's own page loads scripts from other hosts

@@ -14,6 +14,24 @@ def description_file(folder: Path, layout: str | Path | None) -> Path:
     return Path(layout) if layout else (find_devkit(folder) or folder) / DESCRIPTION
 
 
+def require_dataset(root: str | Path, layout: str | Path | None = None) -> None:
+    """Raise a `FileNotFoundError` unless a folder holds a data set, without opening it."""
+    folder = Path(root)
+    if root == "" or not folder.is_dir():
+        raise FileNotFoundError(
+            f"data.root {str(root)!r} is not a folder; name the data set with --data.root"
+        )
+    if description_file(folder, layout).is_file():
+        return
+    if layout:
+        raise FileNotFoundError(f"data.layout {layout} does not exist")
+    if find_devkit(folder) is None:
+        raise FileNotFoundError(
+            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION}; "
+            "docs/own-data.md shows how to write one"
+        )
+
+
 def folder_files(root: Path, split: str, source: Path) -> tuple[list[str], list[Path], list[Path]]:
     """Ids and files of a folder layout: `images` and `masks` are folders, `mask_name` a mask's file name."""
     description = read_yaml(source)
