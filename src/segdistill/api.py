@@ -22,6 +22,7 @@ from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.datasets import open_validation
+from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
@@ -448,20 +449,22 @@ def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = No
 def serve(
     target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
 ) -> None:
-    """Serve a network over HTTP until SIGINT or SIGTERM; what was accepted by then is still answered.
+    """Serve a network over HTTP until SIGINT or SIGTERM; requests that were admitted are still answered.
 
     Args:
-        target: a run folder, or another network that is no code.
+        target: a run folder, an exported file or a built-in network; code is refused.
         config: address, limits, batching.
         ready: called with the server's URL once it listens.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: the target is code, the device is not there, or segdistill[serve] is not installed.
+        ValueError: the target is code, the device is not there, segdistill[serve] is not installed, or the
+            system allows too few open files for `connections`.
         OSError: the address cannot be listened on.
     """
     try:
-        from segdistill.serving.server import Service, listen, open_network
+        from segdistill.serving.server import listen
+        from segdistill.serving.service import Service, open_network
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
     config = config or ServeConfig()

@@ -1,4 +1,4 @@
-"""The settings of what a student is put to: `segdistill predict`, `export`, `benchmark`, `serve`."""
+"""The settings of `segdistill predict`, `export`, `benchmark` and `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -130,7 +130,7 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """How a network is served over HTTP, and what the server refuses."""
+    """How a network is served over HTTP, and which requests are refused."""
 
     host: str = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
@@ -139,23 +139,23 @@ class ServeConfig:
     token: str | None = None
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
-    """Long side, in pixels, that the network sees; null takes its run's, else the picture's up to 1024."""
+    """Long side of the network's input in pixels; null takes its run's, else the image's up to 1024."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
+    """Precision of the network; of exported files only OpenVINO's can be run in bf16."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     max_batch: int = 8
-    """Most pictures of one size that go through the network together."""
+    """Most images of one size that go through the network together."""
     max_wait_ms: float = 5.0
-    """Milliseconds that a picture waits for others to share a batch with."""
+    """Milliseconds that an image waits for others of its size."""
     queue: int = 64
-    """Requests that are worked on or wait at a time; one more is answered 503."""
+    """Requests in progress at a time; one more is answered 503, or evicts that of a slow client."""
     connections: int = 256
-    """Open connections; requests on one more are answered 503."""
+    """Open connections; one more replaces one that is idle, else its requests are answered 503."""
     max_bytes: int = 16 * 2**20
     """Largest body of a request in bytes; 413 above."""
     max_pixels: int = 32_000_000
-    """Most pixels of a picture, looked up before it is decoded; 413 above."""
+    """Most pixels of an image, checked before it is decoded; 413 above."""
     max_header_bytes: int = 16 * 2**10
     """Most bytes of a request's header; 431 above."""
     timeout_s: float = 30.0
