@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segdistill import __version__
-from segdistill.build import _calibration_source, make_student, open_evaluation, open_teacher
+from segdistill.build import _calibration_source, make_student, open_evaluation, open_scored, open_teacher
 from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
@@ -24,7 +24,6 @@ from segdistill.data.datasets import open_dataset, open_labels, open_training
 from segdistill.data.frequencies import class_weights
 from segdistill.data.images import read_image
 from segdistill.data.samples import labelled_count
-from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.evaluate import evaluate as evaluate_network
@@ -37,7 +36,7 @@ from segdistill.engine.trainer import Experiment
 from segdistill.engine.trainer import train as train_student
 from segdistill.exporting.export import SUFFIXES, calibration_images
 from segdistill.exporting.export import export as export_network
-from segdistill.files import read_json, write_atomic
+from segdistill.files import write_atomic
 from segdistill.inference.prediction import (
     Prediction,
     find_images,
@@ -45,7 +44,6 @@ from segdistill.inference.prediction import (
     write_image,
     write_prediction,
 )
-from segdistill.inference.segment import segment
 from segdistill.inference.tiles import needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
 from segdistill.inference.video import predict_video
@@ -55,8 +53,8 @@ from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.models.zoo import build_model, require_trust
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
-from segdistill.reporting.examples import Example, pick_examples
-from segdistill.reporting.records import run_names
+from segdistill.reporting.examples import Example, make_examples
+from segdistill.reporting.records import read_records, run_names
 from segdistill.reporting.report import write_report
 
 
@@ -266,11 +264,16 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
         ValueError: a record in it is not what segdistill writes.
     """
     folders = [Path(run) for run in runs]
-    try:
-        examples: list[Example] | str = gather_examples(folders)
-    except (FileNotFoundError, ValueError) as error:
-        examples = f"The images of the validation set could not be shown: {error}"
-    return write_report(folders, Path(out) if out else folders[0] / "report.html", examples)
+    records = [read_records(run, name) for run, name in zip(folders, run_names(folders), strict=True)]
+    examples: list[Example] | str = []
+    scores = {run.name: run.image_scores for run in records}
+    if records[0].image_scores:
+        try:
+            val, networks = open_scored(dict(zip(scores, folders, strict=True)))
+            examples = make_examples(val, networks, scores)
+        except (FileNotFoundError, ValueError) as error:
+            examples = f"The images of the validation set could not be shown: {error}"
+    return write_report(records, Path(out) if out else folders[0] / "report.html", examples)
 
 
 def load_student(run: str | Path) -> TrainedNetwork:
@@ -285,52 +288,6 @@ def load_student(run: str | Path) -> TrainedNetwork:
     """
     read_card(Path(run))
     return load_network(str(run))
-
-
-def read_scores(run: Path) -> dict[str, float | None]:
-    """Mean IoU of each validation image, by id, from the best evaluation of a run."""
-    path = run / "metrics.json"
-    try:
-        return read_json(path)["best"]["images"]
-    except (LookupError, TypeError, ValueError):
-        raise ValueError(f"{path} holds no scores of single images") from None
-
-
-def gather_examples(runs: Sequence[Path]) -> list[Example]:
-    """Best, median and worst validation images of the first run, and what each run's network sees there."""
-    config = load(TrainConfig, runs[0] / CONFIG)
-    if config.teacher.spec is not None:
-        require_trust(config.teacher.spec, runs[0] / CONFIG)
-    names = dict(zip(runs, run_names(runs), strict=True))
-    scores = {names[run]: read_scores(run) for run in runs}
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
-    teacher = open_teacher(config.teacher, val.labels)
-    networks = {names[run]: load_network(str(run)) for run in runs}
-    position = {str(name): index for index, name in enumerate(val.ids)}
-    examples = []
-    for role, name in pick_examples(scores[names[runs[0]]]):
-        if name not in position:
-            raise ValueError(f"{name} is no longer in {config.data.root}")
-        sample = val[position[name]]
-        # Each network looks as it did when it was scored; the teacher at the whole image, enlarged for it.
-        views: list[tuple[str, nn.Module, Tensor]] = (
-            [] if teacher is None else [("teacher", teacher, sample.image)]
-        )
-        views += [(run, net, resize_long_side(sample.image, net.size)) for run, net in networks.items()]
-        examples.append(
-            Example(
-                id=name,
-                role=role,
-                scores={run: images.get(name) for run, images in scores.items()},
-                image=sample.image.permute(1, 2, 0).numpy(),
-                truth=sample.mask.numpy(),
-                predictions={
-                    label: segment(network, seen, sample.mask.shape).argmax(dim=0).to(torch.uint8).numpy()
-                    for label, network, seen in views
-                },
-            )
-        )
-    return examples
 
 
 def predict(

@@ -1,5 +1,6 @@
 """Settings become objects, once: the one assembly that every verb uses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -16,7 +17,8 @@ from segdistill.engine.run_folder import CONFIG
 from segdistill.models.card import WEIGHTS, is_run, read_card
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
-from segdistill.models.zoo import build_model, output_classes
+from segdistill.models.zoo import build_model, output_classes, require_trust
+from segdistill.reporting.records import TEACHER
 
 
 def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
@@ -28,6 +30,23 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
         split = own.val_split if data.split == "val" else data.split
         return open_dataset(own.root, split, layout=own.layout)
     raise ValueError("name the data set with --data.root")
+
+
+def open_scored(runs: Mapping[str, Path]) -> tuple[FileSamples, dict[str, nn.Module]]:
+    """The validation set of the first of some runs; its teacher and the students of all runs, by name.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there any more.
+        ValueError: a file is damaged, or the teacher is code that is not trusted.
+    """
+    first = next(iter(runs.values()))
+    config = load(TrainConfig, first / CONFIG)
+    if config.teacher.spec is not None:
+        require_trust(config.teacher.spec, first / CONFIG)
+    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    teacher = open_teacher(config.teacher, val.labels)
+    networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
+    return val, networks | {name: load_network(str(run)) for name, run in runs.items()}
 
 
 def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:

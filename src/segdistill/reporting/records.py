@@ -21,7 +21,8 @@ class Records:
 
     Attributes:
         name: what the report calls it.
-        path: its folder.
+        figures: the folder of its figures.
+        settings_file: its config.yaml.
         settings: config.yaml as text, empty where there is none.
         config: config.yaml parsed.
         environment: versions, device, command, ...
@@ -34,7 +35,8 @@ class Records:
     """
 
     name: str
-    path: Path
+    figures: Path
+    settings_file: Path
     settings: str
     config: dict[str, Any]
     environment: dict[str, Any] | None
@@ -49,6 +51,12 @@ class Records:
     def scores(self) -> Mapping[str, Any]:
         """The best evaluation's scores; those of the model card where the evaluation itself is gone."""
         return self.best or (self.card.metrics if self.card else {})
+
+    @property
+    def image_scores(self) -> dict[str, float | None]:
+        """Mean IoU of each image of the best evaluation, by id; empty where there is none."""
+        images = (self.best or {}).get("images")
+        return images if isinstance(images, dict) else {}
 
     @property
     def class_names(self) -> list[str]:
@@ -89,7 +97,8 @@ def read_records(run: Path, name: str) -> Records:
     metrics = _read_json(run / "metrics.json") or {}
     return Records(
         name=name,
-        path=run,
+        figures=run / "figures",
+        settings_file=config,
         settings=read_text(config, YAML_BYTES) if config.is_file() else "",
         config=read_yaml(config) if config.is_file() else {},
         environment=_read_json(run / "environment.json"),
