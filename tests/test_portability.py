@@ -17,10 +17,16 @@ HIDE = """
 import os, signal, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
-for name in "fork forkpty getppid getuid killpg register_at_fork sched_getaffinity".split():
+for name in "fork forkpty getuid killpg sched_getaffinity".split():
     delattr(os, name)
 for name in "SIGHUP SIGKILL pthread_kill pthread_sigmask setitimer sigtimedwait sigwaitinfo".split():
     delattr(signal, name)
+
+register = os.register_at_fork
+def only_of_libraries(**hooks):
+    assert not sys._getframe(1).f_globals["__name__"].startswith("segdistill"), "register_at_fork"
+    register(**hooks)
+os.register_at_fork = only_of_libraries
 
 real_open = os.open
 def open_no_folder(path, *rest, **more):
@@ -29,7 +35,7 @@ def open_no_folder(path, *rest, **more):
     return real_open(path, *rest, **more)
 os.open = open_no_folder
 """
-"""What Windows lacks; it opens no folder either."""
+"""What Windows lacks (PyTorch itself does without register_at_fork there); it opens no folder either."""
 
 
 def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
