@@ -79,11 +79,11 @@ def launch() -> Launch:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Path:
     """The folder of a finished supervised run."""
-    return api.train(configure(tmp_path_factory.mktemp("runs") / "tiny"))
+    return api.train(configure(tmp_path_factory.mktemp("runs") / "tiny"), report=False)
 
 
 @pytest.fixture(scope="session")
 def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, run: Path) -> Path:
-    """The folder of a finished run with `run` as teacher."""
+    """The folder of a finished run with `run` as teacher, and its report."""
     out = tmp_path_factory.mktemp("runs") / "distilled"
     return api.train(configure(out, teacher=TeacherConfig(spec=str(run))))

@@ -35,10 +35,10 @@ from segdistill.config.train import (
 )
 from segdistill.config.yaml import load, to_yaml
 from segdistill.data.images import list_images
-from segdistill.engine import trainer as loop
+from segdistill.engine.checkpoint import Checkpoints
 from segdistill.engine.monitor import NonFiniteLossError
-from segdistill.engine.run_folder import load_checkpoint
 from segdistill.engine.runtime import Stopped
+from segdistill.engine.trainer import Trainer
 
 pytestmark = pytest.mark.integration
 PROGRAM = Path(sys.executable).with_name("segdistill")
@@ -55,7 +55,7 @@ def steps(run: Path) -> list[dict[str, Any]]:
 
 def state(run: Path) -> dict[str, Any]:
     """The state that a run would resume from."""
-    found = load_checkpoint(run / "checkpoints")
+    found = Checkpoints(run / "checkpoints").load()
     assert found is not None
     return found[1]
 
@@ -148,7 +148,7 @@ def test_the_resolved_configuration_loads_to_an_equal_one(run: Path, configure: 
 
 def test_a_few_images_are_learnt_by_heart(tmp_path: Path, configure: Any) -> None:
     config = configure(tmp_path / "run", steps=60, evaluate_every=60, optim=OptimConfig(lr=1e-2, clip=1.0))
-    history = steps(api.train(config))
+    history = steps(api.train(config, report=False))
     losses = [record["hard"] for record in history]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     assert all(record["gradient_norm"] > 0 for record in history)
@@ -157,7 +157,7 @@ def test_a_few_images_are_learnt_by_heart(tmp_path: Path, configure: Any) -> Non
 def test_a_teacher_alone_can_teach(tmp_path: Path, configure: Any, run: Path) -> None:
     objective = ObjectiveConfig(alpha=0.0, beta=1.0)
     config = configure(tmp_path / "run", objective=objective, teacher=TeacherConfig(spec=str(run)), steps=30)
-    history = steps(api.train(replace(config, evaluate_every=30, optim=OptimConfig(lr=1e-2))))
+    history = steps(api.train(replace(config, evaluate_every=30, optim=OptimConfig(lr=1e-2)), report=False))
     assert all("hard" not in record and record["loss"] == record["soft"] for record in history)
     losses = [record["soft"] for record in history]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
@@ -172,7 +172,8 @@ def test_features_and_heads_train_along_and_are_no_part_of_the_student(
             student=StudentConfig(width=0.05),
             teacher=TeacherConfig(spec=str(run)),
             objective=ObjectiveConfig(losses={"cosine": 0.5, "mgd": 0.1}, auxiliary=0.4),
-        )
+        ),
+        report=False,
     )
     assert all(0 < record["cosine"] < 2 for record in steps(out))
     assert all(record["mgd"] > 0 and record["auxiliary"] > 0 for record in steps(out))
@@ -184,7 +185,9 @@ def test_features_and_heads_train_along_and_are_no_part_of_the_student(
 
 
 def test_the_average_of_the_weights_is_what_is_kept(tmp_path: Path, configure: Any) -> None:
-    out = api.train(configure(tmp_path / "run", steps=2, evaluate_every=2, optim=OptimConfig(ema=0.99)))
+    out = api.train(
+        configure(tmp_path / "run", steps=2, evaluate_every=2, optim=OptimConfig(ema=0.99)), report=False
+    )
     kept, saved = load_file(out / "model.safetensors"), state(out)
     assert all(torch.equal(tensor, saved["average"][f"module.{name}"]) for name, tensor in kept.items())
     assert not torch.equal(kept["head.weight"], saved["student"]["head.weight"])
@@ -202,7 +205,7 @@ def test_images_without_masks_join_the_mix(tmp_path: Path, configure: Any, run: 
         epochs=1.0,
         evaluate_every=28,
     )
-    history = steps(api.train(config))
+    history = steps(api.train(config, report=False))
     assert len(history) == 12 + len(list(list_images(photos))) == 28
     unlabelled = [record for record in history if record["hard"] == 0]
     assert len(unlabelled) >= 16
@@ -221,14 +224,14 @@ def test_an_epoch_is_a_pass_over_the_labelled_images_where_these_have_a_share(
         steps=0,
         epochs=1.0,
     )
-    history = steps(api.train(config))
+    history = steps(api.train(config, report=False))
     assert len(history) == 12 / (4 * 0.75)
     assert all(record["hard"] > 0 and record["soft"] > 0 for record in history)
 
 
 def test_further_data_sets_are_added(tmp_path: Path, configure: Any, shapes: Path) -> None:
     data = DataConfig(root=str(shapes), extra=[f"{shapes}@val"], workers=0)
-    out = api.train(configure(tmp_path / "run", data=data, steps=0, epochs=1.0))
+    out = api.train(configure(tmp_path / "run", data=data, steps=0, epochs=1.0), report=False)
     assert steps(out)[-1]["step"] == (12 + 4) / 4
 
 
@@ -252,7 +255,7 @@ def test_further_data_sets_are_added(tmp_path: Path, configure: Any, shapes: Pat
     ],
 )
 def test_other_settings_train_too(tmp_path: Path, configure: Any, changes: dict[str, Any]) -> None:
-    history = steps(api.train(configure(tmp_path / "run", steps=2, **changes)))
+    history = steps(api.train(configure(tmp_path / "run", steps=2, **changes), report=False))
     assert [math.isfinite(record["loss"]) for record in history] == [True, True]
 
 
@@ -263,7 +266,7 @@ def test_a_student_trains_on_as_if_in_eight_bits(tmp_path: Path, configure: Any,
         tmp_path / "qat", student=start, quantize="int8", teacher=TeacherConfig(spec=str(run)),
         optim=OptimConfig(lr=1e-3, ema=0.5),
     )  # fmt: skip
-    again = api.train(config)
+    again = api.train(config, report=False)
     before, after = (load_file(folder / "model.safetensors") for folder in (run, again))
     assert list(before) == list(after)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -281,7 +284,10 @@ def test_a_student_trains_on_as_if_in_eight_bits(tmp_path: Path, configure: Any,
 def test_a_student_may_start_from_another_run(tmp_path: Path, configure: Any, run: Path) -> None:
     config = configure(tmp_path / "run", steps=1, optim=OptimConfig(lr=1e-12, weight_decay=0))
     config = replace(config, student=replace(config.student, init=str(run)))
-    ours, theirs = load_file(api.train(config) / "model.safetensors"), load_file(run / "model.safetensors")
+    ours, theirs = (
+        load_file(api.train(config, report=False) / "model.safetensors"),
+        load_file(run / "model.safetensors"),
+    )
     torch.testing.assert_close(ours["head.weight"], theirs["head.weight"])
 
 
@@ -290,17 +296,17 @@ def test_a_student_may_start_from_another_run(tmp_path: Path, configure: Any, ru
 
 def interrupted(config: TrainConfig, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train `config` until a signal arrives during step `after`."""
-    step = loop.optimizer_step
+    step = Trainer.optimizer_step
 
-    def with_signal(number: int, *rest: Any) -> Any:
+    def with_signal(trainer: Trainer, number: int, batches: Any) -> Any:
         if number + 1 == after:
             signal.raise_signal(signal.SIGTERM)
-        return step(number, *rest)
+        return step(trainer, number, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimizer_step", with_signal)
+        patch.setattr(Trainer, "optimizer_step", with_signal)
         with pytest.raises(Stopped) as stopped:
-            api.train(config)
+            api.train(config, report=False)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
 
 
@@ -358,11 +364,11 @@ def test_resume_leads_to_the_same_state_bit_by_bit(
     if changes.get("init"):
         started = StudentConfig(width=0.1, init=str(run))
         changes = {key: value for key, value in changes.items() if key != "init"} | {"student": started}
-    api.train(configure(tmp_path / "straight", **changes))
+    api.train(configure(tmp_path / "straight", **changes), report=False)
     config = configure(tmp_path / "resumed", **changes)
     interrupted(config, after, monkeypatch)
     assert [record["step"] for record in steps(tmp_path / "resumed")] == [*range(1, after + 1)]
-    resumed = api.train(config, resume=True)
+    resumed = api.train(config, resume=True, report=False)
     assert differing(tmp_path / "straight", resumed) == []
     same = ("step", "loss", "evaluation")
     ours, theirs = (
@@ -375,8 +381,8 @@ def test_the_seed_decides_and_the_number_of_workers_does_not(tmp_path: Path, con
     alone = configure(tmp_path / "alone", steps=3)
     helped = replace(alone, data=replace(alone.data, workers=2), out=str(tmp_path / "helped"))
     other = replace(alone, seed=1, out=str(tmp_path / "other"))
-    assert differing(api.train(alone), api.train(helped)) == []
-    assert ".state.student.head.weight" in differing(tmp_path / "alone", api.train(other))
+    assert differing(api.train(alone, report=False), api.train(helped, report=False)) == []
+    assert ".state.student.head.weight" in differing(tmp_path / "alone", api.train(other, report=False))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -401,7 +407,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    found = load_checkpoint(run / "checkpoints")
+    found = Checkpoints(run / "checkpoints").load()
     assert found is not None
     assert 0 < found[0] < last
     [command] = re.findall(r"^  segdistill (.*--resume)$", err, flags=re.MULTILINE)
@@ -412,10 +418,10 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, configure: Any, capsys: Any) -> None:
     config = configure(tmp_path / "run")
-    before = dict(leaves(state(api.train(config))))
+    before = dict(leaves(state(api.train(config, report=False))))
     newest = max((tmp_path / "run" / "checkpoints").glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:-100])
-    api.train(config, resume=True)
+    api.train(config, resume=True, report=False)
     assert "is damaged" in capsys.readouterr().err
     after = dict(leaves(state(tmp_path / "run")))
     assert all(
@@ -424,15 +430,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, configure: Any, cap
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path: Path, configure: Any) -> None:
-    run = api.train(configure(tmp_path / "run", steps=2))
+    run = api.train(configure(tmp_path / "run", steps=2), report=False)
     before = (run / "model.safetensors").read_bytes(), (run / "history.jsonl").read_bytes()
-    api.train(configure(tmp_path / "run", steps=2), resume=True)
+    api.train(configure(tmp_path / "run", steps=2), resume=True, report=False)
     assert ((run / "model.safetensors").read_bytes(), (run / "history.jsonl").read_bytes()) == before
 
 
 def test_a_resumed_run_must_have_the_same_settings(configure: Any, run: Path) -> None:
     with pytest.raises(ValueError, match=r"other settings: batch 4 -> 6"):
-        api.train(configure(run, batch=6), resume=True)
+        api.train(configure(run, batch=6), resume=True, report=False)
 
 
 # That it does not go on with a broken loss
@@ -447,7 +453,7 @@ def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path: Path, configure: A
     )
     config = configure(tmp_path / "run", teacher=TeacherConfig(spec=f"{teacher}:Broken", labels="data"))
     with pytest.raises(NonFiniteLossError, match=r"^step 1: the soft loss is nan on shape_"):
-        api.train(config)
+        api.train(config, report=False)
     record = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     assert (record["step"], record["terms"]["soft"]) == (1, "nan")
     assert math.isfinite(float(record["terms"]["hard"]))
@@ -457,6 +463,6 @@ def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path: Path, configure: A
 
 def test_weights_that_blow_up_stop_the_run_before_anything_is_saved(tmp_path: Path, configure: Any) -> None:
     with pytest.raises(NonFiniteLossError, match=r"^step 2: the hard loss is (nan|inf) on shape_"):
-        api.train(configure(tmp_path / "run", optim=OptimConfig(lr=1e30)))
+        api.train(configure(tmp_path / "run", optim=OptimConfig(lr=1e30)), report=False)
     assert [record["step"] for record in steps(tmp_path / "run")] == [1]
     assert not (tmp_path / "run" / "checkpoints").exists()

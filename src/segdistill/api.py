@@ -1,39 +1,41 @@
 """The verbs as functions: settings in, files and results out."""
 
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from segdistill import __version__
-from segdistill.build import _calibration_source, make_student, open_evaluation, open_scored, open_teacher
+from segdistill.build import (
+    build_experiment,
+    build_recorded,
+    calibration_source,
+    open_evaluation,
+    open_scored,
+    open_teacher,
+)
 from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
-from segdistill.config.yaml import load
 from segdistill.console import log, progress
-from segdistill.data.datasets import open_dataset, open_labels, open_training
-from segdistill.data.frequencies import class_weights
 from segdistill.data.images import read_image
-from segdistill.data.samples import labelled_count
+from segdistill.data.samples import FileSamples, labelled_count
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
+from segdistill.engine.evaluate import EvaluationOptions
 from segdistill.engine.evaluate import evaluate as evaluate_network
-from segdistill.engine.fill_caches import open_image_cache, open_teacher_cache
+from segdistill.engine.experiment import Experiment
+from segdistill.engine.fill_caches import fill_caches, open_teacher_cache
 from segdistill.engine.metrics import mean
 from segdistill.engine.replay import replay as replay_batch
-from segdistill.engine.run_folder import CONFIG, check_run, make_run
-from segdistill.engine.runtime import make_accelerator, seed_everything, stop_signal
-from segdistill.engine.trainer import Experiment
-from segdistill.engine.trainer import train as train_student
+from segdistill.engine.run_folder import RunFolder
+from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
+from segdistill.engine.trainer import Trainer
 from segdistill.exporting.export import SUFFIXES, calibration_images
 from segdistill.exporting.export import export as export_network
 from segdistill.files import write_atomic
@@ -47,24 +49,26 @@ from segdistill.inference.prediction import (
 from segdistill.inference.tiles import needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
 from segdistill.inference.video import predict_video
-from segdistill.models.card import ModelCard, is_run, read_card
+from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
-from segdistill.models.zoo import build_model, require_trust
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import Example, make_examples
-from segdistill.reporting.records import read_records, run_names
+from segdistill.reporting.records import TEACHER, Records, read_records, run_names
 from segdistill.reporting.report import write_report
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Train a student, with a teacher or without, and leave a run folder with its report.
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, report: bool = True) -> Path:
+    """Train a student, with a teacher or without, and leave a run folder.
+
+    On a CPU the process keeps the memory that it frees from here on, see `keep_freed_memory`.
 
     Args:
         config: the whole experiment.
         resume: continue the run in `config.out` from its newest checkpoint.
         overwrite: delete the run in `config.out` first.
+        report: measure the latency of student and teacher at the end, and write report.html.
 
     Returns:
         The run folder.
@@ -72,68 +76,60 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
-        segdistill.engine.trainer.Stopped: SIGINT or SIGTERM came; the state is saved.
+        segdistill.engine.runtime.Stopped: SIGINT or SIGTERM came; the state is saved.
     """
-    with stop_signal(obey=True), plain_failures(), ExitStack() as stack:
-        return _train(config, stack, resume=resume, overwrite=overwrite)
+    folder = RunFolder(config.out)
+    with stop_signal(obey=True), plain_failures():
+        check_losses(config.objective, distils=config.teacher.spec is not None)
+        folder.check(config, resume=resume, overwrite=overwrite)
+        accelerator = make_accelerator(
+            config.device, config.runtime.precision, trackers=config.trackers, out=folder.path
+        )
+        keep_freed_memory_on(accelerator.device)
+        experiment = build_experiment(config)
+        with folder.open(config, accelerator, resume=resume, overwrite=overwrite):
+            accelerator.init_trackers("segdistill")
+            log(f"{describe(experiment)}; the run folder is {folder}", accelerator)
+            trainer = Trainer(fill_caches(experiment, accelerator), accelerator, folder)
+            trainer.train(resume=resume)
+            if report and accelerator.is_main_process:
+                _report_training(trainer)
+            accelerator.wait_for_everyone()
+            accelerator.end_training()  # ends the group of processes too
+    return folder.path
 
 
-def _train(config: TrainConfig, stack: ExitStack, *, resume: bool, overwrite: bool) -> Path:
-    """`train`; what must be let go of at its end goes onto the stack."""
-    check_losses(config.objective, distils=config.teacher.spec is not None)
-    run = Path(config.out)
-    check_run(run, config, resume=resume, overwrite=overwrite)
-    accelerator = make_accelerator(config.device, config.runtime.precision, trackers=config.trackers, out=run)
-    labels = open_labels(config.data.root, config.data.layout)
-    teacher = open_teacher(config.teacher, labels)
-    samples = open_training(config.data, taught=config.teacher.spec is not None)
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
-    seed_everything(config.seed)
-    student = make_student(config.student, labels)
-    if config.runtime.channels_last:
-        student = student.to(memory_format=torch.channels_last)
-    if config.runtime.compile:
-        student.compile()
-    card = ModelCard(
-        spec=config.student.spec,
-        width=config.student.width,
-        labels=labels,
-        size=config.size,
-        evaluate_size=config.evaluate_size,
-        teacher=None if teacher is None else teacher.identity(),
-        version=__version__,
+def describe(experiment: Experiment) -> str:
+    """What is trained from what, on one line."""
+    config, labelled = experiment.config, labelled_count(experiment.files)
+    parameters = sum(p.numel() for p in experiment.student.parameters())
+    unlabelled = len(experiment.files) - labelled  # type: ignore[arg-type]
+    return (
+        f"Training {config.student.spec} ({parameters:,} parameters) on {len(experiment.labels)} classes, "
+        f"{labelled:,} images with masks and {unlabelled:,} without, "
+        + (f"distilled from {config.teacher.spec}" if experiment.teacher else "without a teacher")
     )
-    stack.enter_context(make_run(run, config, accelerator, resume=resume, overwrite=overwrite))
-    accelerator.init_trackers("segdistill")
-    parameters = sum(p.numel() for p in student.parameters())
-    taught = f", taught by {config.teacher.spec}" if teacher else ", without a teacher"
-    masked = labelled_count(samples)
-    images = f"{masked:,} images with masks and {len(samples) - masked:,} without"  # type: ignore[arg-type]
-    log(f"{config.student.spec} ({parameters:,} parameters) learns {len(labels)} classes from {images}"
-        f"{taught}; the run folder is {run}", accelerator)  # fmt: skip
-    cache = None
-    if teacher is not None and config.teacher.cache:
-        cache = open_teacher_cache(config, teacher.to(accelerator.device), samples, accelerator)
-    seen = open_image_cache(config.data, samples, accelerator)
-    experiment = Experiment(
-        config=config, student=student, teacher=teacher, train=seen, val=val, card=card, cache=cache
-    )
-    train_student(experiment, accelerator, run, resume=resume)
-    if accelerator.is_main_process:
-        networks = {"student": load_network(str(run))} | ({"teacher": teacher} if teacher else {})
-        measured = measure_cost(networks, size=config.size)
-        write_atomic(run / "cost.json", json.dumps(measured, indent=2) + "\n")
-        log(f"The report is {report([run])}")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()  # ends the group of processes too
-    return run
+
+
+def _report_training(trainer: Trainer) -> None:
+    """Measure the trained student and its teacher, and write the report; nothing is opened again."""
+    experiment, folder = trainer.experiment, trainer.folder
+    student, [name] = trainer.best_student(), run_names([folder.path])
+    teacher: dict[str, nn.Module] = {} if experiment.teacher is None else {TEACHER: experiment.teacher}
+    folder.write_cost(measure_cost({"student": student, **teacher}, size=experiment.config.size))
+    records = [read_records(folder, name)]
+    examples = _examples(records, lambda: (experiment.val, {**teacher, name: student}))
+    log(f"The report is {write_report(records, folder.report_file, examples)}")
 
 
 def replay(file: str | Path) -> dict[str, Any]:
     """Compute the batch once more on which a run stopped because a loss was not finite.
 
+    It is computed on the device and in the precision of the training; where the device is not there, on the
+    CPU in float32.
+
     Args:
-        file: the nonfinite.json in its run folder.
+        file: the nonfinite.json (of another process: nonfinite-RANK.json) in its run folder.
 
     Returns:
         `step`, `terms`, `images` (terms by id), `nonfinite` (names of tensors, in the order of computation)
@@ -143,16 +139,14 @@ def replay(file: str | Path) -> dict[str, Any]:
         FileNotFoundError: a file does not exist.
         ValueError: the files are not those of such a run.
     """
-    run = Path(file).parent
-    config = load(TrainConfig, run / CONFIG)
-    for spec in (config.student.spec, config.teacher.spec or ""):
-        require_trust(spec, run / CONFIG)
-    labels = open_labels(config.data.root, config.data.layout)
-    samples = open_training(config.data, taught=config.teacher.spec is not None)
-    steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch)  # type: ignore[arg-type]
-    weights = class_weights(samples, len(labels), config.objective.class_weights)
-    student = build_model(config.student.spec, len(labels), width=config.student.width)
-    return replay_batch(Path(file), config, student, open_teacher(config.teacher, labels), weights, steps)
+    folder = RunFolder(Path(file).parent)
+    experiment = build_recorded(folder)
+    try:
+        accelerator = make_accelerator(folder.config.device, folder.config.runtime.precision)
+    except ValueError as error:
+        log(f"{error}. Computing on the CPU in float32 instead")
+        accelerator = make_accelerator("cpu", "fp32")
+    return replay_batch(Path(file), experiment, accelerator)
 
 
 def cache(config: TrainConfig) -> dict[str, Any]:
@@ -171,18 +165,15 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     """
     if config.teacher.spec is None or config.teacher.cache is None:
         raise ValueError("name the teacher with --teacher and the folder with --teacher.cache")
-    accelerator = make_accelerator(config.device, config.runtime.precision)
-    labels = open_labels(config.data.root, config.data.layout)
-    teacher = open_teacher(config.teacher, labels)
-    assert teacher is not None
-    samples = open_training(config.data, taught=config.teacher.spec is not None)
     started = time.perf_counter()
     with stop_signal(obey=True), plain_failures():
-        filled = open_teacher_cache(config, teacher.to(accelerator.device), samples, accelerator)
+        accelerator = make_accelerator(config.device, config.runtime.precision)
+        keep_freed_memory_on(accelerator.device)
+        filled = open_teacher_cache(build_experiment(config), accelerator)
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
-        "bytes": sum(part.stat().st_size for cache in filled.all for part in cache.parts),
+        "bytes": sum(shard.stat().st_size for cache in filled.all for shard in cache.parts),
         "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -210,6 +201,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     wanted = [name.strip() for name in config.classes.split(",") if name.strip()]
     samples.labels.index(wanted)
     accelerator = make_accelerator(config.device, config.precision)
+    keep_freed_memory_on(accelerator.device)
     network = load_network(
         spec, weights=config.weights, labels=samples.labels,
         precision="fp32" if config.precision == "auto" else config.precision,
@@ -223,13 +215,15 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
             scored.to(memory_format=torch.channels_last),
             samples,
             samples.labels,
-            accelerator=accelerator,
-            size=config.size or network.size,
-            workers=config.data.workers,
+            accelerator,
+            EvaluationOptions(
+                size=config.size or network.size,
+                flip=config.flip,
+                scales=tuple(config.scales),
+                workers=config.data.workers,
+                advance=lambda: bar.advance(task),
+            ),
             teacher=teacher and teacher.to(accelerator.device),
-            flip=config.flip,
-            scales=tuple(config.scales),
-            advance=lambda: bar.advance(task),
         )
     seconds = time.perf_counter() - started
     summary = {
@@ -263,17 +257,24 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
         FileNotFoundError: a folder is no run folder.
         ValueError: a record in it is not what segdistill writes.
     """
-    folders = [Path(run) for run in runs]
-    records = [read_records(run, name) for run, name in zip(folders, run_names(folders), strict=True)]
-    examples: list[Example] | str = []
-    scores = {run.name: run.image_scores for run in records}
-    if records[0].image_scores:
-        try:
-            val, networks = open_scored(dict(zip(scores, folders, strict=True)))
-            examples = make_examples(val, networks, scores)
-        except (FileNotFoundError, ValueError) as error:
-            examples = f"The images of the validation set could not be shown: {error}"
-    return write_report(records, Path(out) if out else folders[0] / "report.html", examples)
+    folders = [RunFolder(run) for run in runs]
+    names = run_names([folder.path for folder in folders])
+    records = [read_records(folder, name) for folder, name in zip(folders, names, strict=True)]
+    examples = _examples(records, lambda: open_scored(dict(zip(names, folders, strict=True))))
+    return write_report(records, Path(out) if out else folders[0].report_file, examples)
+
+
+def _examples(
+    records: Sequence[Records], open_networks: Callable[[], tuple[FileSamples, dict[str, nn.Module]]]
+) -> list[Example] | str:
+    """Pictures of the runs' best, median and worst images, or why there are none."""
+    if not records[0].image_scores:
+        return []
+    try:
+        val, networks = open_networks()
+        return make_examples(val, networks, {run.name: run.image_scores for run in records})
+    except (FileNotFoundError, ValueError) as error:
+        return f"The images of the validation set could not be shown: {error}"
 
 
 def load_student(run: str | Path) -> TrainedNetwork:
@@ -286,8 +287,12 @@ def load_student(run: str | Path) -> TrainedNetwork:
         FileNotFoundError: the folder is no run folder.
         ValueError: its files are damaged.
     """
-    read_card(Path(run))
-    return load_network(str(run))
+    return RunFolder(run).student()
+
+
+def pack(run: str | Path, out: str | Path) -> Path:
+    """Copy of a run folder what using its student takes, see `RunFolder.pack`; returns `out`."""
+    return RunFolder(run).pack(Path(out))
 
 
 def predict(
@@ -313,7 +318,8 @@ def predict(
     for name, count in Counter(name for _, name in files).items():
         if count > 1:
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
-    device = make_accelerator(config.device, "fp32").device
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
     network = load_network(str(target), precision=config.precision)
     network = network.to(device).to(memory_format=torch.channels_last)
     if config.probabilities and network.answers_masks:
@@ -407,9 +413,7 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
     images: list[Tensor] = []
     if config.quantize is not None:
-        images = calibration_images(
-            _calibration_source(spec, config), config.calibration_images, network.size
-        )
+        images = calibration_images(calibration_source(spec, config), config.calibration_images, network.size)
     return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
 
 
@@ -453,7 +457,8 @@ def serve(
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
     config = config or ServeConfig()
-    device = make_accelerator(config.device, "fp32").device
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
     network, card = open_network(str(target), device, config.precision)
     with Service(network, card, config, device) as service:
         listen(service, ready)

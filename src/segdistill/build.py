@@ -3,36 +3,99 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
+from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
-from segdistill.config.yaml import load
-from segdistill.data.datasets import open_dataset, open_training
+from segdistill.data.datasets import open_dataset, open_labels, open_training
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
-from segdistill.data.samples import FileSamples, Sample
-from segdistill.engine.run_folder import CONFIG
-from segdistill.models.card import WEIGHTS, is_run, read_card
+from segdistill.data.samples import DownscaledSamples, FileSamples, Sample
+from segdistill.distillation.objective import check_losses
+from segdistill.engine.experiment import Experiment
+from segdistill.engine.run_folder import RunFolder
+from segdistill.models.card import ModelCard, is_run, read_model
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
 from segdistill.models.zoo import build_model, output_classes, require_trust
 from segdistill.reporting.records import TEACHER
 
 
+def build_experiment(config: TrainConfig) -> Experiment:
+    """Everything that a training is made of, before its first step; caches are not filled yet.
+
+    Raises:
+        FileNotFoundError: a file or folder that a setting names does not exist.
+        ValueError: settings do not fit each other or the data.
+    """
+    check_losses(config.objective, distils=config.teacher.spec is not None)
+    labels = open_labels(config.data.root, config.data.layout)
+    teacher = open_teacher(config.teacher, labels)
+    files = open_training(config.data, taught=teacher is not None)
+    side = config.data.long_side
+    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    set_seed(config.seed % 2**32)
+    student = make_student(config.student, labels)
+    if config.runtime.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    if config.runtime.compile:
+        student.compile()
+    card = ModelCard(
+        spec=config.student.spec,
+        width=config.student.width,
+        labels=labels,
+        size=config.size,
+        evaluate_size=config.evaluate_size,
+        teacher=None if teacher is None else teacher.identity(),
+        version=__version__,
+    )
+    return Experiment(
+        config=config,
+        student=student,
+        teacher=teacher,
+        files=files,
+        train=files if side is None else DownscaledSamples(files, side),
+        val=val,
+        card=card,
+    )
+
+
+def build_recorded(folder: RunFolder) -> Experiment:
+    """The experiment of a run folder, as its own settings describe it; caches are not used.
+
+    Raises:
+        FileNotFoundError: a file or folder that its settings name does not exist.
+        ValueError: its settings are damaged, or name code that nobody has said to trust.
+    """
+    config = folder.config
+    for spec in (config.student.spec, config.teacher.spec or ""):
+        require_trust(spec, folder.config_file)
+    return build_experiment(config)
+
+
 def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
-    """The data set of an evaluation; a run folder brings its own where none is named."""
+    """The images with masks that a network is scored on; a run folder has its own where none are named.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist, or the run has no trained student yet.
+        ValueError: neither the settings nor the target name a data set.
+    """
     if data.root:
         return open_dataset(data.root, data.split, layout=data.layout)
-    if is_run(target):
-        own = load(TrainConfig, Path(target) / CONFIG).data
+    folder = RunFolder(target)
+    if folder.config_file.is_file() or is_run(target):
+        folder.require_student()
+        own = folder.config.data
         split = own.val_split if data.split == "val" else data.split
         return open_dataset(own.root, split, layout=own.layout)
     raise ValueError("name the data set with --data.root")
 
 
-def open_scored(runs: Mapping[str, Path]) -> tuple[FileSamples, dict[str, nn.Module]]:
+def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, nn.Module]]:
     """The validation set of the first of some runs; its teacher and the students of all runs, by name.
 
     Raises:
@@ -40,17 +103,21 @@ def open_scored(runs: Mapping[str, Path]) -> tuple[FileSamples, dict[str, nn.Mod
         ValueError: a file is damaged, or the teacher is code that is not trusted.
     """
     first = next(iter(runs.values()))
-    config = load(TrainConfig, first / CONFIG)
+    config = first.config
     if config.teacher.spec is not None:
-        require_trust(config.teacher.spec, first / CONFIG)
+        require_trust(config.teacher.spec, first.config_file)
     val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
     teacher = open_teacher(config.teacher, val.labels)
     networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
-    return val, networks | {name: load_network(str(run)) for name, run in runs.items()}
+    return val, networks | {name: run.student() for name, run in runs.items()}
 
 
 def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
-    """The teacher that answers in the classes `labels`, or None where the settings name none."""
+    """The teacher, its classes mapped onto `labels`, or None where the settings name none.
+
+    Raises:
+        ValueError: it has no logits, or its classes cannot be mapped.
+    """
     if config.spec is None:
         return None
     own = None
@@ -63,7 +130,7 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     network = load_network(config.spec, weights=config.weights, labels=own)
     if network.answers_masks:
         raise ValueError(
-            f"teacher {config.spec} answers with masks, but logits are needed: export it with them"
+            f"teacher {config.spec} gives masks, but logits are needed: export it with --output logits"
         )
     return Teacher(network, labels, rename=config.map, scale=config.scale)
 
@@ -79,13 +146,11 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     if outputs != len(labels):
         raise ValueError(f"student {config.spec!r} gives {outputs} logits for {len(labels)} classes")
     if config.init is not None:
-        card = read_card(Path(config.init))
+        card, state = read_model(Path(config.init))
         if card.labels.names != labels.names:
-            raise ValueError(
-                f"student.init {config.init} knows other classes: {', '.join(card.labels.names)}"
-            )
+            raise ValueError(f"student.init {config.init} has other classes: {', '.join(card.labels.names)}")
         try:
-            load_state(student, Path(config.init) / WEIGHTS)
+            load_state(student, Path(config.init), state)
         except ValueError:
             if (card.spec, card.width) == (config.spec, config.width):
                 raise
@@ -96,15 +161,19 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     return student
 
 
-def _calibration_source(spec: str, config: ExportConfig) -> Path | Dataset[Sample]:
-    """The folder of images that settings name, else the training images of the run itself."""
+def calibration_source(spec: str, config: ExportConfig) -> Path | Dataset[Sample]:
+    """The folder of images that the settings name, else the training images of the run itself.
+
+    Raises:
+        ValueError: there are none.
+    """
     if config.calibration:
         return Path(config.calibration)
     if not is_run(spec):
         raise ValueError("name a folder of images to calibrate on with --calibration")
     try:
-        return open_training(load(TrainConfig, Path(spec) / CONFIG).data)
+        return open_training(RunFolder(spec).config.data)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
-            f"{spec} brings no images to calibrate on ({error}): name a folder of images with --calibration"
+            f"{spec} has no images to calibrate on ({error}): name a folder of images with --calibration"
         ) from None

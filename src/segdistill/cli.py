@@ -132,10 +132,12 @@ def check_networks(*specs: str | None) -> None:
 
 
 def run_train(options: Options) -> Record:
+    from segdistill.engine.run_folder import RunFolder
+
     if options.replay:
         return _replay(options.replay)
     run = segdistill.train(options.settings, resume=options.resume, overwrite=options.overwrite)
-    best = json.loads((run / "metrics.json").read_text())["best"]
+    best = RunFolder(run).best
     return {"run": str(run), "step": best["step"], **_scores(best)}
 
 
@@ -203,9 +205,9 @@ def run_serve(options: Options) -> None:
 
 
 def run_pack(options: Options) -> Record:
-    from segdistill.engine.run_folder import pack
+    from segdistill import api
 
-    return {"run": str(pack(Path(options.run), Path(options.out)))}
+    return {"run": str(api.pack(options.run, options.out))}
 
 
 def run_check(options: Options) -> Record:

@@ -1,6 +1,5 @@
 """The demonstration: draws data, trains a teacher, and a student without and with it, and compares them."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from segdistill.config.train import (
 )
 from segdistill.console import console, log
 from segdistill.data.shapes import write_shapes
+from segdistill.engine.run_folder import RunFolder
 from segdistill.profiling.cost import measure_cost
 
 SIZE = 96
@@ -56,7 +56,7 @@ def demo(out: Path, *, seed: int = 0, device: str = "auto", overwrite: bool = Fa
     measured = measure_cost(networks, size=SIZE)
     rows = {}
     for row in measured["networks"]:
-        best = json.loads((out / row["name"] / "metrics.json").read_text())["best"]
+        best = RunFolder(out / row["name"]).best
         rows[row["name"]] = {key: best[key] for key in ("miou", "pixel_accuracy")} | row
     console.print(comparison(rows, measured["threads"]))
     gain = 100 * (rows["student-distilled"]["miou"] - rows["student-alone"]["miou"])

@@ -1,5 +1,6 @@
 """What every loss of the table must keep: scale, precision, void, finite gradients, zero for equals."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from segdistill.data.labels import VOID
 from segdistill.distillation.objective import LOSSES
 
 pytestmark = pytest.mark.unit
-FEATURES = {"ours", "theirs", "adapted"}
+FEATURES = {"student_features", "teacher_features", "adapted_features"}
 OPTIONS: dict[str, dict[str, Any]] = {"pairwise": {"patches": 2}, "mgd": {"masked": 0.0}}
 every_loss = pytest.mark.parametrize("name", list(LOSSES))
 
@@ -26,13 +27,13 @@ def inputs(seed: int = 0) -> dict[str, Any]:
     mask = torch.randint(0, 4, (2, 4, 6), generator=generator)
     mask[0, :2, :2] = VOID
     valid = torch.rand(2, 4, 6, generator=generator) > 0.2
-    features = {key: normal(7) for key in ("ours", "theirs")}
-    features["adapted"] = features["ours"]
+    features = {key: normal(7) for key in ("student_features", "teacher_features")}
+    features["adapted_features"] = features["student_features"]
     return {
-        "logits": normal(5),
-        "known": normal(5),
+        "student_logits": normal(5),
+        "teacher_logits": normal(5),
         "mask": mask,
-        "where": valid,
+        "soft_valid": valid,
         "valid": valid,
         "generator": nn.Identity(),
         **features,
@@ -41,12 +42,13 @@ def inputs(seed: int = 0) -> dict[str, Any]:
 
 def compute(name: str, given: dict[str, Any]) -> Tensor:
     loss = LOSSES[name]
-    return loss.function(*(given[key] for key in loss.sees), **OPTIONS.get(name, {}))
+    return loss.function(*(given[key] for key in loss.inputs), **OPTIONS.get(name, {}))
 
 
 def learner(name: str) -> str:
     """Which input is the student's."""
-    return next(key for key in ("logits", "adapted", "ours") if key in LOSSES[name].sees)
+    names = ("student_logits", "adapted_features", "student_features")
+    return next(key for key in names if key in LOSSES[name].inputs)
 
 
 def gradient(name: str, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -58,8 +60,18 @@ def gradient(name: str, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return loss.detach(), student.grad
 
 
-def test_the_losses_of_features_are_those_that_the_settings_know() -> None:
-    assert {name for name, loss in LOSSES.items() if FEATURES.intersection(loss.sees)} == FEATURE_LOSSES
+def test_the_losses_of_features_are_those_that_the_settings_name() -> None:
+    assert {name for name, loss in LOSSES.items() if FEATURES.intersection(loss.inputs)} == FEATURE_LOSSES
+
+
+@every_loss
+def test_the_arguments_have_one_order(name: str) -> None:
+    parameters = inspect.signature(LOSSES[name].function).parameters.values()
+    names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    aliases = {"soft_valid": "valid", "adapted_features": "student_features"}
+    assert names == [aliases.get(key, key) for key in LOSSES[name].inputs]
+    order = ["student_logits", "student_features", "teacher_logits", "teacher_features", "valid", "mask"]
+    assert names == sorted(names, key=[*order, "generator"].index)
 
 
 @every_loss
@@ -99,9 +111,9 @@ def test_a_loss_is_computed_in_float32(name: str) -> None:
 
 
 @every_loss
-def test_nothing_known_is_zero_with_a_zero_gradient(name: str) -> None:
+def test_no_valid_pixel_is_zero_with_a_zero_gradient(name: str) -> None:
     nowhere = torch.zeros(2, 4, 6, dtype=torch.bool)
-    given = inputs() | {"mask": torch.full((2, 4, 6), VOID), "where": nowhere, "valid": nowhere}
+    given = inputs() | {"mask": torch.full((2, 4, 6), VOID), "soft_valid": nowhere, "valid": nowhere}
     loss, slope = gradient(name, given)
     assert loss == 0
     assert torch.equal(slope, torch.zeros_like(slope))
@@ -121,7 +133,7 @@ def test_padding_and_void_have_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("size", [0.0, 1e-4, 1e4])
 def test_the_gradient_is_finite_for_extreme_networks(name: str, size: float) -> None:
     given = inputs()
-    for key in ("logits", "ours", "adapted"):
+    for key in ("student_logits", "student_features", "adapted_features"):
         given[key] = given[key] * size
     loss, slope = gradient(name, given)
     assert torch.isfinite(loss)
@@ -133,8 +145,9 @@ def test_a_student_that_equals_its_teacher_has_no_loss(name: str) -> None:
     given = inputs()
     if name in {"ohem", "dice", "lovasz"}:  # whose teacher is the mask
         truth = nn.functional.one_hot(given["mask"] % VOID, 5).movedim(-1, 1)
-        given["logits"] = 100.0 * truth
-    given |= {"known": given["logits"].clone(), "theirs": given["ours"].clone()}
+        given["student_logits"] = 100.0 * truth
+    for kind in ("logits", "features"):
+        given[f"teacher_{kind}"] = given[f"student_{kind}"].clone()
     loss, slope = gradient(name, given)
     assert loss.item() == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-5, rtol=0)

@@ -50,20 +50,22 @@ def test_hard_loss_of_a_void_batch_is_zero_with_a_zero_gradient() -> None:
 def test_soft_loss_is_the_divergence_summed_over_classes() -> None:
     # Teacher (3/4, 1/4), student (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert soft_loss(pixel(0, 0), pixel(math.log(3), 0), 1.0, EVERYWHERE).item() == pytest.approx(expected)
+    assert soft_loss(pixel(0, 0), pixel(math.log(3), 0), EVERYWHERE, temperature=1.0).item() == pytest.approx(
+        expected
+    )
 
 
 def test_soft_loss_divides_the_logits_by_the_temperature_and_multiplies_by_its_square() -> None:
     # At T = 2 logits (2 ln 3, 0) soften to (3/4, 1/4) again; the loss counts four times.
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    loss = soft_loss(pixel(0, 0), pixel(2 * math.log(3), 0), 2.0, EVERYWHERE)
+    loss = soft_loss(pixel(0, 0), pixel(2 * math.log(3), 0), EVERYWHERE, temperature=2.0)
     assert loss.item() == pytest.approx(expected)
 
 
 def test_soft_loss_is_from_teacher_to_student() -> None:
     # KL(teacher || student) and not the other way: teacher (3/4, 1/4), student (1/4, 3/4) would be symmetric,
     # student (1/2, 1/2) is not: 1/2 ln(2/3) + 1/2 ln(2) = 0.1438 is the wrong one, 0.1308 the right one.
-    assert soft_loss(pixel(0, 0), pixel(math.log(3), 0), 1.0, EVERYWHERE).item() == pytest.approx(
+    assert soft_loss(pixel(0, 0), pixel(math.log(3), 0), EVERYWHERE, temperature=1.0).item() == pytest.approx(
         0.1308, abs=1e-4
     )
 
@@ -71,18 +73,18 @@ def test_soft_loss_is_from_teacher_to_student() -> None:
 def test_soft_loss_averages_over_the_pixels_that_take_part() -> None:
     student = torch.zeros(1, 2, 1, 3)
     teacher = torch.tensor([[[[math.log(3), 0.0, 50.0]], [[0.0, 0.0, 0.0]]]])
-    where = torch.tensor([[[True, True, False]]])
+    valid = torch.tensor([[[True, True, False]]])
     expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2
-    assert soft_loss(student, teacher, 1.0, where).item() == pytest.approx(expected)
+    assert soft_loss(student, teacher, valid, temperature=1.0).item() == pytest.approx(expected)
 
 
 def test_soft_loss_weighs_pixels_alike_and_not_images() -> None:
     # One image takes part with one pixel of loss 0, the other with three of loss L: 3 L / 4, not L / 2.
     student, teacher = torch.zeros(2, 2, 1, 3), torch.zeros(2, 2, 1, 3)
     teacher[1, 0] = math.log(3)
-    where = torch.tensor([[[True, False, False]], [[True, True, True]]])
+    valid = torch.tensor([[[True, False, False]], [[True, True, True]]])
     expected = 3 / 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    assert soft_loss(student, teacher, 1.0, where).item() == pytest.approx(expected)
+    assert soft_loss(student, teacher, valid, temperature=1.0).item() == pytest.approx(expected)
 
 
 def test_hard_loss_weighs_pixels_alike_and_not_images() -> None:
@@ -95,7 +97,9 @@ def test_hard_loss_weighs_pixels_alike_and_not_images() -> None:
 
 def test_soft_loss_of_equal_logits_is_zero_with_a_zero_gradient() -> None:
     student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    loss = soft_loss(student, student.detach().clone(), 2.0, torch.ones(2, 4, 4, dtype=torch.bool))
+    loss = soft_loss(
+        student, student.detach().clone(), torch.ones(2, 4, 4, dtype=torch.bool), temperature=2.0
+    )
     loss.backward()
     assert loss.item() == 0
     torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-7, rtol=0)
@@ -103,7 +107,7 @@ def test_soft_loss_of_equal_logits_is_zero_with_a_zero_gradient() -> None:
 
 def test_soft_loss_without_pixels_is_zero_with_a_zero_gradient() -> None:
     student = pixel(1.0, 0.0).requires_grad_()
-    loss = soft_loss(student, pixel(0, 1), 2.0, ~EVERYWHERE)
+    loss = soft_loss(student, pixel(0, 1), ~EVERYWHERE, temperature=2.0)
     loss.backward()
     assert loss.item() == 0
     assert student.grad is not None
@@ -113,12 +117,12 @@ def test_soft_loss_without_pixels_is_zero_with_a_zero_gradient() -> None:
 def test_gradient_of_the_soft_loss() -> None:
     # T^2 d KL / d z = T (q - p): 2 (1/2 - 3/4) for the teacher's likelier class, at T = 2.
     student = pixel(0.0, 0.0).requires_grad_()
-    soft_loss(student, pixel(2 * math.log(3), 0), 2.0, EVERYWHERE).backward()
+    soft_loss(student, pixel(2 * math.log(3), 0), EVERYWHERE, temperature=2.0).backward()
     torch.testing.assert_close(student.grad, pixel(-0.5, 0.5))
 
 
 def test_soft_loss_stays_finite_for_certain_networks() -> None:
-    assert torch.isfinite(soft_loss(pixel(1e4, -1e4), pixel(-1e4, 1e4), 1.0, EVERYWHERE))
+    assert torch.isfinite(soft_loss(pixel(1e4, -1e4), pixel(-1e4, 1e4), EVERYWHERE, temperature=1.0))
 
 
 @given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 8))
@@ -127,15 +131,15 @@ def test_doubling_the_image_leaves_the_losses_unchanged(seed: int, temperature: 
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 2, 5, 3, 4, generator=generator)
     mask = torch.randint(0, 5, (2, 3, 4), generator=generator)
-    where = torch.rand(2, 3, 4, generator=generator) > 0.3
+    valid = torch.rand(2, 3, 4, generator=generator) > 0.3
 
     def double(x: torch.Tensor) -> torch.Tensor:
         return x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
 
     torch.testing.assert_close(hard_loss(student, mask), hard_loss(double(student), double(mask)))
     torch.testing.assert_close(
-        soft_loss(student, teacher, temperature, where),
-        soft_loss(double(student), double(teacher), temperature, double(where)),
+        soft_loss(student, teacher, valid, temperature=temperature),
+        soft_loss(double(student), double(teacher), double(valid), temperature=temperature),
     )
 
 
@@ -144,10 +148,12 @@ def test_doubling_the_image_leaves_the_losses_unchanged(seed: int, temperature: 
 def test_soft_loss_is_zero_only_where_both_agree(seed: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 1, 4, 2, 2, generator=generator)
-    where = torch.ones(1, 2, 2, dtype=torch.bool)
-    assert soft_loss(student, teacher, temperature, where) > 0
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
+    assert soft_loss(student, teacher, valid, temperature=temperature) > 0
     # A constant added to all logits of a pixel changes no probability.
-    assert soft_loss(student, student + 3, temperature, where).item() == pytest.approx(0, abs=1e-5)
+    assert soft_loss(student, student + 3, valid, temperature=temperature).item() == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_masked_mean_ignores_what_is_not_finite_elsewhere() -> None:
@@ -175,18 +181,18 @@ def test_class_weights_multiply_the_pixels_of_a_class() -> None:
 
 
 def test_a_mixed_image_has_the_cross_entropy_of_both_masks() -> None:
-    # Probabilities (1/4, 3/4); a share of 3/4 says class 1, the rest class 0.
-    logits, share = pixel(0, math.log(3)), torch.tensor([0.75])
+    # Probabilities (1/4, 3/4); 3/4 of the image is of class 1, the rest of class 0.
+    logits, lam = pixel(0, math.log(3)), torch.tensor([0.75])
     one, zero = torch.ones(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long)
-    loss = hard_loss(logits, one, target_b=zero, lam=share)
+    loss = hard_loss(logits, one, target_b=zero, lam=lam)
     assert loss.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
-    # A target_b that knows nothing leaves the mean to the mask alone; two such have no loss.
+    # A void target_b leaves the mean to the mask alone; two void masks have no loss.
     void = torch.full((1, 1, 1), VOID)
-    assert hard_loss(logits, one, target_b=void, lam=share).item() == pytest.approx(math.log(4 / 3))
-    assert hard_loss(logits, void, target_b=void, lam=share) == 0
+    assert hard_loss(logits, one, target_b=void, lam=lam).item() == pytest.approx(math.log(4 / 3))
+    assert hard_loss(logits, void, target_b=void, lam=lam) == 0
 
 
-def test_a_share_of_one_is_no_mixture() -> None:
+def test_a_lam_of_one_is_no_mixture() -> None:
     logits, mask = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     mask[0, 0] = VOID
     mixed = hard_loss(logits, mask, target_b=mask.flip(0), lam=torch.ones(2), smoothing=0.1)
@@ -204,10 +210,10 @@ def test_reverse_kl_is_from_student_to_teacher() -> None:
 
 def test_jensen_shannon_is_the_mean_divergence_from_the_average() -> None:
     # (1/2, 1/2) and (3/4, 1/4) have the average (5/8, 3/8).
-    ours = 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)
-    theirs = 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)
+    student = 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)
+    teacher = 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)
     loss = jensen_shannon_loss(pixel(0, 0), pixel(math.log(3), 0), EVERYWHERE, temperature=1.0)
-    assert loss.item() == pytest.approx((ours + theirs) / 2, abs=1e-6)
+    assert loss.item() == pytest.approx((student + teacher) / 2, abs=1e-6)
 
 
 def test_jensen_shannon_has_a_bound() -> None:
@@ -219,11 +225,11 @@ def test_channel_loss_compares_distributions_over_the_positions() -> None:
     # At T = 4 the teacher's class 0 is (3/4, 1/4) over the two positions, its class 1 is even; the student is
     # even in both. Mean over the classes: KL / 2, times 16. The third position takes no part.
     teacher = torch.tensor([[[[4 * math.log(3), 0.0, 90.0]], [[5.0, 5.0, -90.0]]]])
-    where = torch.tensor([[[True, True, False]]])
-    loss = channel_loss(torch.zeros(1, 2, 1, 3), teacher, where)
+    valid = torch.tensor([[[True, True, False]]])
+    loss = channel_loss(torch.zeros(1, 2, 1, 3), teacher, valid)
     assert loss.item() == pytest.approx(16 * QUARTERS / 2, rel=1e-5)
     # A second image without positions does not count; a second equal one changes no mean.
-    nowhere, twice = torch.cat([where, ~where & False]), torch.cat([where, where])
+    nowhere, twice = torch.cat([valid, ~valid & False]), torch.cat([valid, valid])
     for both in (nowhere, twice):
         again = channel_loss(torch.zeros(2, 2, 1, 3), torch.cat([teacher, teacher]), both)
         torch.testing.assert_close(again, loss)
@@ -243,9 +249,9 @@ def test_dist_correlates_the_pixels_of_a_class() -> None:
         p = torch.tensor(first)
         return torch.stack([p, 1 - p]).log().view(1, 2, 1, -1)
 
-    where = torch.tensor([[[True, True, True, False]]])
-    ours, theirs = logits(0.2, 0.5, 0.8, 0.9), logits(0.1, 0.1, 0.4, 0.01)
-    loss = dist_loss(ours, theirs, where, beta=0.0, gamma=1.0)
+    valid = torch.tensor([[[True, True, True, False]]])
+    student, teacher = logits(0.2, 0.5, 0.8, 0.9), logits(0.1, 0.1, 0.4, 0.01)
+    loss = dist_loss(student, teacher, valid, beta=0.0, gamma=1.0)
     assert loss.item() == pytest.approx(1 - math.sqrt(3) / 2, rel=1e-5)
 
 
@@ -263,16 +269,18 @@ def test_decoupled_loss_splits_the_true_class_from_the_others() -> None:
     # and (1/3, 2/3); among the others: KL of (3/4, 1/4) and (1/2, 1/2).
     teacher, mask = torch.tensor([1 / 2, 3 / 8, 1 / 8]).log().view(1, 3, 1, 1), torch.tensor([[[0]]])
     target = 0.5 * math.log(3 / 2) + 0.5 * math.log(3 / 4)
-    loss = decoupled_loss(pixel(0, 0, 0), teacher, mask, EVERYWHERE, alpha=2.0, beta=3.0)
+    loss = decoupled_loss(pixel(0, 0, 0), teacher, EVERYWHERE, mask, alpha=2.0, beta=3.0)
     assert loss.item() == pytest.approx(2 * target + 3 * QUARTERS, rel=1e-5)
     # With the others weighed by the teacher's doubt, 1/2 here, it is the plain KL.
-    loss = decoupled_loss(pixel(0, 0, 0), teacher, mask, EVERYWHERE, alpha=1.0, beta=0.5)
-    assert loss.item() == pytest.approx(soft_loss(pixel(0, 0, 0), teacher, 1.0, EVERYWHERE).item(), rel=1e-5)
+    loss = decoupled_loss(pixel(0, 0, 0), teacher, EVERYWHERE, mask, alpha=1.0, beta=0.5)
+    assert loss.item() == pytest.approx(
+        soft_loss(pixel(0, 0, 0), teacher, EVERYWHERE, temperature=1.0).item(), rel=1e-5
+    )
 
 
 def test_decoupled_loss_leaves_void_out() -> None:
     student, teacher = torch.randn(2, 1, 3, 1, 2)
     mask = torch.tensor([[[1, VOID]]])
     both = torch.ones(1, 1, 2, dtype=torch.bool)
-    alone = decoupled_loss(student[..., :1], teacher[..., :1], mask[..., :1], EVERYWHERE)
-    torch.testing.assert_close(decoupled_loss(student, teacher, mask, both), alone)
+    alone = decoupled_loss(student[..., :1], teacher[..., :1], EVERYWHERE, mask[..., :1])
+    torch.testing.assert_close(decoupled_loss(student, teacher, both, mask), alone)

@@ -11,7 +11,7 @@ from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
-from segdistill.distillation.objective import LOSSES, Objective, check_losses, shrink
+from segdistill.distillation.objective import LOSSES, Objective, check_losses, downscale
 from segdistill.distillation.region_losses import dice_loss
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
@@ -41,20 +41,22 @@ def logits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_loss_is_the_weighted_sum_of_the_named_terms(logits: Any) -> None:
-    student, known = logits
+    student, teacher_logits = logits
     config = ObjectiveConfig(alpha=0.25, beta=1.5, temperature=3)
     views = batch()
-    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
+    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
     assert list(terms) == ["loss", "hard", "soft"]
     torch.testing.assert_close(terms["hard"], hard_loss(student, views.mask).detach())
-    torch.testing.assert_close(terms["soft"], soft_loss(student, known, 3, views.valid).detach())
+    torch.testing.assert_close(
+        terms["soft"], soft_loss(student, teacher_logits, views.valid, temperature=3).detach()
+    )
     torch.testing.assert_close(terms["loss"].detach(), 0.25 * terms["hard"] + 1.5 * terms["soft"])
     assert terms["loss"].requires_grad
     assert not terms["soft"].requires_grad
 
 
 def test_golden_loss_of_two_pixels() -> None:
-    # One labelled pixel, one void; the student says (1/2, 1/2), the teacher at T = 2 (3/4, 1/4) in both.
+    # One labelled pixel, one void; the student's probabilities (1/2, 1/2), the teacher's at T = 2 (3/4, 1/4).
     # hard = ln 2; soft = 4 (3/4 ln 3/2 + 1/4 ln 1/2) = 0.5232; loss = 0.7 * 0.6931 + 0.3 * 0.5232 = 0.6422.
     views = Batch(
         image=torch.zeros(1, 3, 1, 2),
@@ -62,9 +64,9 @@ def test_golden_loss_of_two_pixels() -> None:
         valid=torch.ones(1, 1, 2, dtype=torch.bool),
         id=["a"],
     )
-    known = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    teacher_logits = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
     terms = Objective(ObjectiveConfig(), DSUNet(3, width=0.1), teacher())(
-        views, torch.zeros(1, 2, 1, 2), known
+        views, torch.zeros(1, 2, 1, 2), teacher_logits
     )
     golden = {"loss": 0.6422, "hard": 0.6931, "soft": 0.5232}
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(golden, abs=1e-4)
@@ -89,23 +91,25 @@ def test_unlabelled_images_have_soft_loss_only(logits: Any) -> None:
 
 def test_void_can_be_left_out_of_the_soft_loss(logits: Any) -> None:
     views = batch()
-    student, known = logits
+    student, teacher_logits = logits
     objective = Objective(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
-    expected = soft_loss(student, known, 2, views.valid & (views.mask != VOID))
-    torch.testing.assert_close(objective(views, student, known)["soft"], expected.detach())
+    expected = soft_loss(student, teacher_logits, views.valid & (views.mask != VOID))
+    torch.testing.assert_close(objective(views, student, teacher_logits)["soft"], expected.detach())
 
 
 def test_padding_has_no_soft_loss(logits: Any) -> None:
-    student, known = logits
+    student, teacher_logits = logits
     views = batch(valid=torch.zeros(2, 16, 16, dtype=torch.bool))
-    terms = Objective(ObjectiveConfig(alpha=0), DSUNet(3, width=0.1), teacher())(views, student, known)
+    terms = Objective(ObjectiveConfig(alpha=0), DSUNet(3, width=0.1), teacher())(
+        views, student, teacher_logits
+    )
     assert terms["loss"] == 0
 
 
-def test_a_batch_that_nothing_is_known_of_moves_nothing(logits: Any) -> None:
-    student, known = logits
+def test_a_batch_without_labels_or_valid_pixels_moves_nothing(logits: Any) -> None:
+    student, teacher_logits = logits
     objective = Objective(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
-    terms = objective(batch(mask=torch.full((2, 16, 16), VOID)), student, known)
+    terms = objective(batch(mask=torch.full((2, 16, 16), VOID)), student, teacher_logits)
     terms["loss"].backward()
     assert terms["loss"] == 0
     assert torch.equal(student.grad, torch.zeros_like(student))
@@ -132,14 +136,25 @@ def test_features_of_equal_width_need_no_adapter() -> None:
 
 
 def test_equal_features_have_no_feature_loss() -> None:
-    known = teacher()
+    large = teacher()
     student, views = DSUNet(3, width=0.1).eval(), batch()
-    student.load_state_dict(known.network.module.state_dict())
-    objective = Objective(ObjectiveConfig(alpha=1, beta=0, losses={"cosine": 0.5}), student, known)
-    terms = objective(views, student(views.image), known(views.image))
+    student.load_state_dict(large.network.module.state_dict())
+    objective = Objective(ObjectiveConfig(alpha=1, beta=0, losses={"cosine": 0.5}), student, large)
+    terms = objective(views, student(views.image), large(views.image))
     assert list(terms) == ["loss", "hard", "cosine"]
     assert terms["cosine"].item() == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(terms["loss"].detach(), terms["hard"] + 0.5 * terms["cosine"])
+
+
+def test_each_network_is_probed_on_its_own_device() -> None:
+    # A teacher whose outputs are cached is on the accelerator already when the objective is made.
+    student, large = DSUNet(3, width=0.1), teacher(width=0.2).to("meta")
+    devices = []
+    for network in (student, large.network.module):
+        network.register_forward_pre_hook(lambda _, inputs: devices.append(inputs[0].device.type))
+    objective = Objective(ObjectiveConfig(losses={"cosine": 1.0}), student, large)
+    assert devices == ["cpu", "meta"]
+    assert objective.adapters["cosine"].weight.shape == (102, 51, 1, 1)  # 512 * 0.2 and 512 * 0.1 channels
 
 
 def test_layers_to_compare_can_be_named() -> None:
@@ -169,19 +184,21 @@ def test_an_unknown_layer_is_named_with_the_choices() -> None:
 
 
 def test_further_losses_are_added_under_their_names(logits: Any) -> None:
-    student, known = logits
+    student, teacher_logits = logits
     views = batch()
     config = ObjectiveConfig(
         alpha=1,
         beta=0,
         losses={"dice": 2.0, "cwd": {"temperature": 3.0}, "dist": {"weight": 0.5, "beta": 4.0}},
     )
-    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
+    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
     assert list(terms) == ["loss", "hard", "dice", "cwd", "dist"]
     torch.testing.assert_close(terms["dice"], dice_loss(student, views.mask).detach())
-    cwd = channel_loss(student, known, views.valid, temperature=3.0)
+    cwd = channel_loss(student, teacher_logits, views.valid, temperature=3.0)
     torch.testing.assert_close(terms["cwd"], cwd.detach())
-    torch.testing.assert_close(terms["dist"], dist_loss(student, known, views.valid, beta=4.0).detach())
+    torch.testing.assert_close(
+        terms["dist"], dist_loss(student, teacher_logits, views.valid, beta=4.0).detach()
+    )
     expected = terms["hard"] + 2 * terms["dice"] + terms["cwd"] + 0.5 * terms["dist"]
     torch.testing.assert_close(terms["loss"].detach(), expected)
 
@@ -215,16 +232,16 @@ def test_a_loss_of_features_alone_leaves_no_parameter_without_a_gradient() -> No
 
 
 def test_void_can_be_left_out_of_further_losses_of_logits(logits: Any) -> None:
-    student, known = logits
+    student, teacher_logits = logits
     views = batch()
     config = ObjectiveConfig(losses={"cwd": 1.0}, soft_on_void=False)
-    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, known)
-    expected = channel_loss(student, known, views.valid & (views.mask != VOID))
+    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
+    expected = channel_loss(student, teacher_logits, views.valid & (views.mask != VOID))
     torch.testing.assert_close(terms["cwd"], expected.detach())
 
 
 def test_weights_and_temperature_may_go_from_one_value_to_another(logits: Any) -> None:
-    student, known = logits
+    student, teacher_logits = logits
     views = batch()
     config = ObjectiveConfig(
         alpha=(1.0, 0.0), beta=(0.0, 2.0), temperature=(4.0, 2.0), losses={"dice": (0.0, 1.0)}
@@ -235,9 +252,9 @@ def test_weights_and_temperature_may_go_from_one_value_to_another(logits: Any) -
         (0.25, (0.75, 0.5, 0.25), 3.5),
         (1, (0, 2, 1), 2),
     ):
-        terms = objective(views, student, known, progress)
+        terms = objective(views, student, teacher_logits, progress)
         assert list(terms) == ["loss", "hard", "soft", "dice"]
-        expected = soft_loss(student, known, temperature, views.valid)
+        expected = soft_loss(student, teacher_logits, views.valid, temperature=temperature)
         torch.testing.assert_close(terms["soft"], expected.detach())
         summed = sum(w * terms[name] for w, name in zip(weights, ("hard", "soft", "dice"), strict=True))
         torch.testing.assert_close(terms["loss"].detach(), summed)
@@ -310,13 +327,13 @@ def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
     views, kept = batch(), []
     for layer in (student.bottleneck, *student.decoder[:2]):
         layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    known = large(views.image)
-    terms = objective(views, student(views.image), known)
+    teacher_logits = large(views.image)
+    terms = objective(views, student(views.image), teacher_logits)
     each = []
     for index, features in enumerate(kept):
         logits = objective.adapters[f"auxiliary_{index}"](features)
-        small, coarse = shrink(views, known, logits.shape[2:])
-        each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, 2.0, small.valid))
+        small, coarse = downscale(views, teacher_logits, logits.shape[2:])
+        each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, small.valid))
     assert [f.shape[2] for f in kept] == [2, 4, 8]
     assert list(terms) == ["loss", "hard", "soft", "auxiliary"]
     torch.testing.assert_close(terms["auxiliary"], torch.stack(each).mean().detach())
@@ -329,8 +346,8 @@ def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
 def test_a_coarse_batch_has_nearest_masks_and_average_logits() -> None:
     mask = torch.tensor([[[0, 0, 1, 1], [0, 2, 1, VOID]]])
     views = Batch(torch.zeros(1, 3, 2, 4), mask, mask != 1, ["a"], target_b=2 - mask.clamp(max=2))
-    known = torch.tensor([[1.0, 2.0, 0.0, 4.0], [3.0, 4.0, 4.0, 0.0]]).view(1, 1, 2, 4)
-    small, coarse = shrink(views, known, torch.Size((1, 2)))
+    teacher_logits = torch.tensor([[1.0, 2.0, 0.0, 4.0], [3.0, 4.0, 4.0, 0.0]]).view(1, 1, 2, 4)
+    small, coarse = downscale(views, teacher_logits, torch.Size((1, 2)))
     # The middle of each 2 x 2 square is at its lower right pixel's corner, which nearest neighbour takes.
     assert small.mask.tolist() == [[[2, VOID]]]
     assert small.target_b.tolist() == [[[0, 0]]]

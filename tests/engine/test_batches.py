@@ -7,22 +7,19 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from segdistill import api
+from segdistill.build import build_experiment
 from segdistill.config.train import AugmentConfig, OptimConfig, TrainConfig
 from segdistill.data.batch import Batch
 from segdistill.data.datasets import open_dataset
 from segdistill.data.loaders import training_batches
-from segdistill.engine.trainer import Experiment, device_batches
-from segdistill.models.card import ModelCard
+from segdistill.engine.experiment import Experiment
+from segdistill.engine.trainer import device_batches
 
 pytestmark = pytest.mark.unit
 
 
 def experiment(config: TrainConfig) -> Experiment:
-    samples = open_dataset(config.data.root, "train")
-    student = api.make_student(config.student, samples.labels)
-    card = ModelCard(spec="dsunet", width=0.1, labels=samples.labels, size=config.size, evaluate_size=None)
-    return Experiment(config=config, student=student, teacher=None, train=samples, val=samples, card=card)
+    return build_experiment(config)
 
 
 def drawn(config: TrainConfig, accelerator: Accelerator, steps: range) -> list[Batch]:
@@ -37,7 +34,7 @@ def test_the_defaults_move_batches_to_the_device_and_change_nothing(
     for batch, plain in zip(
         drawn(config, accelerator, range(2)), training_batches(samples, config, range(2)), strict=True
     ):
-        expected = plain.to(torch.device("cpu"))
+        expected = plain.to(torch.device("cpu")).normalized()
         assert torch.equal(batch.image, expected.image)
         assert torch.equal(batch.mask, expected.mask)
         assert torch.equal(batch.valid, expected.valid)

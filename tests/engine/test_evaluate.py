@@ -10,7 +10,7 @@ from torch import nn
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import Sample
 from segdistill.data.transforms import normalise
-from segdistill.engine.evaluate import evaluate
+from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.runtime import make_accelerator
 from segdistill.inference.segment import segment
 from segdistill.models.student import DSUNet
@@ -56,7 +56,7 @@ class Pictures(torch.utils.data.Dataset[Sample]):
 
 @pytest.mark.parametrize("size", [None, 12, 24])
 def test_a_perfect_network_scores_one(accelerator: Accelerator, size: int | None) -> None:
-    scores = evaluate(Brightness(), Pictures(), LABELS, accelerator=accelerator, size=size).summary()
+    scores = evaluate(Brightness(), Pictures(), LABELS, accelerator, EvaluationOptions(size=size)).summary()
     assert scores["miou"] == scores["pixel_accuracy"] == 1.0
     assert scores["pixels"] == 12 * (8 + 9 + 10)
     assert list(scores["images"]) == ["0", "1", "2"]
@@ -65,7 +65,7 @@ def test_a_perfect_network_scores_one(accelerator: Accelerator, size: int | None
 def test_the_network_sees_the_long_side_that_is_asked_for(accelerator: Accelerator) -> None:
     for size, heights in ((None, (8, 9, 10)), (24, (16, 18, 20)), (6, (4, 4, 5))):  # 9 / 2 rounds to even
         network = Recorder()
-        evaluate(network, Pictures(), LABELS, accelerator=accelerator, size=size)
+        evaluate(network, Pictures(), LABELS, accelerator, EvaluationOptions(size=size))
         assert network.sizes == tuple((1, 3, height, size or 12) for height in heights)
 
 
@@ -84,13 +84,21 @@ def test_logits_are_enlarged_and_not_classes() -> None:
 
 def test_each_image_is_counted_once(accelerator: Accelerator) -> None:
     done = []
-    evaluate(Brightness(), Pictures(), LABELS, accelerator=accelerator, advance=lambda: done.append(1))
+    evaluate(Brightness(), Pictures(), LABELS, accelerator, EvaluationOptions(advance=lambda: done.append(1)))
     assert len(done) == 3
+
+
+def test_a_stop_leaves_out_the_images_that_follow(accelerator: Accelerator) -> None:
+    done: list[int] = []
+    options = EvaluationOptions(advance=lambda: done.append(1), stopped=lambda: len(done) == 2)
+    metrics = evaluate(Brightness(), Pictures(), LABELS, accelerator, options)
+    assert list(metrics.images) == ["0", "1"]
+    assert metrics.confusion.sum() == 12 * (8 + 9)
 
 
 def test_half_precision_scores_the_same_decisions() -> None:
     half = make_accelerator("cpu", "bf16")
-    scores = evaluate(Brightness(), Pictures(), LABELS, accelerator=half, size=24).summary()
+    scores = evaluate(Brightness(), Pictures(), LABELS, half, EvaluationOptions(size=24)).summary()
     assert scores["miou"] == 1.0
 
 
@@ -102,7 +110,7 @@ def test_the_mode_is_restored(accelerator: Accelerator, mode: bool) -> None:
             return super().forward(image)
 
     network = Watched().train(mode)
-    evaluate(network, Pictures(), LABELS, accelerator=accelerator)
+    evaluate(network, Pictures(), LABELS, accelerator)
     assert network.training is mode
 
 
@@ -110,7 +118,7 @@ def test_the_mode_is_restored(accelerator: Accelerator, mode: bool) -> None:
 def test_the_mode_is_restored_after_an_error_too(accelerator: Accelerator, mode: bool) -> None:
     network = Broken().train(mode)
     with pytest.raises(RuntimeError, match="broken"):
-        evaluate(network, Pictures(), LABELS, accelerator=accelerator)
+        evaluate(network, Pictures(), LABELS, accelerator)
     assert network.training is mode
 
 
@@ -119,13 +127,13 @@ def test_a_teacher_is_compared_with(accelerator: Accelerator) -> None:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return -super().forward(image)
 
-    scores = evaluate(Brightness(), Pictures(), LABELS, accelerator=accelerator, teacher=Contrary()).summary()
+    scores = evaluate(Brightness(), Pictures(), LABELS, accelerator, teacher=Contrary()).summary()
     assert scores["teacher_agreement"] == 0.0
 
 
 def test_the_teacher_sees_images_at_their_own_size(accelerator: Accelerator) -> None:
     student, teacher = Recorder(), Recorder()
-    evaluate(student, Pictures(), LABELS, accelerator=accelerator, size=24, teacher=teacher)
+    evaluate(student, Pictures(), LABELS, accelerator, EvaluationOptions(size=24), teacher=teacher)
     assert student.sizes == tuple((1, 3, height, 24) for height in (16, 18, 20))
     assert teacher.sizes == tuple((1, 3, height, 12) for height in (8, 9, 10))
 
@@ -164,7 +172,7 @@ def test_with_mirrored_views_a_mirrored_data_set_has_the_same_scores(seed: int) 
     torch.manual_seed(seed)
     network, accelerator = DSUNet(2, width=0.1).eval(), make_accelerator("cpu", "fp32")
     plain, mirrored = (
-        evaluate(network, Noise(seed, flipped), LABELS, accelerator=accelerator, flip=True).confusion
+        evaluate(network, Noise(seed, flipped), LABELS, accelerator, EvaluationOptions(flip=True)).confusion
         for flipped in (False, True)
     )
     assert torch.equal(plain, mirrored)

@@ -9,13 +9,14 @@ import torch
 from accelerate import Accelerator
 
 from segdistill import api
+from segdistill.build import build_experiment
 from segdistill.config.train import AugmentConfig, DataConfig, TeacherConfig
 from segdistill.config.yaml import to_yaml
 from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.datasets import open_training
 from segdistill.data.loaders import training_batches
 from segdistill.data.samples import DownscaledSamples
-from segdistill.engine.fill_caches import open_image_cache
+from segdistill.engine.fill_caches import fill_caches, open_image_cache
 
 pytestmark = pytest.mark.integration
 
@@ -25,11 +26,15 @@ def parts(folder: Path) -> int:
     return sum(part.stat().st_size for part in folder.rglob("part-*.bin"))
 
 
-def test_without_settings_the_samples_stay_what_they_are(shapes: Path, accelerator: Accelerator) -> None:
-    data = DataConfig(root=str(shapes))
-    samples = open_training(data)
-    assert open_image_cache(data, samples, accelerator) is samples
-    assert type(open_image_cache(replace(data, long_side=24), samples, accelerator)) is DownscaledSamples
+def test_without_a_cache_the_samples_stay_what_they_are(
+    configure: Any, shapes: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    plain = build_experiment(configure(tmp_path))
+    assert plain.train is plain.files
+    data = DataConfig(root=str(shapes), long_side=24)
+    downscaled = build_experiment(configure(tmp_path, data=data))
+    assert type(downscaled.train) is DownscaledSamples
+    assert fill_caches(downscaled, accelerator) == downscaled
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -96,7 +101,7 @@ def test_training_from_it_is_training_from_the_files(configure: Any, run: Path, 
             data=replace(config.data, long_side=30, cache=cache),
             teacher=TeacherConfig(spec=str(run), cache=str(tmp_path / "logits")),
         )
-        weights.append((api.train(config) / "model.safetensors").read_bytes())
+        weights.append((api.train(config, report=False) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     # 12 images of 48 x 48 pixels and their mirror images, 9 classes in float16: the teacher saw the files
     assert parts(tmp_path / "logits") == 12 * 2 * 9 * 48 * 48 * 2

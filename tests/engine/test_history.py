@@ -22,7 +22,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def test_one_line_for_each_step_and_evaluation(tmp_path: Path, accelerator: Accelerator) -> None:
     path = tmp_path / "history.jsonl"
-    history = History(path, 0, 10, accelerator)
+    history = History(path, 0, accelerator)
     text = history.log(2, {"loss": 0.25, "lr": 1e-3}, images=8)
     history.evaluation(2, SUMMARY)
     step, evaluation = records(path)
@@ -37,7 +37,7 @@ def test_one_line_for_each_step_and_evaluation(tmp_path: Path, accelerator: Acce
 
 
 def test_speed_is_images_over_time_since_the_last_line(tmp_path: Path, accelerator: Accelerator) -> None:
-    history = History(tmp_path / "history.jsonl", 10, 20, accelerator)
+    history = History(tmp_path / "history.jsonl", 10, accelerator)
     history.clock = time.perf_counter() - 100
     history.log(15, {}, images=8)  # 5 steps of 8 images in 100 seconds
     history.evaluation(15, SUMMARY)  # whose time does not count
@@ -49,11 +49,11 @@ def test_speed_is_images_over_time_since_the_last_line(tmp_path: Path, accelerat
 
 def test_resuming_drops_what_will_be_made_again(tmp_path: Path, accelerator: Accelerator) -> None:
     path = tmp_path / "history.jsonl"
-    first = History(path, 0, 4, accelerator)
+    first = History(path, 0, accelerator)
     for step in (1, 2, 3):
         first.log(step, {"loss": float(step)}, images=1)
         first.evaluation(step, SUMMARY)
-    again = History(path, 2, 4, accelerator)
+    again = History(path, 2, accelerator)
     assert [record["step"] for record in records(path)] == [1, 1, 2, 2]
     again.log(3, {"loss": 9.0}, images=1)
     assert [record.get("loss") for record in records(path)] == [1, None, 2, None, 9]
@@ -61,18 +61,18 @@ def test_resuming_drops_what_will_be_made_again(tmp_path: Path, accelerator: Acc
 
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, accelerator: Accelerator) -> None:
     path = tmp_path / "history.jsonl"
-    History(path, 0, 4, accelerator).log(1, {"loss": 1.0}, images=1)
+    History(path, 0, accelerator).log(1, {"loss": 1.0}, images=1)
     whole = path.read_text()
-    History(path, 1, 4, accelerator).evaluation(1, SUMMARY)
+    History(path, 1, accelerator).evaluation(1, SUMMARY)
     last = path.read_text()[len(whole) :]
     for kept in range(len(last)):
         path.write_text(whole + last[:kept])
-        History(path, 1, 4, accelerator)
+        History(path, 1, accelerator)
         assert path.read_text() == whole, last[:kept]
 
 
 def test_a_history_begins_without_a_file(tmp_path: Path, accelerator: Accelerator) -> None:
-    History(tmp_path / "history.jsonl", 0, 4, accelerator)
+    History(tmp_path / "history.jsonl", 0, accelerator)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,7 +80,7 @@ def test_trackers_are_told(tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     accelerator = make_accelerator("cpu", "fp32", trackers=["tensorboard"], out=tmp_path)
     accelerator.init_trackers("segdistill")
-    history = History(tmp_path / "history.jsonl", 0, 4, accelerator)
+    history = History(tmp_path / "history.jsonl", 0, accelerator)
     history.log(3, {"loss": 0.25}, images=1)
     history.evaluation(3, SUMMARY)
     accelerator.end_training()

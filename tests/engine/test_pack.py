@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from segdistill import api, cli
-from segdistill.engine.run_folder import pack
 
 pytestmark = pytest.mark.integration
 
@@ -33,11 +32,11 @@ def test_a_packed_run_answers_as_the_run_does(capsys: Any, run: Path, tmp_path: 
 
 def test_a_folder_that_holds_something_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something already"):
-        pack(run, tmp_path)
+    with pytest.raises(ValueError, match="is not empty"):
+        api.pack(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_what_is_no_run_is_not_packed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
-        pack(tmp_path, tmp_path / "packed")
+        api.pack(tmp_path, tmp_path / "packed")

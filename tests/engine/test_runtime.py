@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import random
 import re
 import signal
 import subprocess
@@ -12,28 +11,25 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import PartialState
 
+from segdistill.engine import runtime
 from segdistill.engine.runtime import (
     ECHO,
     PACKAGES,
     Stopped,
     environment,
+    find_device,
     make_accelerator,
     resolve_precision,
-    seed_everything,
     seed_step,
     stop_signal,
 )
 
 pytestmark = pytest.mark.unit
-
-
-def draws() -> list[float]:
-    return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
 
 @pytest.mark.parametrize(("precision", "mixed"), [("fp32", "no"), ("bf16", "bf16")])
@@ -76,21 +72,12 @@ def test_trackers_write_into_the_run_folder(tmp_path: Path) -> None:
     assert accelerator.logging_dir == str(tmp_path / "tensorboard")
 
 
-def test_a_seed_fixes_every_generator() -> None:
-    seed_everything(7)
-    first = draws()
-    seed_everything(8)
-    other = draws()
-    seed_everything(7)
-    assert draws() == first
-    assert all(a != b for a, b in zip(first, other, strict=True))
-
-
-def test_a_large_seed_is_taken() -> None:
-    seed_everything(2**40 + 1)
-    first = draws()
-    seed_everything(2**40 + 1)
-    assert draws() == first
+def test_asking_for_a_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: pytest.fail("memory is kept from here on"))
+    before = make_accelerator("cpu", "bf16")
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in {"cpu", "cuda", "mps"}
+    assert (before.mixed_precision, PartialState().device.type) == ("bf16", "cpu")
 
 
 def test_the_seed_of_a_step_depends_on_seed_step_and_process_alone() -> None:

@@ -22,31 +22,31 @@ def network() -> nn.Sequential:
 def test_the_named_modules_output_is_kept(network: nn.Sequential) -> None:
     hook, image = FeatureHook(network, "0", "layer"), torch.randn(2, 3, 8, 6)
     network(image)
-    assert torch.equal(hook.take(), network[0](image))
+    assert torch.equal(hook.pop(), network[0](image))
 
 
 def test_the_newest_pass_counts(network: nn.Sequential) -> None:
     hook = FeatureHook(network, "1", "layer")
     for side in (8, 4):
         network(torch.randn(1, 3, side, side))
-    assert hook.take().shape == (1, 5, 2, 2)
+    assert hook.pop().shape == (1, 5, 2, 2)
 
 
 def test_what_is_taken_carries_gradients(network: nn.Sequential) -> None:
     hook = FeatureHook(network, "1", "layer")
     network(torch.randn(1, 3, 4, 4))
-    hook.take().sum().backward()
+    hook.pop().sum().backward()
     assert network[0].weight.grad is not None
 
 
 def test_what_is_taken_is_let_go_of(network: nn.Sequential) -> None:
     hook = FeatureHook(network, "0", "layer")
     network(torch.randn(1, 3, 4, 4))
-    taken = weakref.ref(hook.take())
+    taken = weakref.ref(hook.pop())
     gc.collect()
     assert taken() is None
-    with pytest.raises(AssertionError, match="no forward pass since the last take"):
-        hook.take()
+    with pytest.raises(AssertionError, match="no forward pass since the last pop"):
+        hook.pop()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_deepest_map_is_taken_where_no_layer_is_named(spec: str, shape: tupl
     hook = FeatureHook(network, None, "layer")
     with torch.no_grad():
         network(torch.randn(1, 3, 64, 64))
-    assert hook.take().shape == shape
+    assert hook.pop().shape == shape
 
 
 def test_an_unknown_layer_is_an_error_with_the_choices() -> None:

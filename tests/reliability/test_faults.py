@@ -20,11 +20,12 @@ from segdistill import api, cli
 from segdistill.config.train import DataConfig, OptimConfig, TeacherConfig, TrainConfig
 from segdistill.config.yaml import to_yaml
 from segdistill.data.worker import plain_failures
-from segdistill.engine import trainer as loop
+from segdistill.engine.checkpoint import Checkpoints
 from segdistill.engine.monitor import NonFiniteLossError
-from segdistill.engine.replay import load_batch
-from segdistill.engine.run_folder import RunLock, load_checkpoint
+from segdistill.engine.replay import load_dump
+from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import Stopped, StopSignal
+from segdistill.engine.trainer import Trainer, must_stop
 
 pytestmark = pytest.mark.integration
 
@@ -65,14 +66,14 @@ def loaders() -> list[int]:
 
 def before_step(patch: pytest.MonkeyPatch, number: int, strike: Callable[[], object]) -> None:
     """Let something happen before a training's step `number` (from 0)."""
-    step = loop.optimizer_step
+    step = Trainer.optimizer_step
 
-    def struck(now: int, *rest: Any) -> Any:
+    def struck(trainer: Trainer, now: int, batches: Any) -> Any:
         if now == number:
             strike()
-        return step(now, *rest)
+        return step(trainer, now, batches)
 
-    patch.setattr(loop, "optimizer_step", struck)
+    patch.setattr(Trainer, "optimizer_step", struck)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(
@@ -88,7 +89,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         before_step(patch, 3, fill)
         assert cli.main(command(config, tmp_path)) == 1
     assert "No space left on device" in refusal(capsys)
-    found = load_checkpoint(small_disk / "run" / "checkpoints")
+    found = Checkpoints(small_disk / "run" / "checkpoints").load()
     assert found is not None
     assert found[0] == 3
     assert list((small_disk / "run").rglob("*.tmp")) == []
@@ -113,7 +114,7 @@ def test_a_killed_loader_is_named(
     before_step(monkeypatch, 2, lambda: os.kill(loaders()[-1], signal.SIGKILL))
     assert cli.main(command(config, tmp_path)) == 1
     assert "a loader process was ended from outside" in refusal(capsys)
-    assert load_checkpoint(tmp_path / "run" / "checkpoints") is not None
+    assert Checkpoints(tmp_path / "run" / "checkpoints").load() is not None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -128,7 +129,7 @@ def test_a_file_that_vanishes_is_named(
     before_step(monkeypatch, 2, lambda: shutil.rmtree(images))
     assert cli.main(command(config, tmp_path)) == 1
     assert ".jpg does not exist" in refusal(capsys)
-    assert load_checkpoint(tmp_path / "run" / "checkpoints") is not None
+    assert Checkpoints(tmp_path / "run" / "checkpoints").load() is not None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_memory_that_runs_out_is_named(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(loop, "optimizer_step", fail)
+    monkeypatch.setattr(Trainer, "optimizer_step", fail)
     assert cli.main(command(configure(tmp_path / "run"), tmp_path)) == 1
     assert "not enough memory" in refusal(capsys)
 
@@ -163,7 +164,7 @@ def test_a_loader_process_without_memory_is_named(
         before_step(patch, 3, limit)
         assert cli.main(command(config, tmp_path)) == 1
     assert "not enough memory" in refusal(capsys)
-    found = load_checkpoint(tmp_path / "run" / "checkpoints")
+    found = Checkpoints(tmp_path / "run" / "checkpoints").load()
     assert found is not None
     assert 2 <= found[0] < 20
     assert cli.main(command(config, tmp_path, "--resume")) == 0
@@ -176,7 +177,7 @@ def test_a_clock_that_jumps_back_changes_nothing(
 ) -> None:
     now = iter(range(2_000_000_000, 0, -1000))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    run = api.train(configure(tmp_path / "run"))
+    run = api.train(configure(tmp_path / "run"), report=False)
     records = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == sorted(record["step"] for record in records)
     assert all(record["images_per_second"] > 0 for record in records if "evaluation" not in record)
@@ -188,12 +189,12 @@ def test_a_clock_that_jumps_back_changes_nothing(
 def test_a_second_training_in_one_folder_is_refused(configure: Any, tmp_path: Path, capsys: Any) -> None:
     config = configure(tmp_path / "run")
     (tmp_path / "run").mkdir()
-    with RunLock(tmp_path / "run"):
+    with RunFolder(tmp_path / "run").locked():
         assert cli.main(command(config, tmp_path)) == 1
         assert f"another process trains in {tmp_path / 'run'}" in refusal(capsys)
     assert cli.main(command(config, tmp_path)) == 0
     for more in ("--resume", "--overwrite"):
-        with RunLock(tmp_path / "run"):
+        with RunFolder(tmp_path / "run").locked():
             assert cli.main(command(config, tmp_path, more)) == 1
         assert "another process trains in" in refusal(capsys)
     assert cli.main(command(config, tmp_path, "--resume")) == 0
@@ -201,21 +202,22 @@ def test_a_second_training_in_one_folder_is_refused(configure: Any, tmp_path: Pa
 
 def test_a_lock_dies_with_its_owner_even_where_a_forked_child_lives_on(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from segdistill.engine.run import RunLock\n"
-        "lock = RunLock(Path(sys.argv[1]))\n"
-        "if os.fork() == 0: time.sleep(600)\n"
-        "print('held', flush=True); time.sleep(600)"
+        "import os, sys, time; from segdistill.engine.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]).locked():\n"
+        "    if os.fork() == 0: time.sleep(600)\n"
+        "    print('held', flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True,
                              start_new_session=True)  # fmt: skip
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="another process trains"):
-            RunLock(tmp_path)
+        with pytest.raises(ValueError, match="another process trains"), RunFolder(tmp_path).locked():
+            pass
         owner.kill()
         owner.wait()
-        RunLock(tmp_path).close()
+        with RunFolder(tmp_path).locked():
+            pass
     finally:
         os.killpg(owner.pid, signal.SIGKILL)
         owner.communicate()
@@ -235,16 +237,16 @@ def train_until(config: TrainConfig, place: str, number: int, patch: pytest.Monk
         return original(*arguments, **options)
 
     owner, name = {
-        "the cache": ("segdistill.engine.fill_caches", "look"),
+        "the cache": ("segdistill.engine.fill_caches", "run_network"),
         "an evaluation": ("segdistill.engine.evaluate", "segment"),
         "the report": ("segdistill.reporting.report", "write_atomic"),
-        "a checkpoint": ("segdistill.engine.trainer", "save_checkpoint"),
+        "a checkpoint": ("segdistill.engine.checkpoint", "write_atomic"),
     }[place]
     original = getattr(sys.modules[owner], name)
     with patch.context() as patched:
         patched.setattr(f"{owner}.{name}", strike)
         with pytest.raises(Stopped) as stopped:
-            api.train(config)
+            api.train(config, report=False)
     assert stopped.value.exit_code == 128 + number
     return time.monotonic() - sent[0]
 
@@ -258,9 +260,9 @@ def test_a_signal_anywhere_saves_and_stops(
     cache = str(tmp_path / "cache") if place == "the cache" else None
     config = configure(tmp_path / "run", teacher=TeacherConfig(spec=str(run), cache=cache))
     assert train_until(config, place, number, monkeypatch) < 10
-    out = api.train(config, resume=True)
+    out = api.train(config, resume=True, report=False)
     if cache is None:  # the cache's numbers have half the digits
-        ours, theirs = (load_checkpoint(folder / "checkpoints") for folder in (out, distilled))
+        ours, theirs = (Checkpoints(folder / "checkpoints").load() for folder in (out, distilled))
         assert ours is not None
         assert theirs is not None
         assert str(ours[1]) == str(theirs[1])
@@ -284,8 +286,8 @@ def test_a_signal_during_the_exchange_is_not_lost() -> None:
             stop.number = signal.SIGINT
             return flag
 
-    assert not loop.asked_to_stop(stop, Two())  # type: ignore[arg-type]
-    assert loop.asked_to_stop(stop, Two())  # type: ignore[arg-type]
+    assert not must_stop(stop, Two())  # type: ignore[arg-type]
+    assert must_stop(stop, Two())  # type: ignore[arg-type]
     assert stop.exit_code == 130
 
 
@@ -318,9 +320,10 @@ def test_a_batch_that_is_not_finite_is_kept_and_computed_again(
     with pytest.raises(
         NonFiniteLossError, match=r"^step 1: the soft loss is nan on (\S+); first in: the "
     ) as error:
-        api.train(config)
+        api.train(config, report=False)
     path = tmp_path / "run" / "nonfinite.json"
-    record, batch, known, _ = load_batch(path)
+    dump = load_dump(path)
+    record, batch, known = dump.record, dump.batch, dump.batch.teacher_logits
     assert known is not None
     assert record["bad"] == [batch.id[2]]
     assert batch.id[2] in str(error.value)
@@ -341,17 +344,17 @@ def test_a_batch_that_is_not_finite_is_kept_and_computed_again(
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(
     configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    norm = loop.gradient_norm
+    check = Trainer._check_gradient
 
-    def explode(clip: float, state: Any, accelerator: Any) -> Any:
-        state.student.head.weight.grad.fill_(float("inf"))
-        return norm(clip, state, accelerator)
+    def explode(trainer: Trainer, step: int, batch: Any) -> None:
+        trainer.state.student.head.weight.grad.fill_(float("inf"))  # type: ignore[union-attr,operator]
+        check(trainer, step, batch)
 
-    monkeypatch.setattr(loop, "gradient_norm", explode)
+    monkeypatch.setattr(Trainer, "_check_gradient", explode)
     for clip in (0.0, 1.0):
         config = configure(tmp_path / f"run{clip}", optim=OptimConfig(clip=clip))
         with pytest.raises(NonFiniteLossError, match=r"^step 1: the gradient's norm is (inf|nan) on shape_"):
-            api.train(config)
+            api.train(config, report=False)
     assert not (tmp_path / "run0.0" / "checkpoints").exists()
 
 
@@ -361,8 +364,8 @@ def test_the_number_of_loaders_changes_no_bit(configure: Any, tmp_path: Path) ->
     states = []
     for workers in (0, 1, 3):
         data = replace(alone.data, workers=workers)
-        api.train(replace(alone, data=data, out=str(tmp_path / str(workers))))
-        found = load_checkpoint(tmp_path / str(workers) / "checkpoints")
+        api.train(replace(alone, data=data, out=str(tmp_path / str(workers))), report=False)
+        found = Checkpoints(tmp_path / str(workers) / "checkpoints").load()
         assert found is not None
         states.append(found[1])
     for state in states[1:]:

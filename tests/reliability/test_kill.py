@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from segdistill import api
 from segdistill.config.train import DataConfig, OptimConfig, TeacherConfig, TrainConfig
 from segdistill.data.labels import read_yaml
-from segdistill.engine.run_folder import load_checkpoint
+from segdistill.engine.checkpoint import Checkpoints
 from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ def work(config: TrainConfig, resume: bool, last: int | None, environment: dict[
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    api.train(config, resume=resume)
+    api.train(config, resume=resume, report=False)
 
 
 def start(config: TrainConfig, *, world: int = 1, last: int | None = None) -> list[BaseProcess]:
@@ -90,7 +90,7 @@ def plain(value: Any) -> Any:
 
 def kept(run: Path) -> dict[str, Any]:
     """Everything of a finished run that must not depend on kills."""
-    found = load_checkpoint(run / "checkpoints")
+    found = Checkpoints(run / "checkpoints").load()
     assert found is not None
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     return {
@@ -175,11 +175,11 @@ def survive(straight: tuple[int, TrainConfig, float], moment: int, tmp_path: Pat
 @pytest.mark.parametrize("moment", [2, 3])
 def test_a_killed_run_goes_on_to_the_same_weights(straight: Any, moment: int, tmp_path: Path) -> None:
     survive(straight, moment, tmp_path)
-    assert load_checkpoint(tmp_path / "killed" / "checkpoints") is not None
+    assert Checkpoints(tmp_path / "killed" / "checkpoints").load() is not None
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", range(20))
 def test_a_run_killed_at_20_moments(straight: Any, moment: int, tmp_path: Path) -> None:
     survive(straight, moment, tmp_path)
-    assert load_checkpoint(tmp_path / "killed" / "checkpoints") is not None
+    assert Checkpoints(tmp_path / "killed" / "checkpoints").load() is not None

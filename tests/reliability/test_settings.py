@@ -15,7 +15,8 @@ from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
 from segdistill.data.datasets import open_dataset, splits
 from segdistill.data.labels import label_set, read_yaml
-from segdistill.engine.replay import load_batch
+from segdistill.engine.replay import load_dump
+from segdistill.engine.run_folder import RunFolder
 from segdistill.files import read_json
 from segdistill.models.card import read_card
 from segdistill.reporting.records import read_records
@@ -94,8 +95,8 @@ def test_the_records_of_a_run(tmp_path: Path, content: Any) -> None:
     for name in ("metrics.json", "environment.json", "cost.json", "nonfinite.json"):
         (tmp_path / name).write_text(json.dumps(content))
     (tmp_path / "history.jsonl").write_text(f"{json.dumps(content)}\n" * 2)
-    refused_or_read(read_records, tmp_path, "x")
-    refused_or_read(load_batch, tmp_path / "nonfinite.json")
+    refused_or_read(read_records, RunFolder(tmp_path), "x")
+    refused_or_read(load_dump, tmp_path / "nonfinite.json")
 
 
 @fuzz

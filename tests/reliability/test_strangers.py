@@ -18,7 +18,7 @@ from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
 from segdistill.data.datasets import open_dataset, splits
 from segdistill.data.labels import read_yaml
-from segdistill.engine.run_folder import load_checkpoint, save_checkpoint
+from segdistill.engine.checkpoint import Checkpoints
 from segdistill.files import JSON_BYTES, YAML_BYTES, read_json, read_plain_yaml
 from segdistill.models.card import read_card, read_weights
 from segdistill.models.trained import load_network, read_state
@@ -66,8 +66,8 @@ def test_weights_run_no_code(tmp_path: Path, form: str) -> None:
 
 
 def test_a_checkpoint_with_a_right_checksum_runs_no_code(tmp_path: Path, capsys: Any) -> None:
-    save_checkpoint(tmp_path / "checkpoints", 1, {"x": Attack(tmp_path / "mark")})
-    assert load_checkpoint(tmp_path / "checkpoints") is None
+    Checkpoints(tmp_path / "checkpoints").save(1, {"x": Attack(tmp_path / "mark")})
+    assert Checkpoints(tmp_path / "checkpoints").load() is None
     assert "is damaged" in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
 

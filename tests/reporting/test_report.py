@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.engine.run_folder import RunFolder
 from segdistill.reporting import comparison
 from segdistill.reporting.comparison import MINUS
 from segdistill.reporting.examples import Example, pick_examples
@@ -86,7 +87,9 @@ def examples(*runs, teacher=True) -> list[Example]:
 def write_page(runs, out: Path, shown) -> Path:
     """`write_report` on the records of run folders."""
     names = run_names(runs)
-    return write_report([read_records(run, name) for run, name in zip(runs, names, strict=True)], out, shown)
+    return write_report(
+        [read_records(RunFolder(run), name) for run, name in zip(runs, names, strict=True)], out, shown
+    )
 
 
 def test_a_page_about_two_runs(make_run):
@@ -131,7 +134,7 @@ def test_runs_scored_on_different_images_are_shown_without_differences(make_run)
     warning = "scored on different images: first on 8, second on 6, of which 6 are the same"
     assert warning in page.texts["headline"]
     assert f"{MINUS}50.0\u00a0%" in page.texts["headline"]  # latency is compared all the same
-    records = [read_records(run, run.name) for run in runs]
+    records = [read_records(RunFolder(run), run.name) for run in runs]
     rows = comparison.headline(records)[:4] + comparison.scores(records) + comparison.classes(records)
     assert {(cell.delta, cell.tone) for row in rows for cell in row.cells} == {("", "")}
 
@@ -258,14 +261,14 @@ def test_a_torn_last_line_of_the_history_is_left_out(make_run):
     run = make_run("torn").path
     lines = (run / "history.jsonl").read_text()
     (run / "history.jsonl").write_text(lines + '{"step": 41, "lo')
-    records = read_records(run, "torn")
+    records = read_records(RunFolder(run), "torn")
     assert records.steps[-1]["step"] == 40
     assert [record["step"] for record in records.evaluations] == [10, 20, 30, 40]
 
 
 def test_records_are_read_back(make_run):
     run = make_run("read")
-    records = read_records(run.path, "read")
+    records = read_records(RunFolder(run.path), "read")
     assert records.best == {"step": 30, **run.summary}
     assert records.labels == run.labels
     assert records.network("student")["parameters"] == 2_284_969

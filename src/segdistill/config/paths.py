@@ -16,15 +16,15 @@ LOCK = ".lock"
 
 def require_paths(paths: Iterable[str | Path | None]) -> None:
     """Raise a `FileNotFoundError` for the first path that does not exist; None and "" stand for no path."""
-    for path in filter(None, paths):
-        if not Path(path).exists():
+    for path in paths:
+        if path and not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist")
 
 
 def require_folders(paths: Iterable[str | Path | None]) -> None:
     """Raise a `FileNotFoundError` for the first path that is no folder; None and "" stand for no path."""
-    for path in filter(None, paths):
-        if not Path(path).is_dir():
+    for path in paths:
+        if path and not Path(path).is_dir():
             raise FileNotFoundError(f"{path} is not a folder")
 
 

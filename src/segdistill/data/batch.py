@@ -1,7 +1,7 @@
 """A batch of training crops: collated by the loader, moved and normalised on the device."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,29 +35,22 @@ class Batch:
     colour: Tensor | None = None
     """N x 4, the colours that `to` gives the images."""
 
-    def to(
-        self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> "Batch":
-        """The batch on `device`; bytes travel, and become floats there, in their random colours."""
-        image = F.to_dtype(self.image.to(device, non_blocking=True), torch.float32, scale=True)
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def normalized(self, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
+        """A uint8 batch as the networks take it: in its drawn colours, ImageNet-normalised float32."""
+        image = F.to_dtype(self.image, torch.float32, scale=True)
         if self.colour is not None:
-            image = recolour(image, self.colour.to(device, non_blocking=True))
+            image = recolour(image, self.colour)
         image = normalise(image).contiguous(memory_format=memory_format)
-        mask = self.mask.to(device, non_blocking=True).long()
-        valid = self.valid.to(device, non_blocking=True)
-        teacher_logits, teacher_features = (
-            None if cached is None else cached.to(device, non_blocking=True)
-            for cached in (self.teacher_logits, self.teacher_features)
-        )
-        return replace(
-            self,
-            image=image,
-            mask=mask,
-            valid=valid,
-            teacher_logits=teacher_logits,
-            teacher_features=teacher_features,
-            colour=None,
-        )
+        return replace(self, image=image, mask=self.mask.long(), colour=None)
 
 
 class TrainingSample(NamedTuple):

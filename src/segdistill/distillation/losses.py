@@ -1,9 +1,12 @@
 """The losses of logits: pure functions, in float32 whatever precision comes in.
 
 N: images, H, W: rows and columns, K: classes, T: temperature.
+All but the hard loss take `student_logits`, `teacher_logits` and `valid` in this order, then a `mask` where
+they need the true classes; their options are keywords.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +15,14 @@ from torch import Tensor
 from segdistill.data.labels import VOID
 
 EPS = 1e-6
-"""Below it a length or a standard deviation counts as none."""
+"""Smallest length or standard deviation that something is divided by."""
+
+LOWEST = -1e30
+"""Logit of what has no probability: not minus infinity, whose product with a probability of 0 is NaN."""
 
 
 def hard_loss(
-    logits: Tensor,
+    student_logits: Tensor,
     mask: Tensor,
     *,
     target_b: Tensor | None = None,
@@ -27,121 +33,122 @@ def hard_loss(
     """Cross entropy with the masks, averaged over the labelled pixels.
 
     Args:
-        logits: N x K x H x W.
+        student_logits: N x K x H x W.
         mask: N x H x W int64, class index or 255 = void.
-        target_b: N x H x W int64, the mask of the image that was mixed in (Zhang et al. 2018, mixup).
-        lam: N, the weight of `mask`; the target_b has the rest.
-        smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
-        weights: K, how much the pixels of each class count; a mean of 1 over pixels keeps the loss's size.
+        target_b: N x H x W int64, the mask of the image that was blended in (Zhang et al. 2018, mixup).
+        lam: N, the weight of `mask` against `target_b`, from 0 to 1.
+        smoothing: fraction of the target that is spread over all classes (Szegedy et al. 2016).
+        weights: K, the weight of each class; a mean of 1 over the labelled pixels keeps the loss's size.
 
     Returns:
         A scalar in nats; 0 where every pixel is void.
     """
-    logits = logits.float()
-    if target_b is None or lam is None:
-        total = F.cross_entropy(
-            logits, mask, weights, ignore_index=VOID, reduction="sum", label_smoothing=smoothing
-        )
-        return total / (mask != VOID).sum().clamp(min=1)
-    first, second = (
-        F.cross_entropy(
-            logits, target, weights, ignore_index=VOID, reduction="none", label_smoothing=smoothing
-        )
-        for target in (mask, target_b)
+    cross_entropy = partial(
+        F.cross_entropy, student_logits.float(), weight=weights, ignore_index=VOID, label_smoothing=smoothing
     )
-    ours = lam.float()[:, None, None]
-    count = (ours * (mask != VOID) + (1 - ours) * (target_b != VOID)).sum()
-    return (ours * first + (1 - ours) * second).sum() / count.clamp(min=EPS)
+    if target_b is None or lam is None:
+        return cross_entropy(mask, reduction="sum") / (mask != VOID).sum().clamp(min=1)
+    weight_a = lam.float()[:, None, None]
+    weight_b = 1 - weight_a
+    count = (weight_a * (mask != VOID) + weight_b * (target_b != VOID)).sum()
+    loss_a, loss_b = cross_entropy(mask, reduction="none"), cross_entropy(target_b, reduction="none")
+    return (weight_a * loss_a + weight_b * loss_b).sum() / count.clamp(min=EPS)
 
 
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float, where: Tensor) -> Tensor:
+def soft_loss(
+    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, *, temperature: float = 2.0
+) -> Tensor:
     """KL(teacher || student) of the softened distributions (Hinton et al. 2015), per pixel.
 
     Summed over the classes and averaged over the pixels, so that neither the number of classes nor the
     size of the image changes its weight; times T squared, so that the temperature does not either.
 
     Args:
-        student: N x K x H x W logits.
-        teacher: N x K x H x W logits, without gradient.
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the pixels that are averaged over.
         temperature: T, divides both logits.
-        where: N x H x W bool, the pixels that take part.
 
     Returns:
-        A scalar in nats; 0 where no pixel takes part.
+        A scalar in nats; 0 where no pixel is valid.
     """
-    ours, theirs = softened(student, temperature), softened(teacher, temperature)
-    return temperature**2 * masked_mean(divergence(theirs, ours), where)
+    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
+    return temperature**2 * masked_mean(divergence(teacher, student), valid)
 
 
-def reverse_kl_loss(student: Tensor, teacher: Tensor, where: Tensor, *, temperature: float = 2.0) -> Tensor:
+def reverse_kl_loss(
+    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, *, temperature: float = 2.0
+) -> Tensor:
     """KL(student || teacher), times T squared: the student is punished where it is sure and the teacher not.
 
     It seeks one of the teacher's modes where `soft_loss` covers all of them (Gu et al. 2024, MiniLLM).
 
     Args:
-        student: N x K x H x W logits.
-        teacher: N x K x H x W logits, without gradient.
-        where: N x H x W bool, the pixels that take part.
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the pixels that are averaged over.
         temperature: T, divides both logits.
 
     Returns:
-        A scalar in nats; 0 where no pixel takes part.
+        A scalar in nats; 0 where no pixel is valid.
     """
-    ours, theirs = softened(student, temperature), softened(teacher, temperature)
-    return temperature**2 * masked_mean(divergence(ours, theirs), where)
+    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
+    return temperature**2 * masked_mean(divergence(student, teacher), valid)
 
 
 def jensen_shannon_loss(
-    student: Tensor, teacher: Tensor, where: Tensor, *, temperature: float = 2.0
+    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, *, temperature: float = 2.0
 ) -> Tensor:
     """Mean divergence of both distributions from their average (Lin 1991), times T squared.
 
     Bounded by T squared ln 2 per pixel, so that no pixel where the teacher errs can dominate.
 
     Args:
-        student: N x K x H x W logits.
-        teacher: N x K x H x W logits, without gradient.
-        where: N x H x W bool, the pixels that take part.
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the pixels that are averaged over.
         temperature: T, divides both logits.
 
     Returns:
-        A scalar in nats; 0 where no pixel takes part.
+        A scalar in nats; 0 where no pixel is valid.
     """
-    ours, theirs = softened(student, temperature), softened(teacher, temperature)
-    average = ours.logaddexp(theirs) - math.log(2)
-    each = 0.5 * (divergence(ours, average) + divergence(theirs, average))
-    return temperature**2 * masked_mean(each, where)
+    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
+    average = student.logaddexp(teacher) - math.log(2)
+    per_pixel = 0.5 * (divergence(student, average) + divergence(teacher, average))
+    return temperature**2 * masked_mean(per_pixel, valid)
 
 
-def channel_loss(student: Tensor, teacher: Tensor, where: Tensor, *, temperature: float = 4.0) -> Tensor:
+def channel_loss(
+    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, *, temperature: float = 4.0
+) -> Tensor:
     """Channel-wise distillation (Shu et al. 2021): where in the image each class is strongest.
 
     The logits of one class become a distribution over the positions of one image; KL(teacher || student)
     is summed over the positions, averaged over classes and images, and multiplied by T squared.
 
     Args:
-        student: N x K x H x W logits.
-        teacher: N x K x H x W logits, without gradient.
-        where: N x H x W bool, the positions that the distributions are over.
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the positions that the distributions are over.
         temperature: T, divides both logits.
 
     Returns:
-        A scalar in nats; 0 where no position takes part.
+        A scalar in nats; 0 where no position is valid.
     """
-    outside = ~where.flatten(1)[:, None]
-    lowest = -1e30  # not minus infinity, whose products with a probability of 0 are no numbers
-    ours, theirs = (
-        F.log_softmax((x.float() / temperature).flatten(2).masked_fill(outside, lowest), dim=2)
-        for x in (student, teacher)
+    invalid = ~valid.flatten(1)[:, None]
+    student, teacher = (
+        F.log_softmax((logits.float() / temperature).flatten(2).masked_fill(invalid, LOWEST), dim=2)
+        for logits in (student_logits, teacher_logits)
     )
-    each = F.kl_div(ours, theirs, reduction="none", log_target=True).masked_fill(outside, 0).sum(dim=2)
-    return temperature**2 * masked_mean(each.mean(dim=1), where.flatten(1).any(dim=1))
+    per_position = F.kl_div(student, teacher, reduction="none", log_target=True).masked_fill(invalid, 0)
+    per_image = per_position.sum(dim=2).mean(dim=1)
+    return temperature**2 * masked_mean(per_image, valid.flatten(1).any(dim=1))
 
 
 def dist_loss(
-    student: Tensor,
-    teacher: Tensor,
-    where: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    valid: Tensor,
     *,
     temperature: float = 1.0,
     beta: float = 1.0,
@@ -154,29 +161,29 @@ def dist_loss(
     suits a student that cannot match a much larger teacher exactly.
 
     Args:
-        student: N x K x H x W logits.
-        teacher: N x K x H x W logits, without gradient.
-        where: N x H x W bool, the pixels that take part.
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the pixels that are averaged over.
         temperature: T, divides both logits.
         beta: weight of the correlation between classes.
         gamma: weight of the correlation within classes.
 
     Returns:
-        A scalar; 0 where no pixel takes part.
+        A scalar; 0 where no pixel is valid.
     """
-    ours, theirs = (softened(x, temperature).exp() for x in (student, teacher))
-    each = where.float().new_full((1, 1, 1, 1), 1 / ours.shape[1])
-    between = masked_mean(1 - correlation(ours, theirs, each, (1,)), where)
-    pixels = (where / where.sum().clamp(min=1))[:, None]
-    within = (1 - correlation(ours, theirs, pixels, (0, 2, 3))).mean() * where.any()
+    student, teacher = (softened(x, temperature).exp() for x in (student_logits, teacher_logits))
+    class_weights = student.new_full((1, 1, 1, 1), 1 / student.shape[1])
+    between = masked_mean(1 - correlation(student, teacher, class_weights, (1,)), valid)
+    pixel_weights = (valid / valid.sum().clamp(min=1))[:, None]
+    within = (1 - correlation(student, teacher, pixel_weights, (0, 2, 3))).mean() * valid.any()
     return temperature**2 * (beta * between + gamma * within)
 
 
 def decoupled_loss(
-    student: Tensor,
-    teacher: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    valid: Tensor,
     mask: Tensor,
-    where: Tensor,
     *,
     temperature: float = 1.0,
     alpha: float = 1.0,
@@ -184,33 +191,32 @@ def decoupled_loss(
 ) -> Tensor:
     """Decoupled distillation (Zhao et al. 2022), per pixel: KL of the true class, and KL among the others.
 
-    The plain KL weighs the others by the teacher's doubt, so it says nearly nothing of them where the teacher
-    is sure; here they have a weight of their own.
+    The plain KL weighs the others by the probability that the teacher gives them together, which is nearly 0
+    where the teacher is sure; here they have a weight of their own.
 
     Args:
-        student: N x K x H x W logits.
-        teacher: N x K x H x W logits, without gradient.
-        mask: N x H x W int64, the true class; void pixels take no part.
-        where: N x H x W bool, the pixels that take part.
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the pixels that are averaged over, as far as they are labelled.
+        mask: N x H x W int64, class index or 255 = void.
         temperature: T, divides both logits.
         alpha: weight of KL(teacher || student) of true class against all others.
         beta: weight of KL(teacher || student) among the others.
 
     Returns:
-        A scalar in nats; 0 where no pixel takes part.
+        A scalar in nats; 0 where no pixel is valid.
     """
-    where = where & (mask != VOID)
-    true = mask.where(where, 0)[:, None]
-    lowest = -1e30  # as in channel_loss
-    split, others = [], []
-    for logits in (teacher, student):
+    labelled = valid & (mask != VOID)
+    true_class = mask.where(labelled, 0)[:, None]
+    binary, others = [], []
+    for logits in (teacher_logits, student_logits):
         logs = softened(logits, temperature)
-        rest = logs.scatter(1, true, lowest)
-        split.append(torch.cat([logs.gather(1, true), rest.logsumexp(dim=1, keepdim=True)], dim=1))
+        rest = logs.scatter(1, true_class, LOWEST)
+        binary.append(torch.cat([logs.gather(1, true_class), rest.logsumexp(dim=1, keepdim=True)], dim=1))
         others.append(F.log_softmax(rest, dim=1))
     # The true class stays at the same low value among the others of both: exp of it is 0, and so is its KL.
-    each = alpha * divergence(*split) + beta * divergence(*others)
-    return temperature**2 * masked_mean(each, where)
+    per_pixel = alpha * divergence(*binary) + beta * divergence(*others)
+    return temperature**2 * masked_mean(per_pixel, labelled)
 
 
 def softened(logits: Tensor, temperature: float) -> Tensor:
@@ -223,13 +229,13 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
     return F.kl_div(second, first, reduction="none", log_target=True).sum(dim=1)
 
 
-def correlation(first: Tensor, second: Tensor, share: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Pearson's correlation over `dims`, whose places count by `share` (sum 1); 0 where one is constant."""
-    first, second = (x - (share * x).sum(dims, keepdim=True) for x in (first, second))
-    deviations = [(share * x * x).sum(dims).clamp(min=EPS**2).sqrt() for x in (first, second)]
-    return (share * first * second).sum(dims) / (deviations[0] * deviations[1])
+def correlation(first: Tensor, second: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Pearson's correlation over `dims`, whose entries have `weights` (sum 1); 0 where one is constant."""
+    first, second = (x - (weights * x).sum(dims, keepdim=True) for x in (first, second))
+    deviations = [(weights * x * x).sum(dims).clamp(min=EPS**2).sqrt() for x in (first, second)]
+    return (weights * first * second).sum(dims) / (deviations[0] * deviations[1])
 
 
-def masked_mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of `values` over the places where `where` (bool, same shape) holds; 0 where it holds nowhere."""
-    return values.where(where, 0).sum() / where.sum().clamp(min=1)
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of `values` where `valid` (bool, same shape) holds; 0 where it holds nowhere."""
+    return values.where(valid, 0).sum() / valid.sum().clamp(min=1)

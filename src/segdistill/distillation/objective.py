@@ -4,7 +4,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,13 +44,14 @@ class Loss:
 
     Attributes:
         function: its keyword-only parameters are the loss's options.
-        sees: what its other parameters get, in order: `logits` and `known` (the student's and the teacher's),
-            `mask`, `where` (pixels with a say of the teacher), `valid` (pixels that are no padding), `ours`
-            and `theirs` (features), `adapted` (ours with the teacher's channels), `generator` (a module).
+        inputs: what its other parameters get, in order: `student_logits`, `teacher_logits`, `mask`, `valid`
+            (pixels that are no padding), `soft_valid` (those of them that the teacher's logits are compared
+            at), `student_features`, `teacher_features`, `adapted_features` (the student's with the teacher's
+            channels) or `generator` (a module).
     """
 
     function: Callable[..., Tensor]
-    sees: tuple[str, ...]
+    inputs: tuple[str, ...]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,8 +60,10 @@ class Loss:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-SUPERVISED = ("logits", "mask")
-LOGITS = ("logits", "known", "where")
+SUPERVISED = ("student_logits", "mask")
+LOGITS = ("student_logits", "teacher_logits", "soft_valid")
+FEATURES = ("student_features", "teacher_features", "valid")
+ADAPTED = ("adapted_features", "teacher_features", "valid")
 LOSSES: dict[str, Loss] = {
     "ohem": Loss(ohem_loss, SUPERVISED),
     "dice": Loss(dice_loss, SUPERVISED),
@@ -68,13 +72,13 @@ LOSSES: dict[str, Loss] = {
     "js": Loss(jensen_shannon_loss, LOGITS),
     "cwd": Loss(channel_loss, LOGITS),
     "dist": Loss(dist_loss, LOGITS),
-    "dkd": Loss(decoupled_loss, ("logits", "known", "mask", "where")),
-    "cosine": Loss(cosine_loss, ("adapted", "theirs", "valid")),
-    "fitnet": Loss(fitnet_loss, ("adapted", "theirs", "valid")),
-    "attention": Loss(attention_loss, ("ours", "theirs", "valid")),
-    "pairwise": Loss(pairwise_loss, ("ours", "theirs", "valid")),
-    "ifvd": Loss(ifvd_loss, ("ours", "theirs", "mask", "valid")),
-    "mgd": Loss(mgd_loss, ("ours", "theirs", "valid", "generator")),
+    "dkd": Loss(decoupled_loss, (*LOGITS, "mask")),
+    "cosine": Loss(cosine_loss, ADAPTED),
+    "fitnet": Loss(fitnet_loss, ADAPTED),
+    "attention": Loss(attention_loss, FEATURES),
+    "pairwise": Loss(pairwise_loss, FEATURES),
+    "ifvd": Loss(ifvd_loss, (*FEATURES, "mask")),
+    "mgd": Loss(mgd_loss, (*FEATURES, "generator")),
 }
 LIMITS = {
     "temperature": (0.01, 1000),
@@ -88,18 +92,25 @@ LIMITS = {
 """Least and largest value of options; any other option is 0 or more."""
 
 
-class Objective(nn.Module):
-    """loss = alpha * hard + beta * soft + auxiliary * (the same of extra heads) + the further losses.
+class Term(NamedTuple):
+    """One summand of the loss."""
 
-    Without a teacher only what compares with the masks remains; a term of weight 0 is not computed. What of
-    it trains along (1x1 convolutions to the teacher's channels, a generator, heads on inner layers) is in
-    `adapters`, and is no part of the student.
+    weight: float
+    value: Tensor
+
+
+class Objective(nn.Module):
+    """loss = alpha * hard + beta * soft + auxiliary * (the same of auxiliary heads) + the further losses.
+
+    Without a teacher only losses of the masks remain; a term of weight 0 is not computed. The modules that
+    train along (1x1 convolutions to the teacher's channels, a generator, heads on inner layers) are in
+    `adapters`, and are no part of the student.
 
     Args:
         config: weights, options and temperature.
         student: the network that is trained, as it is called (before any wrapping).
         teacher: the frozen one, or None.
-        class_weights: K, how much the pixels of each class count in the hard loss; None for all alike.
+        class_weights: K, the weight of each class in the hard loss; None for all alike.
 
     Raises:
         ValueError: a loss or option is unknown or needs a teacher, or a network does not name its layers.
@@ -132,117 +143,127 @@ class Objective(nn.Module):
                 FeatureHook(teacher.network.module, config.teacher_layer, "objective.teacher_layer"),
             )
         if self.heads or self.hooks:
-            self._make_adapters(student, teacher)
+            classes = probe(student).shape[1]
+            for index, head in enumerate(self.heads):
+                self.adapters[f"auxiliary_{index}"] = nn.Conv2d(head.pop().shape[1], classes, 1)
+        if self.hooks and teacher is not None:
+            probe(teacher)
+            self._add_adapters(*(hook.pop() for hook in self.hooks))
 
-    def _make_adapters(self, student: nn.Module, teacher: Teacher | None) -> None:
-        """Modules for the channels that one forward pass shows; the student's mode is restored."""
-        training = student.training
-        student.eval()
-        try:
-            with torch.no_grad():
-                image = torch.zeros(1, 3, 64, 64)
-                classes = student(image).shape[1]
-                if self.hooks is not None and teacher is not None:
-                    teacher(image)
-        finally:
-            student.train(training)
-        for index, head in enumerate(self.heads):
-            self.adapters[f"auxiliary_{index}"] = nn.Conv2d(head.take().shape[1], classes, 1)
-        if self.hooks is not None:
-            maps = [hook.take() for hook in self.hooks]
-            ours, theirs = (features.shape[1] for features in maps)
-            self.stride = image.shape[2] // maps[0].shape[2]
-            for name, options in self.options.items():
-                # Standardised features are negative too, which the student's are not after a ReLU.
-                if "adapted" in LOSSES[name].sees and (ours != theirs or options.get("standardised")):
-                    self.adapters[name] = nn.Conv2d(ours, theirs, 1)
-                elif "generator" in LOSSES[name].sees:
-                    self.adapters[name] = generation_block(ours, theirs)
+    def _add_adapters(self, student_features: Tensor, teacher_features: Tensor) -> None:
+        """The modules that losses of features need, for the channels of these N x C x h x w features."""
+        student_channels, teacher_channels = student_features.shape[1], teacher_features.shape[1]
+        self.stride = PROBE_SIDE // student_features.shape[2]
+        for name, options in self.options.items():
+            inputs = LOSSES[name].inputs
+            # Standardised features are negative too, which the student's are not after a ReLU.
+            differ = student_channels != teacher_channels or options.get("standardised")
+            if "adapted_features" in inputs and differ:
+                self.adapters[name] = nn.Conv2d(student_channels, teacher_channels, 1)
+            elif "generator" in inputs:
+                self.adapters[name] = generation_block(student_channels, teacher_channels)
 
     def forward(
-        self, batch: Batch, student: Tensor, teacher: Tensor | None, progress: float = 0.0
+        self, batch: Batch, student_logits: Tensor, teacher_logits: Tensor | None, progress: float = 0.0
     ) -> dict[str, Tensor]:
         """The terms of one batch.
 
         Args:
-            batch: N views with masks.
-            student: N x K x H x W logits, from a forward pass that has just been made.
-            teacher: N x K x H x W logits of the same views, or None without a teacher.
+            batch: N crops with masks.
+            student_logits: N x K x H x W, from a forward pass that has just been made.
+            teacher_logits: N x K x H x W of the same crops, or None without a teacher.
             progress: 0 at the first step, 1 at the last; for weights and temperatures that change.
 
         Returns:
             Scalars by name: `hard`, `soft`, `auxiliary` and the further losses as far as they are in use, and
             their weighted sum `loss`, which alone is for differentiation.
         """
-        terms = self._hard_and_soft(batch, student, teacher, progress)
+        terms = self._hard_and_soft(batch, student_logits, teacher_logits, progress)
         if self.heads:
-            terms["auxiliary"] = (self.config.auxiliary, self._auxiliary(batch, teacher, progress))
-        terms |= self._further(batch, student, teacher, progress)
+            terms["auxiliary"] = Term(self.config.auxiliary, self._auxiliary(batch, teacher_logits, progress))
+        terms |= self._further(batch, student_logits, teacher_logits, progress)
         loss = weighted_sum(terms)
         if not terms.keys() - FEATURE_LOSSES:
-            loss = (
-                loss + 0 * student.float().mean()
-            )  # every parameter gets a gradient, as several processes need
-        return {"loss": loss} | {name: term.detach() for name, (_, term) in terms.items()}
+            # Several processes wait for the gradient of every parameter, those behind the features too.
+            loss = loss + 0 * student_logits.float().mean()
+        return {"loss": loss} | {name: term.value.detach() for name, term in terms.items()}
 
     def _hard_and_soft(
-        self, batch: Batch, student: Tensor, teacher: Tensor | None, progress: float
-    ) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of the two losses that all logits have."""
+        self, batch: Batch, student_logits: Tensor, teacher_logits: Tensor | None, progress: float
+    ) -> dict[str, Term]:
+        """The two losses that all logits have, the auxiliary heads' too."""
         config = self.config
         terms = {}
         if largest(config.alpha):
             hard = hard_loss(
-                student,
-                batch.mask,
-                target_b=batch.target_b,
-                lam=batch.lam,
-                smoothing=config.label_smoothing,
-                weights=self.class_weights,
-            )
-            terms["hard"] = (at(config.alpha, progress), hard)
-        if teacher is not None and largest(config.beta):
-            soft = soft_loss(student, teacher, at(config.temperature, progress), self._taught(batch))
-            terms["soft"] = (at(config.beta, progress), soft)
+                student_logits, batch.mask, target_b=batch.target_b, lam=batch.lam,
+                smoothing=config.label_smoothing, weights=self.class_weights,
+            )  # fmt: skip
+            terms["hard"] = Term(at(config.alpha, progress), hard)
+        if teacher_logits is not None and largest(config.beta):
+            temperature = at(config.temperature, progress)
+            soft = soft_loss(student_logits, teacher_logits, self._soft_valid(batch), temperature=temperature)
+            terms["soft"] = Term(at(config.beta, progress), soft)
         return terms
 
-    def _taught(self, batch: Batch) -> Tensor:
-        """The pixels that logits are compared at, N x H x W bool."""
+    def _soft_valid(self, batch: Batch) -> Tensor:
+        """The pixels at which the teacher's logits are compared, N x H x W bool."""
         return batch.valid if self.config.soft_on_void else batch.valid & (batch.mask != VOID)
 
-    def _auxiliary(self, batch: Batch, teacher: Tensor | None, progress: float) -> Tensor:
+    def _auxiliary(self, batch: Batch, teacher_logits: Tensor | None, progress: float) -> Tensor:
         """The weighted hard and soft loss of the heads, each at its own layer's size; their mean."""
         losses = []
-        for index, hook in enumerate(self.heads):
-            logits = self.adapters[f"auxiliary_{index}"](hook.take())
-            small, known = shrink(batch, teacher, logits.shape[2:])
-            losses.append(weighted_sum(self._hard_and_soft(small, logits, known, progress)))
+        for index, head in enumerate(self.heads):
+            logits = self.adapters[f"auxiliary_{index}"](head.pop())
+            small_batch, small_teacher_logits = downscale(batch, teacher_logits, logits.shape[2:])
+            losses.append(
+                weighted_sum(self._hard_and_soft(small_batch, logits, small_teacher_logits, progress))
+            )
         return torch.stack(losses).mean()
 
     def _further(
-        self, batch: Batch, student: Tensor, teacher: Tensor | None, progress: float
-    ) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each of the further losses."""
-        seen: dict[str, Any] = {
-            "logits": student,
-            "known": teacher,
+        self, batch: Batch, student_logits: Tensor, teacher_logits: Tensor | None, progress: float
+    ) -> dict[str, Term]:
+        """The losses of `objective.losses`, in their order."""
+        inputs: dict[str, Any] = {
+            "student_logits": student_logits,
+            "teacher_logits": teacher_logits,
             "mask": batch.mask,
-            "where": self._taught(batch),
             "valid": batch.valid,
+            "soft_valid": self._soft_valid(batch),
         }
         if self.hooks is not None:
-            ours, theirs = self.hooks
-            seen["ours"] = ours.take()
-            seen["theirs"] = theirs.take() if batch.teacher_features is None else batch.teacher_features
+            student_hook, teacher_hook = self.hooks
+            cached = batch.teacher_features
+            inputs["student_features"] = student_hook.pop()
+            inputs["teacher_features"] = teacher_hook.pop() if cached is None else cached
         terms = {}
         for name, options in self.options.items():
+            loss = LOSSES[name]
             adapter = self.adapters[name] if name in self.adapters else nn.Identity()
-            own = {"generator": adapter}
-            if "adapted" in LOSSES[name].sees:
-                own["adapted"] = adapter(seen["ours"])
-            inputs = [(seen | own)[key] for key in LOSSES[name].sees]
-            terms[name] = (at(self.config.weight(name), progress), LOSSES[name].function(*inputs, **options))
+            if "generator" in loss.inputs:
+                inputs["generator"] = adapter
+            if "adapted_features" in loss.inputs:
+                inputs["adapted_features"] = adapter(inputs["student_features"])
+            value = loss.function(*(inputs[key] for key in loss.inputs), **options)
+            terms[name] = Term(at(self.config.weight(name), progress), value)
         return terms
+
+
+PROBE_SIDE = 64
+"""Side, in pixels, of the black image that shows how many channels the maps of a network have."""
+
+
+@torch.no_grad()
+def probe(network: nn.Module) -> Tensor:
+    """The logits of one black image, 1 x K x 64 x 64, on the network's own device; its mode is restored."""
+    tensor = next(chain(network.parameters(), network.buffers()), None)
+    image = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=None if tensor is None else tensor.device)
+    training = network.training
+    try:
+        return network.eval()(image)
+    finally:
+        network.train(training)
 
 
 def check_losses(config: ObjectiveConfig, *, distils: bool) -> dict[str, dict[str, float]]:
@@ -260,11 +281,11 @@ def check_losses(config: ObjectiveConfig, *, distils: bool) -> dict[str, dict[st
             raise ValueError(f"objective.losses names {name!r}, but the losses are {', '.join(LOSSES)}")
         for option, number in options_of(value):
             check_option(name, option, number)
-    supervised = [name for name, loss in LOSSES.items() if loss.sees == SUPERVISED]
-    lost = [name for name in config.weighted if not distils and name not in supervised]
-    if lost:
+    supervised = [name for name, loss in LOSSES.items() if loss.inputs == SUPERVISED]
+    distilling = [name for name in config.weighted if name not in supervised]
+    if distilling and not distils:
         raise ValueError(
-            f"objective.losses names {', '.join(lost)}, but there is no teacher: set --teacher, "
+            f"objective.losses names {', '.join(distilling)}, but there is no teacher: set --teacher, "
             f"or take {', '.join(supervised)}"
         )
     return {
@@ -286,8 +307,8 @@ def check_option(name: str, option: str, number: object) -> None:
     """Raise a `ValueError` unless loss `name` has this option, and the number is possible."""
     options = LOSSES[name].options
     if option not in options:
-        known = ", ".join(["weight", *options])
-        raise ValueError(f"objective.losses.{name} has no option {option!r}; it has {known}")
+        choices = ", ".join(["weight", *options])
+        raise ValueError(f"objective.losses.{name} has no option {option!r}; it has {choices}")
     low, high = LIMITS.get(option, (0, math.inf))
     whole = isinstance(options[option], int)
     good = isinstance(number, int | float) and low <= number <= high and number < math.inf
@@ -305,9 +326,9 @@ def at(value: Scheduled, progress: float) -> float:
     return first + (last - first) * progress
 
 
-def weighted_sum(terms: Mapping[str, tuple[float, Tensor]]) -> Tensor:
-    """The sum of all weight * term."""
-    return torch.stack([weight * term for weight, term in terms.values()]).sum()
+def weighted_sum(terms: Mapping[str, Term]) -> Tensor:
+    """The sum of all weight * value."""
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
 
 
 def generation_block(channels: int, out_channels: int) -> nn.Sequential:
@@ -320,7 +341,7 @@ def generation_block(channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def shrink(batch: Batch, teacher: Tensor | None, size: torch.Size) -> tuple[Batch, Tensor | None]:
+def downscale(batch: Batch, teacher_logits: Tensor | None, size: torch.Size) -> tuple[Batch, Tensor | None]:
     """A batch's masks (by nearest neighbour) and the teacher's logits (averaged) at the size h x w."""
     small = replace(
         batch,
@@ -328,4 +349,6 @@ def shrink(batch: Batch, teacher: Tensor | None, size: torch.Size) -> tuple[Batc
         valid=nearest(batch.valid, size),
         target_b=None if batch.target_b is None else nearest(batch.target_b, size),
     )
-    return small, None if teacher is None else F.interpolate(teacher.float(), size=size, mode="area")
+    if teacher_logits is None:
+        return small, None
+    return small, F.interpolate(teacher_logits.float(), size=size, mode="area")

@@ -1,6 +1,7 @@
 """Evaluation at the masks' own size, of anything that turns images into logits."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -15,36 +16,45 @@ from segdistill.engine.metrics import Metrics
 from segdistill.inference.segment import segment
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How images reach the network in an evaluation, and how a caller follows it."""
+
+    size: int | None = None
+    """Long side, in pixels, of the network's input; None for the image's own."""
+    flip: bool = False
+    """Average with the mirrored image."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average over the image at these relative sizes, see `segment`."""
+    workers: int = 0
+    """Loader processes."""
+    advance: Callable[[], None] = lambda: None
+    """Called after each image."""
+    stopped: Callable[[], bool] = lambda: False
+    """Asked before each image; once it is true, the rest of this process's images is left out."""
+
+
 def evaluate(
     network: nn.Module,
     samples: Dataset[Sample],
     labels: LabelSet,
-    *,
     accelerator: Accelerator,
-    size: int | None = None,
-    workers: int = 0,
+    options: EvaluationOptions = EvaluationOptions(),
+    *,
     teacher: nn.Module | None = None,
-    flip: bool = False,
-    scales: tuple[float, ...] = (1.0,),
-    advance: Callable[[], None] = lambda: None,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> Metrics:
     """Score a network on a data set with masks.
 
-    Images go through the network one by one, their long side resized to `size`; its logits are resized
-    bilinearly to the mask's own size before the class is taken. Sums are added up over all processes.
+    Images go through the network one by one, their long side resized to `options.size`; its logits are
+    resized bilinearly to the mask's own size before the class is taken. Sums are added over all processes.
 
     Args:
         network: from N x 3 x H x W normalised images to N x K x H x W logits over `labels`.
         samples: images with masks.
         labels: the K classes.
         accelerator: device, precision and processes.
-        size: long side, in pixels, that the network sees; None for the image's own.
-        workers: loader processes.
-        teacher: a network with the same output to compare decisions with; it sees images at their own size.
-        flip, scales: views of the image to average, see `segment`.
-        advance: called after each image.
-        stopped: asked before each image; once it is true, the rest of this process's images is left out.
+        options: input size, averaged views, loader processes, callbacks.
+        teacher: a network with the same output to compare decisions with; its input is the image's own size.
 
     Returns:
         The sums, on the first process those of all.
@@ -52,21 +62,27 @@ def evaluate(
     device = accelerator.device
     metrics = Metrics(labels, torch.device("cpu") if device.type == "mps" else device)  # mps has no float64
     loader = evaluation_samples(
-        samples, size, workers, rank=accelerator.process_index, world=accelerator.num_processes
+        samples,
+        options.size,
+        options.workers,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
     )
     training = network.training
     network.eval()
     try:
-        with torch.inference_mode(), accelerator.autocast():
+        with accelerator.autocast():
             for image, sample in with_plain_errors(loader):
-                if stopped():
+                if options.stopped():
                     break
-                mask = sample.mask.long()
-                logits = segment(network, image.to(device), mask.shape, flip=flip, scales=scales)
-                known = None if teacher is None else segment(teacher, sample.image.to(device), mask.shape)
-                with torch.autocast(device.type, enabled=False):
-                    metrics.update(logits, mask, sample.id, known)
-                advance()
+                size = sample.mask.shape
+                logits = segment(network, image.to(device), size, flip=options.flip, scales=options.scales)
+                teacher_logits = None
+                if teacher is not None:
+                    teacher_logits = segment(teacher, sample.image.to(device), size)
+                with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+                    metrics.update(logits, sample.mask.long(), sample.id, teacher_logits)
+                options.advance()
     finally:
         network.train(training)
     _sum_over_processes(metrics, accelerator)
@@ -80,4 +96,4 @@ def _sum_over_processes(metrics: Metrics, accelerator: Accelerator) -> None:
         setattr(metrics, name, accelerator.reduce(getattr(metrics, name), "sum"))
     gathered: list[dict[str, float | None] | None] = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(gathered, metrics.images)
-    metrics.images = {key: value for part in gathered if part for key, value in part.items()}
+    metrics.images = {key: value for images in gathered if images for key, value in images.items()}

@@ -1,8 +1,9 @@
-"""Fills the caches ahead of training: decoded images, and the teacher's outputs."""
+"""Fills the caches ahead of training: decoded images, and the teacher's outputs for every image."""
 
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,61 +12,113 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2 import functional as T
 
-from segdistill.config.train import FEATURE_LOSSES, DataConfig, TrainConfig
+from segdistill.config.train import FEATURE_LOSSES, DataConfig
 from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, image_key, to_grid
-from segdistill.data.samples import DownscaledSamples, Sample, image_file
+from segdistill.data.samples import Sample, image_file
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
+from segdistill.engine.experiment import Experiment
 from segdistill.inference.segment import run_network
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 
 STRIDES = (32, 16, 8, 4, 2)
-
 LOSSLESS = 0.01
 """Largest mean difference, in standard deviations of the logits, of a grid that counts as the network's."""
+PROBES = 4
+"""Images of the data set, beside one of noise, that a grid must be lossless for."""
 
 
-def open_teacher_cache(
-    config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
-) -> TeacherCache:
-    """The cache with what the teacher says of all `samples`; all processes compute what is missing.
+def fill_caches(experiment: Experiment, accelerator: Accelerator) -> Experiment:
+    """The experiment with its caches filled; all processes compute what is missing."""
+    config = experiment.config
+    cache = None
+    if experiment.teacher is not None and config.teacher.cache:
+        cache = open_teacher_cache(experiment, accelerator)
+    train = experiment.train
+    if config.data.cache is not None:
+        train = open_image_cache(config.data, experiment.files, accelerator)
+    return replace(experiment, train=train, cache=cache)
+
+
+class Outputs(NamedTuple):
+    """The teacher's outputs for an image and its mirror image."""
+
+    logits: Tensor
+    """2 x K x h x w float32, at the size of the teacher's input."""
+    features: Tensor | None
+    """2 x C x h' x w', where they are hooked."""
+
+
+class TeacherPass:
+    """Passes of a teacher over whole images; a context manager, which removes the hook at its end.
 
     Args:
-        config: where the cache is, how logits are kept, how training sees the images, and whether its losses
-            compare features.
-        teacher: on the accelerator's device.
-        samples: the training images; their masks are not looked at.
-        accelerator: device, precision and processes.
+        experiment: its teacher, and whether its losses compare features.
+        accelerator: device and precision.
     """
+
+    def __init__(self, experiment: Experiment, accelerator: Accelerator) -> None:
+        assert experiment.teacher is not None
+        objective = experiment.config.objective
+        self.teacher: Teacher = experiment.teacher.to(accelerator.device)
+        self.accelerator = accelerator
+        self.hook: FeatureHook | None = None
+        if FEATURE_LOSSES.intersection(objective.weighted):
+            module = self.teacher.network.module
+            self.hook = FeatureHook(module, objective.teacher_layer, "objective.teacher_layer")
+
+    def __call__(self, image: Tensor, size: tuple[int, int]) -> Outputs:
+        """The outputs for a 3 x H x W uint8 image, resized to `size`."""
+        view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
+        with self.accelerator.autocast():
+            logits = run_network(self.teacher.answer, torch.stack([view, view.flip(2)]))
+        return Outputs(logits, None if self.hook is None else self.hook.pop())
+
+    def __enter__(self) -> "TeacherPass":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+
+
+def open_teacher_cache(experiment: Experiment, accelerator: Accelerator) -> TeacherCache:
+    """The cache with the teacher's outputs for all training images, filled.
+
+    Args:
+        experiment: teacher, images (their masks are not read), where the cache is and what it holds.
+        accelerator: device, precision and processes.
+
+    Raises:
+        ValueError: `cache_topk` leaves no class to the others.
+    """
+    config = experiment.config
     assert config.teacher.cache is not None
     root = Path(config.teacher.cache)
-    form = logits_format(config, teacher, samples, accelerator)
-    hook, features = None, None
-    if FEATURE_LOSSES.intersection(config.objective.weighted):
-        layer = config.objective.teacher_layer
-        hook = FeatureHook(teacher.network.module, layer, "objective.teacher_layer")
-        features = LogitsCache(root, features_format(form, layer, teacher, samples, hook, accelerator))
-    cache = TeacherCache(LogitsCache(root, form), features)
-    missing = find_missing(cache, samples, accelerator)
-    if missing:
-        fill_teacher_cache(cache, teacher, samples, missing, accelerator, hook)
-    if hook is not None:
-        hook.remove()
+    with TeacherPass(experiment, accelerator) as teacher_pass:
+        form = logits_format(experiment, teacher_pass)
+        features = None
+        if teacher_pass.hook is not None:
+            layer = config.objective.teacher_layer
+            features = LogitsCache(root, features_format(form, layer, experiment.files[0], teacher_pass))
+        cache = TeacherCache(LogitsCache(root, form), features)
+        missing = find_missing(cache, experiment.files, accelerator)
+        if missing:
+            fill_teacher_cache(cache, experiment.files, missing, teacher_pass)
     accelerator.wait_for_everyone()
     cache.reload()
     return cache
 
 
-def logits_format(
-    config: TrainConfig, teacher: Teacher, samples: Dataset[Sample], accelerator: Accelerator
-) -> LogitsFormat:
-    """The format of a teacher's logits, on the coarsest grid that loses nothing where none is asked for.
+def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFormat:
+    """The format of the teacher's logits, on the coarsest grid that loses nothing where none is asked for.
 
     Raises:
         ValueError: `cache_topk` leaves no class to the others.
     """
+    config, teacher = experiment.config, teacher_pass.teacher
     topk, stride = config.teacher.cache_topk, config.teacher.cache_stride
     if topk >= teacher.classes:
         raise ValueError(f"teacher.cache_topk is {topk}, but must be below the {teacher.classes} classes")
@@ -79,25 +132,36 @@ def logits_format(
         teacher=teacher.fingerprint(),
     )
     if stride is None:
-        image = samples[0].image
-        stride, corners = find_grid(teacher, image, form.seen((image.shape[1], image.shape[2])), accelerator)
+        probes = [
+            teacher_pass(image, form.seen(_size(image))).logits[:1] for image in _probes(experiment.files)
+        ]
+        stride, corners = find_grid(probes)
         form = replace(form, stride=stride, align_corners=corners)
     return form
 
 
+def _probes(samples: Dataset[Sample]) -> list[Tensor]:
+    """Images that a grid is tried on: some of the data set, evenly spaced, and one of noise.
+
+    A smooth or black photograph looks the same on every grid; noise shows each pixel of a teacher that works
+    pixel by pixel.
+    """
+    count = len(samples)  # type: ignore[arg-type]
+    chosen = sorted({i * count // PROBES for i in range(PROBES)})
+    images = [samples[index].image for index in chosen]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, images[0].shape, dtype=torch.uint8, generator=generator)
+    return [noise, *images]
+
+
 def features_format(
-    form: LogitsFormat,
-    layer: str | None,
-    teacher: Teacher,
-    samples: Dataset[Sample],
-    hook: FeatureHook,
-    accelerator: Accelerator,
+    form: LogitsFormat, layer: str | None, sample: Sample, teacher_pass: TeacherPass
 ) -> LogitsFormat:
     """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
-    image = samples[0].image
-    seen = form.seen((image.shape[1], image.shape[2]))
-    look(teacher, image, seen, accelerator)
-    channels, height = hook.take().shape[1:3]
+    seen = form.seen(_size(sample.image))
+    features = teacher_pass(sample.image, seen).features
+    assert features is not None
+    channels, height = features.shape[1:3]
     stride = round(seen[0] / height)
     return replace(
         form,
@@ -109,34 +173,35 @@ def features_format(
     )
 
 
-def find_grid(
-    teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Accelerator
-) -> tuple[int, bool]:
-    """Stride and `align_corners` of the coarsest grid whose bilinear enlargement is what the teacher answers.
+def find_grid(probes: list[Tensor]) -> tuple[int, bool]:
+    """Stride and `align_corners` of the coarsest grid whose bilinear upsampling gives the logits back.
 
-    Most networks enlarge a coarse map themselves; kept on that grid, nothing is lost. One that answers in
+    Most networks upsample a coarse map themselves; kept on that grid, nothing is lost. One whose logits have
     full detail gets a stride of 1.
+
+    Args:
+        probes: 1 x K x H x W logits of several images.
     """
-    full = look(teacher, image, seen, accelerator)[:1]
     for stride in STRIDES:
-        grid = (-(-seen[0] // stride), -(-seen[1] // stride))
         for corners in (True, False):
-            coarse = to_grid(full, grid, corners)
-            again = F.interpolate(coarse, size=seen, mode="bilinear", align_corners=corners)
-            if (again - full).abs().mean() <= LOSSLESS * full.std():
+            if all(_is_lossless(logits, stride, corners) for logits in probes):
                 return stride, corners
     return 1, False
 
 
+def _is_lossless(logits: Tensor, stride: int, align_corners: bool) -> bool:
+    """Whether 1 x K x H x W logits come back from the grid of this stride."""
+    size = logits.shape[2:]
+    coarse = to_grid(logits, (-(-size[0] // stride), -(-size[1] // stride)), align_corners)
+    again = F.interpolate(coarse, size=size, mode="bilinear", align_corners=align_corners)
+    return bool((again - logits).abs().mean() <= LOSSLESS * logits.std())
+
+
 def find_missing(cache: TeacherCache, samples: Dataset[Sample], accelerator: Accelerator) -> list[int]:
-    """This process's share of the samples of which something is not there, or is damaged."""
-    share = range(accelerator.process_index, len(samples), accelerator.num_processes)  # type: ignore[arg-type]
-    missing = []
-    for index in share:
-        image_id, path = image_file(samples, index)
-        if not cache.holds(image_key(image_id, path)):
-            missing.append(index)
-    return missing
+    """Of this process's slice of the samples, those that the cache does not hold whole."""
+    count = len(samples)  # type: ignore[arg-type]
+    own = range(accelerator.process_index, count, accelerator.num_processes)
+    return [index for index in own if not cache.holds(image_key(*image_file(samples, index)))]
 
 
 class _Images(Dataset[tuple[int, Tensor]]):
@@ -154,63 +219,59 @@ class _Images(Dataset[tuple[int, Tensor]]):
 
 
 def fill_teacher_cache(
-    cache: TeacherCache,
-    teacher: Teacher,
-    samples: Dataset[Sample],
-    missing: list[int],
-    accelerator: Accelerator,
-    hook: FeatureHook | None = None,
+    cache: TeacherCache, samples: Dataset[Sample], missing: list[int], teacher_pass: TeacherPass
 ) -> None:
-    """Append what the teacher says of the samples `missing` to this process's part; features from `hook`."""
+    """Append the teacher's outputs for the samples `missing` to this process's shard."""
+    accelerator = teacher_pass.accelerator
     form, rank = cache.logits.form, accelerator.process_index
-    folders = " and ".join(str(part.folder) for part in cache.all)
-    log(f"The teacher looks at {len(missing)} images once; what it says goes into {folders}", accelerator)
+    folders = " and ".join(str(one.folder) for one in cache.all)
+    log(f"Computing the teacher's outputs for {len(missing)} images once, into {folders}", accelerator)
     loader = DataLoader(
-        _Images(samples, missing), batch_size=None, num_workers=2, worker_init_fn=ignore_stop_signals
+        _Images(samples, missing),
+        batch_size=None,
+        num_workers=2,
+        worker_init_fn=ignore_stop_signals,
+        # A loader draws a seed for its workers: from the global generator it would change the training.
+        generator=torch.Generator().manual_seed(0),
     )
     with ExitStack() as stack:
-        writers = [stack.enter_context(part.writer(rank)) for part in cache.all]
+        writers = [stack.enter_context(one.writer(rank)) for one in cache.all]
         bar = stack.enter_context(progress(accelerator.is_main_process))
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
-            size = (image.shape[1], image.shape[2])
-            logits = look(teacher, image, form.seen(size), accelerator)
-            said = [to_grid(logits, form.grid(size), form.align_corners)]
-            if hook is not None and cache.features is not None:
+            size = _size(image)
+            outputs = teacher_pass(image, form.seen(size))
+            values = [to_grid(outputs.logits, form.grid(size), form.align_corners)]
+            if outputs.features is not None and cache.features is not None:
                 grid = cache.features.form.grid(size)
-                said.append(F.interpolate(hook.take().float(), grid, mode="bilinear", align_corners=False))
+                values.append(
+                    F.interpolate(outputs.features.float(), grid, mode="bilinear", align_corners=False)
+                )
             key = image_key(*image_file(samples, index))
-            for writer, values in zip(writers, said, strict=True):
-                writer.write(key, size, values)
+            for writer, value in zip(writers, values, strict=True):
+                writer.write(key, size, value)
             bar.advance(task)
 
 
-def look(teacher: Teacher, image: Tensor, seen: tuple[int, int], accelerator: Accelerator) -> Tensor:
-    """What the teacher answers to a 3 x H x W uint8 image and its mirror image, enlarged to `seen`.
-
-    Returns:
-        2 x K x h x w float32 at the size `seen`.
-    """
-    view = T.resize(image.to(accelerator.device), list(seen), antialias=True)
-    with accelerator.autocast():
-        return run_network(teacher.answer, torch.stack([view, view.flip(2)]))
+def _size(image: Tensor) -> tuple[int, int]:
+    """H, W of a 3 x H x W image."""
+    return image.shape[1], image.shape[2]
 
 
 def open_image_cache(
     config: DataConfig, samples: Dataset[Sample], accelerator: Accelerator
-) -> Dataset[Sample]:
-    """The training samples as training reads them: reduced, and from a cache, where `config` says so.
+) -> DecodedSamples:
+    """The training samples, downscaled, from the cache of decoded images, filled.
 
     Args:
         config: the long side, where the cache is, and how large it may become.
-        samples: what `open_training` returned.
-        accelerator: each of its processes decodes a share of what is missing.
+        samples: at the size of their files.
+        accelerator: each of its processes decodes a slice of what is missing.
     """
-    if config.cache is None:
-        return samples if config.long_side is None else DownscaledSamples(samples, config.long_side)
+    assert config.cache is not None
     decoded = DecodedSamples(samples, config.long_side, Path(config.cache))
-    share = range(accelerator.process_index, len(decoded), accelerator.num_processes)
-    missing = decoded.missing(share)
+    own = range(accelerator.process_index, len(decoded), accelerator.num_processes)
+    missing = decoded.missing(own)
     accelerator.wait_for_everyone()  # nobody writes while another still looks at what there is
     if missing:
         fill_image_cache(decoded, missing, config, accelerator)
@@ -218,20 +279,23 @@ def open_image_cache(
     decoded.cache.reload()
     kept = decoded.kept()
     if kept < len(decoded):
-        log(f"{kept} of {len(decoded)} decoded images fit into data.cache_gb {config.cache_gb:g} of "
-            f"{decoded.cache.folder}; the others are decoded each time", accelerator)  # fmt: skip
+        log(
+            f"{kept} of {len(decoded)} decoded images fit into data.cache_gb {config.cache_gb:g} of "
+            f"{decoded.cache.folder}; the others are decoded each time",
+            accelerator,
+        )
     return decoded
 
 
 def fill_image_cache(
     decoded: DecodedSamples, missing: list[int], config: DataConfig, accelerator: Accelerator
 ) -> None:
-    """Append the samples `missing` to this process's part, as far as there is room for them."""
+    """Append the samples `missing` to this process's shard, as far as there is room for them."""
     cache, rank, world = decoded.cache, accelerator.process_index, accelerator.num_processes
     with cache.writer(rank) as writer, progress(accelerator.is_main_process) as bar:
-        cache.reload()  # another run may have filled the part while this one waited for it
+        cache.reload()  # another run may have filled the shard while this one waited for it
         missing = decoded.missing(missing)
-        used = sum(part.stat().st_size for part in cache.parts)
+        used = sum(shard.stat().st_size for shard in cache.parts)
         room = (1e9 * config.cache_gb - used) / world
         if not missing or room <= 0:
             return
@@ -244,8 +308,7 @@ def fill_image_cache(
             batch_size=None,
             num_workers=config.workers,
             worker_init_fn=ignore_stop_signals,
-            # The loader draws a seed for its workers: from a generator of its own, not from the global one.
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator().manual_seed(0),  # see fill_teacher_cache
         )
         task = bar.add_task("decode", total=len(missing), numbers="")
         for index, sample in zip(missing, with_plain_errors(loader), strict=True):

@@ -17,14 +17,11 @@ class History:
         path: history.jsonl; what it holds of steps after `start` is dropped, for they will be made again.
         start: steps already done.
         scored: step of the newest evaluation; what follows of them is dropped likewise.
-        steps: steps in all.
-        accelerator: its main process writes, and its trackers are told.
+        accelerator: its main process writes, and its trackers get the same numbers.
     """
 
-    def __init__(
-        self, path: Path, start: int, steps: int, accelerator: Accelerator, scored: int | None = None
-    ) -> None:
-        self.path, self.steps, self.accelerator = path, steps, accelerator
+    def __init__(self, path: Path, start: int, accelerator: Accelerator, scored: int | None = None) -> None:
+        self.path, self.accelerator = path, accelerator
         self.writes = accelerator.is_main_process
         if self.writes and path.is_file():
             lines = read_text(path, LINES_BYTES).splitlines(keepends=True)

@@ -29,7 +29,7 @@ class Metrics:
         confusion: K x K int64 pixels, rows are the truth, columns the prediction.
         boundary: 2 x K int64 pixels, intersection and union of the boundary bands.
         calibration: 3 x BINS float64: pixels, sum of confidences, correct pixels.
-        agreement: int64 pixels on which network and teacher choose one class, and pixels compared.
+        agreement: 2 int64: pixels on which network and teacher choose the same class, and pixels compared.
         images: mean IoU of each image over the classes in its truth or prediction, by id (None where all is
             void).
     """
@@ -43,14 +43,16 @@ class Metrics:
         self.agreement = torch.zeros(2, dtype=torch.int64, device=device)
         self.images: dict[str, float | None] = {}
 
-    def update(self, logits: Tensor, mask: Tensor, image_id: str, teacher: Tensor | None = None) -> None:
+    def update(
+        self, logits: Tensor, mask: Tensor, image_id: str, teacher_logits: Tensor | None = None
+    ) -> None:
         """Add one image.
 
         Args:
             logits: K x H x W.
             mask: H x W int64, class index or 255 = void, which takes no part in anything.
             image_id: its name.
-            teacher: K x H x W logits to compare with.
+            teacher_logits: K x H x W, to compare decisions with.
         """
         device = self.confusion.device
         logits, mask = logits.to(device), mask.to(device)
@@ -61,8 +63,8 @@ class Metrics:
         self.boundary += boundary_overlap(prediction, mask, len(self.labels))
         labelled = mask != VOID
         self.calibration += calibration_bins(confidence[labelled], (prediction == mask)[labelled])
-        if teacher is not None:
-            same = (teacher.argmax(dim=0).to(device) == prediction) & labelled
+        if teacher_logits is not None:
+            same = (teacher_logits.argmax(dim=0).to(device) == prediction) & labelled
             self.agreement += torch.stack([same.sum(), labelled.sum()])
 
     def summary(self) -> dict[str, Any]:

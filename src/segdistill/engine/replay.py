@@ -1,54 +1,65 @@
-"""The batch on which a run stopped: kept beside the run's records, and computed again to find the cause."""
+"""The batch on which a run stopped: dumped beside the run's records, and computed again to find the cause."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from segdistill.config.train import TrainConfig
 from segdistill.data.batch import Batch
-from segdistill.distillation.objective import Objective
-from segdistill.engine.runtime import seed_step
+from segdistill.engine.experiment import Experiment
+from segdistill.engine.run_folder import RunFolder
+from segdistill.engine.runtime import precision_of
+from segdistill.engine.state import TrainingState
 from segdistill.files import read_json, write_together
 from segdistill.models.card import read_weights
-from segdistill.models.teacher import Teacher
 
-RECORD = "nonfinite.json"
-ADAPTER = "adapter."
-STUDENT = "student."
+MODULES = ("student", "adapter", "ranges")
+"""Prefixes of the weights in a dump: the student, what the losses train along, the ranges of 8-bit maps."""
+RENAMED = {
+    "inside": "valid",
+    "known": "teacher_logits",
+    "features": "teacher_features",
+    "partner": "target_b",
+    "share": "lam",
+}
+"""Names of tensors in the dumps of version 0.1.0 -> their names now; its `known` repeats `knowledge`."""
 
 
-def diagnose(
-    student: nn.Module, objective: Objective, batch: Batch, known: Tensor | None, progress: float
-) -> dict[str, Any]:
-    """Compute the terms of one batch as training does, and say where numbers stop being finite.
+def diagnose(state: TrainingState, experiment: Experiment, batch: Batch, step: int) -> dict[str, Any]:
+    """Compute the terms of one batch as training does, and find where numbers stop being finite.
 
     Args:
-        student: the network, whose batch norms take in the batch once more.
-        objective: its losses.
-        batch: N views on the device.
-        known: the teacher's logits of them, N x K x H x W.
-        progress: of training, 0 to 1.
+        state: its weights, losses and precision; its batch norms take in the batch once more.
+        experiment: settings and teacher.
+        batch: N crops on the device, with the teacher's logits.
+        step: of the batch, from 0.
 
     Returns:
         `terms`, `images` (the terms of each image alone, by id), `nonfinite` (names of tensors, in the order
-        of computation) and `bad` (ids of the images that brought it about, all where one cannot tell).
+        of computation) and `bad` (ids of the images that caused it, all where one cannot tell).
     """
+    student, objective = state.student, state.objective
+    progress = experiment.progress(step)
     found = [f"weight {name}" for name, p in student.named_parameters() if not p.isfinite().all()]
     found += ["images"] if not batch.image.isfinite().all() else []
-    found += ["the teacher's logits"] if known is not None and not known.isfinite().all() else []
-    student.train()
-    with listen(student, found):
-        logits = student(batch.image)
+    if batch.teacher_logits is not None and not batch.teacher_logits.isfinite().all():
+        found.append("the teacher's logits")
+    state.begin_step(experiment, step)
+    with state.accelerator.autocast():
+        if objective.hooks and batch.teacher_features is None and experiment.teacher is not None:
+            experiment.teacher(batch.image)  # for its features
+        with nonfinite_layers(student, found):
+            logits = state.network(batch.image)
     hooks = [*objective.heads, *(objective.hooks or ())]
     features = [hook.value for hook in hooks]
-    terms = objective(batch, logits, known, progress)
+    terms = objective(batch, logits, batch.teacher_logits, progress)
     terms["loss"].backward()
     found += [f"{name} loss" for name, term in terms.items() if name != "loss" and not term.isfinite()]
     found += [
@@ -62,24 +73,23 @@ def diagnose(
             for hook, value in zip(hooks, features, strict=True):
                 hook.value = None if value is None else value[index : index + 1]
             one = pick(batch, index)
-            theirs = None if known is None else known[index : index + 1]
-            parts = objective(one, logits[index : index + 1], theirs, progress)
-            images[name] = {key: float(term) for key, term in parts.items()}
+            values = objective(one, logits[index : index + 1], one.teacher_logits, progress)
+            images[name] = {key: float(term) for key, term in values.items()}
     return {
         "terms": {name: float(term.detach()) for name, term in terms.items()},
         "images": images,
         "nonfinite": found,
-        "bad": bad_images(batch, known, images),
+        "bad": bad_images(batch, images),
     }
 
 
-def bad_images(batch: Batch, known: Tensor | None, images: dict[str, dict[str, float]]) -> list[str]:
-    """Ids of the images that are not finite, or the teacher's answer to them, or a term of them alone."""
-    for tensor in (batch.image, known):
+def bad_images(batch: Batch, images: dict[str, dict[str, float]]) -> list[str]:
+    """Ids of the images that are not finite, or the teacher's logits of them, or a term of them alone."""
+    for tensor in (batch.image, batch.teacher_logits):
         if tensor is not None:
             whole = tensor.isfinite().flatten(1).all(dim=1).tolist()
             if not all(whole):
-                return [name for name, fine in zip(batch.id, whole, strict=True) if not fine]
+                return [name for name, finite in zip(batch.id, whole, strict=True) if not finite]
     alone = [n for n, terms in images.items() if not torch.tensor(list(terms.values())).isfinite().all()]
     return alone or list(batch.id)
 
@@ -93,10 +103,10 @@ def pick(batch: Batch, index: int) -> Batch:
 
 
 @contextmanager
-def listen(network: nn.Module, found: list[str]) -> Iterator[None]:
+def nonfinite_layers(network: nn.Module, found: list[str]) -> Iterator[None]:
     """Within it, each layer of a network whose output is not finite adds its name to `found`."""
 
-    def look(name: str) -> Any:
+    def add(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             del module, inputs
             if isinstance(output, Tensor) and not output.isfinite().all():
@@ -105,7 +115,7 @@ def listen(network: nn.Module, found: list[str]) -> Iterator[None]:
         return hook
 
     layers = [(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
-    handles = [layer.register_forward_hook(look(name)) for name, layer in layers]
+    handles = [layer.register_forward_hook(add(name)) for name, layer in layers]
     try:
         yield
     finally:
@@ -113,22 +123,35 @@ def listen(network: nn.Module, found: list[str]) -> Iterator[None]:
             handle.remove()
 
 
-def dump_batch(run: Path, record: dict[str, Any], batch: Batch, known: Tensor | None, rank: int,
-         student: nn.Module, objective: Objective) -> Path:  # fmt: skip
-    """Write the record as JSON and all tensors beside it; returns the JSON file."""
-    path = run / (RECORD if rank == 0 else f"nonfinite-{rank}.json")
+def dump_batch(folder: RunFolder, record: dict[str, Any], batch: Batch, state: TrainingState) -> Path:
+    """Write a record as JSON and all tensors beside it, in files of this process; returns the JSON file."""
+    path = folder.nonfinite_file(state.accelerator.process_index)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    if known is not None:
-        tensors["known"] = known
-    tensors |= {STUDENT + name: value for name, value in student.state_dict().items()}
-    tensors |= {ADAPTER + name: value for name, value in objective.adapters.state_dict().items()}
+    for prefix, module in _modules(state).items():
+        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    record = record | {"precision": precision_of(state.accelerator)}
     write_together({path.with_suffix(".safetensors"): save(plain), path: as_json(record)})
     return path
 
 
-def load_batch(path: Path) -> tuple[dict[str, Any], Batch, Tensor | None, dict[str, dict[str, Tensor]]]:
-    """What `dump_batch` wrote: the record, the batch, the teacher's logits, and weights by module.
+@dataclass(frozen=True, kw_only=True)
+class Dump:
+    """What `dump_batch` wrote.
+
+    Attributes:
+        record: step, rank, ids, terms, precision.
+        batch: N crops, with the teacher's logits.
+        weights: state dicts by the names in `MODULES`.
+    """
+
+    record: dict[str, Any]
+    batch: Batch
+    weights: dict[str, dict[str, Tensor]]
+
+
+def load_dump(path: Path) -> Dump:
+    """Read what `dump_batch` wrote.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -138,44 +161,51 @@ def load_batch(path: Path) -> tuple[dict[str, Any], Batch, Tensor | None, dict[s
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     record, tensors = read_json(path), read_weights(path.with_suffix(".safetensors"))
-    weights: dict[str, dict[str, Tensor]] = {STUDENT: {}, ADAPTER: {}}
-    for prefix, part in weights.items():
-        for name in [name for name in tensors if name.startswith(prefix)]:
-            part[name.removeprefix(prefix)] = tensors.pop(name)
+    weights: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in MODULES}
+    for prefix, state in weights.items():
+        for name in [name for name in tensors if name.startswith(f"{prefix}.")]:
+            state[name.removeprefix(f"{prefix}.")] = tensors.pop(name)
     try:
-        known = tensors.pop("known", None)
-        batch = Batch(id=[str(name) for name in record["ids"]], **tensors)
+        if "known" in tensors:
+            tensors.pop("knowledge", None)
+        batch = Batch(
+            id=[str(name) for name in record["ids"]],
+            **{RENAMED.get(name, name): value for name, value in tensors.items()},
+        )
         if not isinstance(record["step"], int) or len(batch.id) != len(batch.image):
             raise ValueError("step or ids do not fit the tensors")
     except (TypeError, LookupError, ValueError) as error:
         raise ValueError(f"{path} is not the record of a batch: {error}") from None
-    return record, batch, known, weights
+    return Dump(record=record, batch=batch, weights=weights)
 
 
-def replay(path: Path, config: TrainConfig, student: nn.Module, teacher: Teacher | None,
-           class_weights: Tensor | None, steps: int) -> dict[str, Any]:  # fmt: skip
-    """Compute the kept batch of `path` again, on the CPU, with the weights it was kept with.
+def replay(path: Path, experiment: Experiment, accelerator: Accelerator) -> dict[str, Any]:
+    """Compute the dumped batch of `path` again, with the weights, losses and precision of the training.
 
     Returns:
-        What `diagnose` returns, and the `step`.
+        What `diagnose` returns, and the `step` (from 1).
     """
-    record, batch, known, weights = load_batch(path)
-    objective = Objective(config.objective, student, teacher, class_weights)
+    dump = load_dump(path)
+    state = TrainingState.of(experiment, accelerator)
     try:
-        student.load_state_dict(weights[STUDENT])
-        objective.adapters.load_state_dict(weights[ADAPTER])
+        for prefix, module in _modules(state).items():
+            module.load_state_dict(dump.weights[prefix])
     except RuntimeError as error:
-        raise ValueError(
-            f"the weights beside {path} do not fit: {' '.join(str(error).split())[:300]}"
-        ) from None
-    if config.runtime.channels_last:  # the order in memory decides what dropout draws
-        student = student.to(memory_format=torch.channels_last)
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights beside {path} do not fit: {reason}") from None
+    batch = dump.batch.to(accelerator.device)
+    if experiment.config.runtime.channels_last:  # the order in memory decides what dropout draws
         batch = replace(batch, image=batch.image.contiguous(memory_format=torch.channels_last))
-    if teacher is not None and objective.hooks is not None:
-        teacher(batch.image)  # for its features
-    seed_step(config.seed, record["step"] - 1, int(record.get("rank", 0)))
-    progress = (record["step"] - 1) / max(1, steps - 1)
-    return {"step": record["step"], **diagnose(student, objective, batch, known, progress)}
+    state.rank = int(dump.record.get("rank", 0))
+    return {"step": dump.record["step"], **diagnose(state, experiment, batch, dump.record["step"] - 1)}
+
+
+def _modules(state: TrainingState) -> dict[str, nn.Module]:
+    """The modules whose weights are in a dump, by prefix."""
+    modules: dict[str, nn.Module] = {"student": state.student, "adapter": state.objective.adapters}
+    if state.quantized is not None:
+        modules["ranges"] = state.quantized.ranges
+    return modules
 
 
 def as_json(record: dict[str, Any]) -> str:

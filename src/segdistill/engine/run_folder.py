@@ -1,33 +1,39 @@
-"""The run folder: its file names, lock, records and checkpoints."""
+"""The run folder: the one module that knows its file names, their schemas, its lock and its checkpoints.
 
-import fcntl
-import hashlib
-import io
+model.json and model.safetensors are a format of their own, which `segdistill.models.card` reads and writes;
+the files of `checkpoints/` are written by `segdistill.engine.checkpoint`; the few names that are looked for
+before PyTorch is loaded stand in `segdistill.config.paths`.
+"""
+
 import json
-import os
-import pickle
-import re
 import shutil
-import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import save
+from filelock import FileLock, Timeout
 from torch import nn
 
-from segdistill.config.paths import LOCK, SETTINGS, require_writable
+from segdistill.config.paths import LOCK, SETTINGS, require_runs, require_writable
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
+from segdistill.engine.checkpoint import Checkpoints
 from segdistill.engine.runtime import environment
-from segdistill.files import read_json, refuse_bomb, remove_temporaries, write_atomic, write_together
-from segdistill.models.card import CARD, WEIGHTS, ModelCard, read_card, read_weights
-
-CONFIG = SETTINGS
+from segdistill.files import (
+    LINES_BYTES,
+    YAML_BYTES,
+    read_json,
+    read_text,
+    remove_temporaries,
+    write_atomic,
+)
+from segdistill.models.card import ModelCard, is_run, read_card, read_model, save_model
+from segdistill.models.trained import TrainedNetwork, load_network
 
 MAY_CHANGE = frozenset(
     {
@@ -43,118 +49,276 @@ MAY_CHANGE = frozenset(
 )
 """Settings that a resumed run may have other values of: they change no weight."""
 
-
-def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool, locked: bool = False) -> None:
-    """Refuse a run folder that training must not write into; writes nothing.
-
-    Raises:
-        ValueError: the folder holds another run, or something else, or a resumed run had other settings, or
-            another process trains in it.
-    """
-    if not locked:  # by this very process
-        RunLock(run, shared=True).close()
-    require_writable(run, resume=resume, overwrite=overwrite)
-    if resume:
-        changed = differences(asdict(load(TrainConfig, run / CONFIG)), asdict(config))
-        changed = [line for line in changed if line.split()[0] not in MAY_CHANGE]
-        if changed:
-            raise ValueError(f"{run} was started with other settings: {'; '.join(changed)}")
+Record = dict[str, Any]
 
 
-class RunLock:
-    """The right to write into a run folder, held by one process until it closes it or ends.
+class RunFolder:
+    """One training: its settings, records, checkpoints, and the student that it ends with.
 
     Args:
-        run: the folder.
-        shared: only look whether another process holds it; without a folder nobody does.
-
-    Raises:
-        ValueError: another process holds it.
+        path: the folder; it need not exist yet.
     """
 
-    def __init__(self, run: Path, *, shared: bool = False) -> None:
-        self.file: IO[bytes] | None = None
-        if shared and not (run / LOCK).is_file():
-            return
-        self.file = (run / LOCK).open("rb" if shared else "ab")
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / SETTINGS
+        self.history_file = self.path / "history.jsonl"
+        self.metrics_file = self.path / "metrics.json"
+        self.environment_file = self.path / "environment.json"
+        self.cost_file = self.path / "cost.json"
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.report_file = self.path / "report.html"
+        self.figures = self.path / "figures"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def nonfinite_file(self, rank: int) -> Path:
+        """Where process `rank` records a batch whose loss or gradient was not finite."""
+        return self.path / ("nonfinite.json" if rank == 0 else f"nonfinite-{rank}.json")
+
+    # Reading
+
+    def require(self) -> None:
+        """Raise a `FileNotFoundError` unless this is a run folder."""
+        require_runs([self.path])
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The settings it was trained with.
+
+        Raises:
+            FileNotFoundError: there is no config.yaml.
+            ValueError: a key is unknown, or a value impossible.
+        """
+        return load(TrainConfig, self.config_file)
+
+    @property
+    def config_text(self) -> str:
+        """config.yaml as it is, empty where there is none."""
+        return read_text(self.config_file, YAML_BYTES) if self.config_file.is_file() else ""
+
+    @property
+    def environment(self) -> Record | None:
+        """Versions, device, precision, processes, commit, command; None where there is no record."""
+        return _read_object(self.environment_file)
+
+    @property
+    def cost(self) -> Record | None:
+        """Parameters, operations and latency of student and teacher; None before the training has ended."""
+        return _read_object(self.cost_file)
+
+    @property
+    def metrics(self) -> dict[str, Record | None]:
+        """The `best` evaluation (that of the saved student) and the `last` one, None before the first.
+
+        Raises:
+            ValueError: metrics.json is damaged.
+        """
+        content = _read_object(self.metrics_file) or {}
+        for which in ("best", "last"):
+            summary = content.get(which)
+            if summary is not None and not (
+                isinstance(summary, dict) and isinstance(summary.get("iou"), dict)
+            ):
+                raise ValueError(f"{self.metrics_file} is damaged: {which!r} is no evaluation")
+        return {which: content.get(which) for which in ("best", "last")}
+
+    @property
+    def best(self) -> Record:
+        """The evaluation of the saved student.
+
+        Raises:
+            ValueError: there was none yet, or metrics.json is damaged.
+        """
+        best = self.metrics["best"]
+        if best is None:
+            raise ValueError(f"{self.metrics_file} holds no evaluation yet")
+        return best
+
+    @property
+    def image_scores(self) -> dict[str, float | None]:
+        """Mean IoU of each validation image, by id, from the best evaluation.
+
+        Raises:
+            ValueError: there are none.
+        """
+        scores = (self.metrics["best"] or {}).get("images")
+        if not isinstance(scores, dict):
+            raise ValueError(f"{self.metrics_file} holds no scores of single images")
+        return scores
+
+    def history(self) -> tuple[list[Record], list[Record]]:
+        """Logged steps, and evaluations, both with their `step`; a torn last line is left out.
+
+        Raises:
+            ValueError: another line is damaged.
+        """
+        path = self.history_file
+        lines = read_text(path, LINES_BYTES).splitlines() if path.is_file() else []
+        steps, evaluations = [], []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                step = int(record["step"])
+                if "evaluation" in record:
+                    evaluations.append({"step": step, **dict(record["evaluation"])})
+                else:
+                    steps.append({**record, "step": step})
+            except (ValueError, TypeError, KeyError, RecursionError):
+                if number < len(lines):
+                    raise ValueError(f"{path} is damaged: line {number} is no record with a step") from None
+        return steps, evaluations
+
+    @property
+    def card(self) -> ModelCard | None:
+        """What the student's weights are; None before the first evaluation."""
+        return read_card(self.path) if is_run(self.path) else None
+
+    def require_student(self) -> ModelCard:
+        """The card of the student.
+
+        Raises:
+            FileNotFoundError: there is none; no evaluation has finished yet, or this is no run folder.
+        """
+        return read_card(self.path)
+
+    def student(self) -> TrainedNetwork:
+        """The student with the best score, in eval mode.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: its files are damaged.
+        """
+        self.require_student()
+        return load_network(str(self.path))
+
+    # Writing
+
+    def check(self, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that training must not write into; writes nothing.
+
+        Raises:
+            ValueError: it holds another run, or something else, or a resumed run had other settings, or
+                another process trains in it.
+        """
+        if (self.path / LOCK).is_file():
+            with self.locked():
+                pass
+        self._check_content(config, resume=resume, overwrite=overwrite)
+
+    def _check_content(self, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+        require_writable(self.path, resume=resume, overwrite=overwrite)
+        if resume:
+            changed = differences(asdict(load(TrainConfig, self.config_file)), asdict(config))
+            changed = [line for line in changed if line.split()[0] not in MAY_CHANGE]
+            if changed:
+                raise ValueError(f"{self.path} was started with other settings: {'; '.join(changed)}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to write into the folder, which one process has at a time.
+
+        Raises:
+            ValueError: another process has it.
+        """
         try:
-            fcntl.flock(self.file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
+            lock = FileLock(self.path / LOCK, timeout=0)
+            lock.acquire()
+        except Timeout:
             raise ValueError(
-                f"another process trains in {run}: wait until it ends, or name another folder with --out"
+                f"another process trains in {self.path}: wait until it ends, or name another folder "
+                "with --out"
             ) from None
-        _held.add(self.file)
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self.file is not None:
-            _held.discard(self.file)
-            self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-_held: set[IO[bytes]] = set()
-
-
-def _release_in_child() -> None:
-    """In a forked process: a loader that outlives its parent for a moment must not keep the lock."""
-    while _held:
-        _held.pop().close()
-
-
-os.register_at_fork(after_in_child=_release_in_child)
-
-
-def make_run(
-    run: Path, config: TrainConfig, accelerator: Accelerator, *, resume: bool, overwrite: bool
-) -> AbstractContextManager[object]:
-    """Make the run folder with config.yaml and environment.json; an overwritten run is deleted first.
-
-    Returns:
-        The lock on the folder, to be left at the end; the first process holds it for all.
-
-    Raises:
-        ValueError, OSError: as `check_run`, or the folder cannot be written; in all processes alike.
-    """
-    lock, problem = None, ""
-    if accelerator.is_main_process:
         try:
-            run.mkdir(parents=True, exist_ok=True)
-            lock = RunLock(run)
-            check_run(run, config, resume=resume, overwrite=overwrite, locked=True)
-            if overwrite:
-                empty(run)
-            if not resume:
-                write_atomic(run / CONFIG, to_yaml(config))
-            remove_temporaries(run)
-            write_atomic(run / "environment.json", json.dumps(environment(accelerator), indent=2) + "\n")
-        except (OSError, ValueError) as error:
-            if lock is not None:
-                lock.close()
-            problem = str(error)
-    [problem] = broadcast_object_list([problem])
-    if problem:
-        raise ValueError(problem)
-    return lock or nullcontext()
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def open(
+        self, config: TrainConfig, accelerator: Accelerator, *, resume: bool, overwrite: bool
+    ) -> Iterator[None]:
+        """Make the folder with its settings and environment, and keep it locked; the first process does.
+
+        Raises:
+            ValueError: as `check`, or the folder cannot be written; in all processes alike.
+        """
+        with ExitStack() as stack:
+            problem = ""
+            if accelerator.is_main_process:
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(self.locked())
+                    self._prepare(config, accelerator, resume=resume, overwrite=overwrite)
+                except (OSError, ValueError) as error:
+                    problem = str(error)
+            [problem] = broadcast_object_list([problem])
+            if problem:
+                raise ValueError(problem)
+            yield
+
+    def _prepare(
+        self, config: TrainConfig, accelerator: Accelerator, *, resume: bool, overwrite: bool
+    ) -> None:
+        self._check_content(config, resume=resume, overwrite=overwrite)
+        if overwrite:
+            self._empty()
+        if not resume:
+            write_atomic(self.config_file, to_yaml(config))
+        remove_temporaries(self.path)
+        write_atomic(self.environment_file, _to_json(environment(accelerator)))
+
+    def _empty(self) -> None:
+        """Delete a run but for its lock: checkpoints first and settings last, so that a kill leaves a run."""
+        last = {self.checkpoints.folder.name: 0, SETTINGS: 2}
+        for path in sorted(self.path.iterdir(), key=lambda path: last.get(path.name, 1)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    def write_cost(self, cost: Record) -> None:
+        """Write cost.json."""
+        write_atomic(self.cost_file, _to_json(cost))
+
+    def write_evaluation(self, evaluation: Record, *, best: bool) -> None:
+        """Write metrics.json: `evaluation` is the last one, and the best one where `best` is set."""
+        kept = None if best or not self.metrics_file.is_file() else read_json(self.metrics_file)["best"]
+        write_atomic(
+            self.metrics_file, json.dumps({"last": evaluation, "best": evaluation if best else kept})
+        )
+
+    def save_student(self, student: nn.Module, card: ModelCard) -> None:
+        """Write model.safetensors and model.json, both or (but for a kill between two renames) neither."""
+        save_model(self.path, student.state_dict(), card)
+
+    def pack(self, out: Path) -> Path:
+        """Copy what using the student takes: weights in float16, card and settings.
+
+        Args:
+            out: a folder that is not there, or is empty.
+
+        Returns:
+            `out`, a run folder of half a float32 one's size, without records, checkpoints and report.
+
+        Raises:
+            FileNotFoundError: this is no run folder.
+            ValueError: its files are damaged, `out` is not empty, or a weight is beyond float16's range.
+        """
+        card, state = read_model(self.path)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} is not empty; name another folder with --out")
+        half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        lost = [name for name, value in half.items() if not value.isfinite().all()]
+        if lost:
+            raise ValueError(f"{self.path}: {', '.join(lost)} holds values beyond float16's range")
+        save_model(out, half, card)
+        write_atomic(out / SETTINGS, to_yaml(self.config))
+        return out
 
 
-def empty(run: Path) -> None:
-    """Delete a run but for its lock: checkpoints first and settings last, so that a kill leaves a run."""
-    last = {"checkpoints": 0, CONFIG: 2}
-    for path in sorted(run.iterdir(), key=lambda path: last.get(path.name, 1)):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-
-
-def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Record, after: Record, prefix: str = "") -> list[str]:
     """`key before -> after` for each setting that differs between two nested mappings."""
     lines = []
     for key, old in before.items():
@@ -166,72 +330,18 @@ def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
     return lines
 
 
-def pack(run: Path, out: Path) -> Path:
-    """Copy of a run folder what using its student takes: weights in float16, card and settings.
-
-    Args:
-        run: a run folder with a trained student.
-        out: a folder that is not there, or is empty.
-
-    Returns:
-        `out`, a run folder of half a float32 one's weight, without records, checkpoints and report.
-
-    Raises:
-        FileNotFoundError: `run` is no run folder.
-        ValueError: its files are damaged, `out` holds something, or a weight is beyond float16's range.
-    """
-    card, state = read_card(run), read_weights(run / WEIGHTS)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} holds something already; name another folder with --out")
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    lost = [name for name, tensor in half.items() if not tensor.isfinite().all()]
-    if lost:
-        raise ValueError(f"{run}: {', '.join(lost)} holds values beyond float16's range")
-    write_atomic(out / WEIGHTS, save(half))
-    write_atomic(out / CARD, card.to_json())
-    write_atomic(out / CONFIG, to_yaml(load(TrainConfig, run / CONFIG)))
-    return out
+def _read_object(path: Path) -> Record | None:
+    """The object in a JSON file, None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
+    return content
 
 
-__all__ = ["KEEP", "load_checkpoint", "save_checkpoint", "save_student", "write_atomic"]
-
-KEEP = 2
-"""Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
-
-
-def save_student(run: Path, student: nn.Module, card: ModelCard) -> None:
-    """Write model.safetensors and model.json, both or (but for a kill between two renames) neither."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    write_together({run / WEIGHTS: save(state), run / CARD: card.to_json()})
-
-
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the state after `step` steps, then drop all but the newest `KEEP` checkpoints."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
-    path = folder / f"step-{step:08d}.pt"
-    write_atomic(path, data)
-    # Last, and so the mark that the checkpoint is whole.
-    write_atomic(path.with_suffix(".json"), json.dumps({"sha256": hashlib.sha256(data).hexdigest()}))
-    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink()
-
-
-def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """Step and state of the newest whole checkpoint, None without any; a damaged one is passed over."""
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
-        step = re.fullmatch(r"step-(\d+)", path.stem)
-        if step is None:
-            continue
-        try:
-            data = path.read_bytes()
-            if read_json(path.with_suffix(".json"))["sha256"] != hashlib.sha256(data).hexdigest():
-                raise ValueError("its checksum is wrong")
-            buffer = io.BytesIO(data)
-            refuse_bomb(buffer, path.name)
-            return int(step[1]), torch.load(buffer, map_location="cpu", weights_only=True)
-        except (OSError, ValueError, TypeError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
-            print(f"checkpoint {path} is damaged ({error}); trying the one before it", file=sys.stderr)
-    return None
+def _to_json(record: Record) -> str:
+    return json.dumps(record, indent=2) + "\n"

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import random
 import signal
 import subprocess
 import sys
@@ -32,6 +31,20 @@ ECHO = 0.5
 PACKAGES = ("segdistill", "torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
+def find_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda or mps) stands for; nothing is changed or initialized.
+
+    Raises:
+        ValueError: the name is unknown, or this machine has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name != "auto" and name not in there:
+        raise ValueError(f"device is {name!r}, but must be auto, cpu, cuda or mps")
+    if name != "auto" and not there[name]:
+        raise ValueError(f"device is {name}, but this machine has none; --device auto takes what there is")
+    return torch.device(next(kind for kind, found in there.items() if found) if name == "auto" else name)
+
+
 def make_accelerator(
     device: str = "auto",
     precision: Precision = "auto",
@@ -39,22 +52,17 @@ def make_accelerator(
     trackers: list[str] | None = None,
     out: Path | None = None,
 ) -> Accelerator:
-    """The accelerator for a device and precision; on a CPU the process keeps freed memory from here on.
+    """The accelerator for a device and precision; an earlier one of this process must not be used any more.
 
     Raises:
         ValueError: the device is not there, cannot do the precision, or a tracker's package is missing.
     """
-    if device not in {"auto", "cpu", "cuda", "mps"}:
-        raise ValueError(f"device is {device!r}, but must be auto, cpu, cuda or mps")
-    if (device == "cuda" and not torch.cuda.is_available()) or (
-        device == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise ValueError(f"device is {device}, but this machine has none; --device auto takes what there is")
+    find_device(device)
     # accelerate keeps its state per process, and refuses a second precision or device in the same one.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     kind = PartialState(cpu=device == "cpu").device.type
     chosen = resolve_precision(precision, kind)
-    # accelerate itself passes over a tracker whose package is not installed.
+    # accelerate itself ignores a tracker whose package is not installed.
     installed = [str(tracker.value) for tracker in get_available_trackers()]
     missing = sorted({*(trackers or ())} - {*installed, "all"})
     if missing:
@@ -62,8 +70,6 @@ def make_accelerator(
             f"trackers: {', '.join(missing)} is not installed, or unknown to accelerate; "
             f"installed: {', '.join(installed)}"
         )
-    if kind == "cpu":
-        keep_freed_memory()
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if chosen == "fp32" else chosen,
@@ -72,6 +78,11 @@ def make_accelerator(
         if out is None
         else ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
     )
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """fp32, bf16 or fp16."""
+    return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
 
 
 def resolve_precision(precision: Precision, device: str) -> Precision:
@@ -99,6 +110,12 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
+def keep_freed_memory_on(device: torch.device) -> None:
+    """`keep_freed_memory` where `device` is the CPU."""
+    if device.type == "cpu":
+        keep_freed_memory()
+
+
 def release_freed_memory() -> bool:
     """Hand back to the system what this process has freed and kept, once.
 
@@ -115,13 +132,6 @@ def _glibc(name: str) -> Callable[..., int] | None:
         return cast(Callable[..., int], getattr(ctypes.CDLL(None), name))
     except (AttributeError, OSError, TypeError):
         return None
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator that something in the process could draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -202,7 +212,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "packages": {package: version(package) for package in PACKAGES},
         "device": device.type,
         "device_name": name,
-        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "precision": precision_of(accelerator),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "commit": _commit(),

@@ -1,8 +1,8 @@
-"""What changes while a student trains and so is saved: weights, their average, optimiser, best score."""
+"""What changes while a student trains and so is saved: weights, their average, optimizer, best score."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from segdistill.config.train import OptimConfig
 from segdistill.distillation.objective import Objective
+from segdistill.engine.experiment import Experiment
+from segdistill.engine.runtime import seed_step
 from segdistill.models.quantized import FakeQuantized
+
+RANGES_UNTIL = 0.5
+"""Fraction of the steps after which a student that trains as if in 8 bits keeps the ranges of its maps."""
 
 
 class TrainingState:
@@ -21,14 +26,16 @@ class TrainingState:
     Args:
         student: the network to train.
         objective: its losses; what of them trains along (adapters) is here too, the teacher is not.
-        config: optimiser and average.
+        config: optimizer and average.
         accelerator: moves and wraps the modules.
         quantize: train and evaluate as if in 8 bits.
 
     Attributes:
         student: the plain network, whose weights are saved.
         quantized: the same network as if in 8 bits, or None.
-        wrapped: the same network as the accelerator wants it called in training.
+        network: the one of the two that computes logits in training.
+        wrapped: `network` as the accelerator wants it called.
+        rank: of this process; decides its random numbers.
         best: highest mIoU so far, None before the first evaluation.
         scored: step of the newest evaluation.
     """
@@ -43,6 +50,7 @@ class TrainingState:
         quantize: bool = False,
     ) -> None:
         self.student, self.objective, self.accelerator = student, objective, accelerator
+        self.rank = accelerator.process_index
         self.best: float | None = None
         self.scored = 0
         self.average: AveragedModel | None = None
@@ -50,30 +58,53 @@ class TrainingState:
             average = AveragedModel(student, multi_avg_fn=warmed_up_average(config.ema), use_buffers=True)
             self.average = average.to(accelerator.device)
         self.quantized = FakeQuantized(student) if quantize else None
-        self.wrapped: nn.Module = accelerator.prepare(student if self.quantized is None else self.quantized)
+        self.network = student if self.quantized is None else self.quantized
+        self.wrapped: nn.Module = accelerator.prepare(self.network)
         objective.to(accelerator.device)
         for name, adapter in objective.adapters.items():  # each on its own: it is called on its own
             objective.adapters[name] = accelerator.prepare(adapter)
         self.optimizer: Optimizer = accelerator.prepare(make_optimizer(config, student, objective))
 
+    @classmethod
+    def of(cls, experiment: Experiment, accelerator: Accelerator) -> Self:
+        """The state before the first step, with the teacher on the accelerator's device."""
+        config, teacher = experiment.config, experiment.teacher
+        objective = Objective(config.objective, experiment.student, teacher, experiment.class_weights())
+        if teacher is not None:
+            teacher.to(accelerator.device)
+        quantize = config.quantize is not None
+        return cls(experiment.student, objective, config.optim, accelerator, quantize=quantize)
+
+    def begin_step(self, experiment: Experiment, step: int) -> float:
+        """Set mode, learning rate and random numbers of optimizer step `step` (from 0); returns the rate."""
+        config, steps = experiment.config, experiment.steps
+        rate = learning_rate(config.optim, step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seed_step(config.seed, step, self.rank)
+        self.wrapped.train()
+        if self.quantized is not None:
+            self.quantized.observing = step < RANGES_UNTIL * steps
+        return rate
+
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is evaluated and kept: the average where there is one, else the student."""
+        """The network that is evaluated and saved: the average where there is one, else the student."""
         return self.student if self.average is None else self.average.module
 
     @property
     def scoring(self) -> nn.Module:
-        """What `evaluated` is scored as: itself, or itself as if in 8 bits."""
+        """The network whose score counts: `evaluated`, or the same as if in 8 bits."""
         if self.quantized is None:
             return self.evaluated
         return FakeQuantized(self.evaluated, self.quantized.ranges)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+        """The parameters that the optimizer moves."""
         return [*self.student.parameters(), *self.objective.parameters()]
 
-    def share_buffers(self) -> None:
+    def broadcast_buffers(self) -> None:
         """Give all processes the first one's batch norm statistics: each has its own since its last batch.
 
         Only then do all of them evaluate the network that is saved, and does a resumed run score it alike.
@@ -117,7 +148,7 @@ class TrainingState:
 
 
 def make_optimizer(config: OptimConfig, *modules: nn.Module) -> Optimizer:
-    """The optimiser over all parameters; biases and norms (vectors and scalars) have no weight decay."""
+    """The optimizer over all parameters; biases and norms (vectors and scalars) have no weight decay."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -130,7 +161,7 @@ def make_optimizer(config: OptimConfig, *modules: nn.Module) -> Optimizer:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The rate of optimiser step `step` (from 0) of `steps`: linear warm-up, then the schedule."""
+    """The rate of optimizer step `step` (from 0) of `steps`: linear warm-up, then the schedule."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, steps - config.warmup)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import Sample
 from segdistill.data.transforms import normalise
-from segdistill.engine.evaluate import evaluate
+from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.runtime import make_accelerator
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
@@ -83,4 +83,4 @@ def mean_iou(
     """Mean IoU on a data set, as `evaluate` scores it; None where no class can be scored."""
     accelerator = make_accelerator("cpu", "fp32")
     scored = Teacher(network, labels)
-    return evaluate(scored, samples, labels, accelerator=accelerator, size=size).summary()["miou"]
+    return evaluate(scored, samples, labels, accelerator, EvaluationOptions(size=size)).summary()["miou"]

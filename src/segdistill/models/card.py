@@ -2,12 +2,13 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from segdistill.config.paths import CARD as CARD
@@ -15,7 +16,7 @@ from segdistill.config.paths import require_model
 from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.files import read_json
+from segdistill.files import read_json, write_together
 
 WEIGHTS = "model.safetensors"
 WIDEST, LARGEST = 8, 2**14
@@ -105,3 +106,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Write weights and card into a folder, both or (but for a kill between two renames) neither."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_together({folder / WEIGHTS: save(plain), folder / CARD: card.to_json()})
+
+
+def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and weights of a folder.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+        ValueError: a file is damaged.
+    """
+    return read_card(folder), read_weights(folder / WEIGHTS)

@@ -1,4 +1,4 @@
-"""Reads intermediate feature maps of a network by the name of the module that makes them."""
+"""Intermediate feature maps of a network, by the name of the module whose output they are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class FeatureHook:
-    """Keeps the newest output of one module of a network.
+    """Holds the newest output of one module of a network.
 
     Args:
         network: any module.
-        layer: dotted name of the module to listen to; None takes the network's own attribute `deepest`.
+        layer: dotted name of the module; None takes the network's own attribute `deepest`.
         option: the setting to name in errors.
 
     Raises:
-        ValueError: the network has no such module, or does not say which one is deepest.
+        ValueError: the network has no such module, or has no attribute `deepest` where no layer is named.
     """
 
     def __init__(self, network: nn.Module, layer: str | None, option: str) -> None:
@@ -25,20 +25,20 @@ class FeatureHook:
             choices = ", ".join(n for n in modules if n and n.count(".") < 2)
             raise ValueError(f"{option} is {name!r}, but must name a module of the network: {choices}")
         self.value: Tensor | None = None
-        self._hook = modules[name].register_forward_hook(self._keep)
+        self._handle = modules[name].register_forward_hook(self._store)
 
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _store(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Of several outputs the last is the deepest (torchvision's dictionaries, smp's lists)."""
         if isinstance(output, Mapping):
             output = list(output.values())
         self.value = output[-1] if isinstance(output, Sequence) else output
 
-    def take(self) -> Tensor:
-        """The feature map of the newest forward pass, N x C x h x w; it is let go of."""
+    def pop(self) -> Tensor:
+        """The feature map of the newest forward pass, N x C x h x w; the hook no longer holds it."""
         value, self.value = self.value, None
-        assert value is not None, "no forward pass since the last take"
+        assert value is not None, "no forward pass since the last pop"
         return value
 
     def remove(self) -> None:
-        """Listen no longer."""
-        self._hook.remove()
+        """Take the hook off the network."""
+        self._handle.remove()

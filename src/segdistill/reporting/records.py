@@ -1,15 +1,13 @@
 """What a run folder has written down, read back for the report; a record that is not there yet is None."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segdistill.data.labels import VOC, LabelSet, read_yaml
-from segdistill.engine.run_folder import CONFIG
-from segdistill.files import LINES_BYTES, YAML_BYTES, read_json, read_text
-from segdistill.models.card import ModelCard, is_run, read_card
+from segdistill.engine.run_folder import RunFolder
+from segdistill.models.card import ModelCard
 
 TEACHER = "teacher"
 """Name of the teacher beside the runs, which no run may have."""
@@ -76,40 +74,33 @@ class Records:
         return next((network for network in networks if network.get("name") == name), {})
 
 
-def read_records(run: Path, name: str) -> Records:
+def read_records(folder: RunFolder, name: str) -> Records:
     """Read the records of a run folder.
 
     Args:
-        run: the folder.
+        folder: the run.
         name: what the report calls it.
 
     Raises:
         FileNotFoundError: it is no run folder.
         ValueError: a record is damaged.
     """
-    if not is_run(run) and not (run / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"{run} is not a run folder: it has neither a config.yaml nor a model.json "
-            "(`segdistill train --out FOLDER` makes one)"
-        )
-    config = run / CONFIG
-    history = _read_history(run / "history.jsonl")
-    metrics = _read_json(run / "metrics.json") or {}
+    folder.require()
+    steps, evaluations = folder.history()
+    metrics = folder.metrics
     return Records(
         name=name,
-        figures=run / "figures",
-        settings_file=config,
-        settings=read_text(config, YAML_BYTES) if config.is_file() else "",
-        config=read_yaml(config) if config.is_file() else {},
-        environment=_read_json(run / "environment.json"),
-        steps=[record for record in history if "evaluation" not in record],
-        evaluations=[
-            {"step": record["step"], **record["evaluation"]} for record in history if "evaluation" in record
-        ],
-        best=_evaluation(metrics, "best", run),
-        last=_evaluation(metrics, "last", run),
-        card=read_card(run) if is_run(run) else None,
-        cost=_read_json(run / "cost.json"),
+        figures=folder.figures,
+        settings_file=folder.config_file,
+        settings=folder.config_text,
+        config=read_yaml(folder.config_file) if folder.config_text else {},
+        environment=folder.environment,
+        steps=steps,
+        evaluations=evaluations,
+        best=metrics["best"],
+        last=metrics["last"],
+        card=folder.card,
+        cost=folder.cost,
     )
 
 
@@ -130,40 +121,3 @@ def run_names(runs: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names) and TEACHER not in names:
             return names
         depth += 1
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no file."""
-    if not path.is_file():
-        return None
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object")
-    return content
-
-
-def _evaluation(metrics: dict[str, Any], which: str, run: Path) -> dict[str, Any] | None:
-    """The best or the last evaluation of a metrics.json, None where there is none."""
-    summary = metrics.get(which)
-    if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("iou"), dict)):
-        raise ValueError(f"{run / 'metrics.json'} is damaged: {which!r} is no evaluation")
-    return summary
-
-
-def _read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history.jsonl; the last one may be torn, where a machine lost power."""
-    lines = read_text(path, LINES_BYTES).splitlines() if path.is_file() else []
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if "evaluation" in record:
-                record["evaluation"] = dict(record["evaluation"])
-            records.append({**record, "step": int(record["step"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
-            if number < len(lines):
-                raise ValueError(f"{path} is damaged: line {number} is no record with a step") from None
-    return records
