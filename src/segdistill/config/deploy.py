@@ -1,4 +1,4 @@
-"""The settings of what a student is put to: `segdistill predict`, `export`, `benchmark`, `serve`."""
+"""The settings of what a student is used for: `segdistill predict`, `export`, `benchmark`, `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,7 +7,7 @@ from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.values import require
 
 TILE = 1024
-"""Side, in pixels, of the tiles that a large image is cut into where nobody says otherwise."""
+"""Side, in pixels, of the tiles that a large image is cut into by default."""
 
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
 
@@ -19,16 +19,16 @@ class PredictConfig:
     out: str = "predictions"
     """Folder for masks and overlays."""
     size: int | None = None
-    """Long side, in pixels, that the network sees; null takes what its run was evaluated at."""
+    """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
     flip: bool = False
-    """Average with the mirrored view."""
+    """Average the probabilities with those of the mirrored image."""
     probabilities: bool = False
     """Also write the class probabilities (float16, .npz)."""
     tile: int = 0
     """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels,
     or larger than an exported file takes."""
     overlap: int = 128
-    """Pixels that neighbouring tiles share; over the middle quarter of them one fades into the other."""
+    """Pixels by which neighbouring tiles overlap; in the middle quarter of them one fades into the other."""
     mask_video: bool = False
     """Of a video, also write the masks: a lossless grey video whose values are class indices."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -66,7 +66,7 @@ class ExportConfig:
     calibration_images: int = 200
     """Images of it that are used."""
     same_class: float = 0.999
-    """Smallest share of pixels with PyTorch's class that a float file may have."""
+    """Smallest fraction of pixels with PyTorch's class that a float file may have."""
     max_loss: float = 1.0
     """Largest loss of mean IoU that int8 may cost, in points (hundredths)."""
 
@@ -79,7 +79,7 @@ class ExportConfig:
         )
         require(self.images >= 0, "images", self.images, "0 or more")
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
-        require(0 <= self.same_class <= 1, "same_class", self.same_class, "a share from 0 to 1")
+        require(0 <= self.same_class <= 1, "same_class", self.same_class, "a fraction from 0 to 1")
         require(self.max_loss >= 0, "max_loss", self.max_loss, "0 or more")
 
 
@@ -140,7 +140,7 @@ class ServeConfig:
     token: str | None = None
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
-    """Long side, in pixels, that the network sees; null takes its run's, else the picture's up to 1024."""
+    """Long side, in pixels, that pictures are resized to; null takes its run's, else their own up to 1024."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
     device: str = "auto"
@@ -156,7 +156,7 @@ class ServeConfig:
     max_bytes: int = 16 * 2**20
     """Largest body of a request in bytes; 413 above."""
     max_pixels: int = 32_000_000
-    """Most pixels of a picture, looked up before it is decoded; 413 above."""
+    """Most pixels of a picture, read from its header before it is decoded; 413 above."""
     max_header_bytes: int = 16 * 2**10
     """Most bytes of a request's header; 431 above."""
     timeout_s: float = 30.0

@@ -235,7 +235,7 @@ def example_grid(examples: Sequence[Example], labels: LabelSet) -> Figure | None
 
 
 def _shown_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height at which an H x W image is shown; small ones are not enlarged."""
+    """Width and height at which an H x W image is shown; small ones keep their size."""
     height, width = shape
     factor = min(1.0, LONG_SIDE / max(height, width))
     return max(1, round(width * factor)), max(1, round(height * factor))
