@@ -17,7 +17,6 @@ from inference import CLASSES, make_student
 from rich.console import Console
 from safetensors.torch import save_file
 
-from segdistill import __version__
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
 from segdistill.exporting.export import SUFFIXES
@@ -29,6 +28,7 @@ from segdistill.models.exported import ExportCard
 from segdistill.models.trained import load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.reporting.tables import benchmark_table
+from segdistill.version import __version__
 
 OTHERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50")
 

@@ -8,7 +8,6 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
-from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
@@ -23,6 +22,7 @@ from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
 from segdistill.models.zoo import build_model, output_classes, require_trust
 from segdistill.reporting.records import TEACHER
+from segdistill.version import __version__
 
 
 def build_experiment(config: TrainConfig) -> Experiment:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as F
 
-from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.data.images import list_images, read_image
 from segdistill.data.labels import LabelSet
@@ -22,6 +21,7 @@ from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.exported import FORMATS, LARGEST, ExportCard
 from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.version import __version__
 
 SUFFIXES = {form: suffix for suffix, form in FORMATS.items()}
 

@@ -200,7 +200,7 @@ def costs(runs: Sequence[Records]) -> list[Row]:
 def measured_on(run: Records) -> str:
     """Where and on what the run's networks were measured."""
     cost = run.cost or {}
-    threads = f", {cost['threads']} threads" if cost.get("device") == "cpu" and "threads" in cost else ""
+    threads = f", threads: {cost['threads']}" if cost.get("device") == "cpu" and "threads" in cost else ""
     size = f" {TIMES} ".join(map(str, cost.get("input", [])[2:]))
     return f"{cost.get('device', '?')}{threads}, {size} pixels"
 
@@ -255,8 +255,9 @@ def _against_teacher(runs: Sequence[Records], key: str, words: tuple[str, str]) 
 
 
 def _times(student: float, teacher: float, words: tuple[str, str]) -> str:
-    """The factor between two costs, and the word for a gain or a loss."""
-    return f"{max(student, teacher) / min(student, teacher):.1f}{TIMES} {words[student > teacher]}"
+    """The factor between two costs, and the words for a gain or a loss; empty where they are nearly equal."""
+    factor = f"{max(student, teacher) / min(student, teacher):.1f}"
+    return "" if factor == "1.0" else f"{factor}{TIMES} {words[student > teacher]}"
 
 
 def _gains(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
@@ -266,8 +267,5 @@ def _gains(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
         "flops": ("fewer operations", "more operations"),
         "latency_ms": ("faster", "slower"),
     }
-    return ", ".join(
-        _times(student[key], teacher[key], text)
-        for key, text in words.items()
-        if student.get(key) and teacher.get(key)
-    )
+    both = {key: text for key, text in words.items() if student.get(key) and teacher.get(key)}
+    return ", ".join(filter(None, (_times(student[key], teacher[key], text) for key, text in both.items())))

@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from segdistill import __version__
 from segdistill.serving.limits import error_response
 from segdistill.serving.pictures import Format
 from segdistill.serving.schemas import (
@@ -25,6 +24,7 @@ from segdistill.serving.schemas import (
     STATE,
     answer,
 )
+from segdistill.version import __version__
 
 if TYPE_CHECKING:
     from segdistill.serving.server import Service
