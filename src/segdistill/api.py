@@ -15,15 +15,14 @@ from segdistill.build import (
     build_recorded,
     calibration_source,
     open_evaluation,
+    open_scored,
     open_teacher,
 )
 from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
-from segdistill.data.datasets import open_validation
 from segdistill.data.samples import FileSamples
-from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.evaluate import EvaluationOptions
@@ -42,20 +41,18 @@ from segdistill.exporting.quantize import calibration_images
 from segdistill.files import write_atomic
 from segdistill.inference.pipeline import Pipeline
 from segdistill.inference.prediction import Prediction, find_images
-from segdistill.inference.segment import segment
 from segdistill.inference.tiles import check_tile
 from segdistill.inference.video import VIDEO_SUFFIXES, require_av
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
 from segdistill.models.fused import fuse
-from segdistill.models.spec import require_trust
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
-from segdistill.reporting.examples import Example, pick_examples
-from segdistill.reporting.records import run_names
+from segdistill.reporting.examples import Example, make_examples
+from segdistill.reporting.records import TEACHER, Records, read_records, run_names
 from segdistill.reporting.report import write_report
 
 
@@ -114,11 +111,12 @@ def describe(experiment: Experiment) -> str:
 def _report_training(trainer: Trainer) -> None:
     """Measure the trained student and its teacher, and write the report; nothing is opened again."""
     experiment, folder = trainer.experiment, trainer.folder
-    networks: dict[str, nn.Module] = {"student": trainer.best_student()}
-    if experiment.teacher is not None:
-        networks["teacher"] = experiment.teacher
-    folder.write_cost(measure_cost(networks, size=experiment.config.size))
-    log(f"The report is {report([folder.path])}")
+    student, [name] = trainer.best_student(), run_names([folder.path])
+    teacher: dict[str, nn.Module] = {} if experiment.teacher is None else {TEACHER: experiment.teacher}
+    folder.write_cost(measure_cost({"student": student, **teacher}, size=experiment.config.size))
+    records = [read_records(folder, name)]
+    examples = _examples(records, lambda: (experiment.val, {**teacher, name: student}))
+    log(f"The report is {write_report(records, folder.report_file, examples)}")
 
 
 def replay(file: str | Path) -> dict[str, Any]:
@@ -256,12 +254,24 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
         FileNotFoundError: a folder is no run folder.
         ValueError: a record in it is not what segdistill writes.
     """
-    folders = [Path(run) for run in runs]
+    folders = [RunFolder(run) for run in runs]
+    names = run_names([folder.path for folder in folders])
+    records = [read_records(folder, name) for folder, name in zip(folders, names, strict=True)]
+    examples = _examples(records, lambda: open_scored(dict(zip(names, folders, strict=True))))
+    return write_report(records, Path(out) if out else folders[0].report_file, examples)
+
+
+def _examples(
+    records: Sequence[Records], open_networks: Callable[[], tuple[FileSamples, dict[str, nn.Module]]]
+) -> list[Example] | str:
+    """Pictures of the runs' best, median and worst images, or why there are none."""
+    if not records[0].image_scores:
+        return []
     try:
-        examples: list[Example] | str = gather_examples(folders)
+        val, networks = open_networks()
+        return make_examples(val, networks, {run.name: run.image_scores for run in records})
     except (FileNotFoundError, ValueError) as error:
-        examples = f"The images of the validation set could not be shown: {error}"
-    return write_report(folders, Path(out) if out else folders[0] / "report.html", examples)
+        return f"The images of the validation set could not be shown: {error}"
 
 
 def load_student(run: str | Path) -> TrainedNetwork:
@@ -280,44 +290,6 @@ def load_student(run: str | Path) -> TrainedNetwork:
 def pack(run: str | Path, out: str | Path) -> Path:
     """Copy of a run folder what using its student takes, see `RunFolder.pack`; returns `out`."""
     return RunFolder(run).pack(Path(out))
-
-
-def gather_examples(runs: Sequence[Path]) -> list[Example]:
-    """Best, median and worst validation images of the first run, and what each run's network sees there."""
-    folders = [RunFolder(run) for run in runs]
-    config = folders[0].config
-    if config.teacher.spec is not None:
-        require_trust(config.teacher.spec, folders[0].config_file)
-    names = dict(zip(runs, run_names(runs), strict=True))
-    scores = {names[folder.path]: folder.image_scores for folder in folders}
-    val = open_validation(config.data)
-    teacher = open_teacher(config.teacher, val.labels)
-    networks = {names[folder.path]: folder.student() for folder in folders}
-    position = {str(name): index for index, name in enumerate(val.ids)}
-    examples = []
-    for role, name in pick_examples(scores[names[runs[0]]]):
-        if name not in position:
-            raise ValueError(f"{name} is no longer in {config.data.root}")
-        sample = val[position[name]]
-        # Each network looks as it did when it was scored; the teacher at the whole image, enlarged for it.
-        views: list[tuple[str, nn.Module, Tensor]] = (
-            [] if teacher is None else [("teacher", teacher, sample.image)]
-        )
-        views += [(run, net, resize_long_side(sample.image, net.size)) for run, net in networks.items()]
-        examples.append(
-            Example(
-                id=name,
-                role=role,
-                scores={run: images.get(name) for run, images in scores.items()},
-                image=sample.image.permute(1, 2, 0).numpy(),
-                truth=sample.mask.numpy(),
-                predictions={
-                    label: segment(network, seen, sample.mask.shape).argmax(dim=0).to(torch.uint8).numpy()
-                    for label, network, seen in views
-                },
-            )
-        )
-    return examples
 
 
 def predict(
