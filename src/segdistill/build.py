@@ -1,12 +1,12 @@
 """Settings become objects, once: the one assembly that every verb uses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
@@ -17,9 +17,12 @@ from segdistill.distillation.objective import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_model
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
-from segdistill.models.zoo import build_model, output_classes, require_trust
+from segdistill.models.zoo import build_model, output_classes
+from segdistill.reporting.records import TEACHER
+from segdistill.version import __version__
 
 
 def build_experiment(config: TrainConfig) -> Experiment:
@@ -91,6 +94,23 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
             return open_validation(own)
         return open_dataset(own.root, data.split, layout=own.layout)
     raise ValueError("name the data set with --data.root")
+
+
+def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, nn.Module]]:
+    """The validation set of the first of some runs; its teacher and the students of all runs, by name.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there any more.
+        ValueError: a file is damaged, or the teacher is code that is not trusted.
+    """
+    first = next(iter(runs.values()))
+    config = first.config
+    if config.teacher.spec is not None:
+        require_trust(config.teacher.spec, first.config_file)
+    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    teacher = open_teacher(config.teacher, val.labels)
+    networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
+    return val, networks | {name: run.student() for name, run in runs.items()}
 
 
 def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
