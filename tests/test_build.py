@@ -1,0 +1,33 @@
+"""The one assembly: what a run is validated and evaluated on."""
+
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from segdistill.build import build_experiment, open_evaluation
+from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.yaml import to_yaml
+from segdistill.data.samples import Samples
+
+pytestmark = pytest.mark.integration
+
+
+def ids(samples: Samples) -> set[str]:
+    return {samples.files(index).id for index in range(len(samples))}
+
+
+def test_a_run_is_evaluated_on_what_it_held_out(configure: Any, run: Path, tmp_path: Path) -> None:
+    config = configure(tmp_path / "run")
+    config = replace(config, data=replace(config.data, val_share=0.3))
+    experiment = build_experiment(config)
+    held = ids(experiment.val)
+    assert held
+    assert not held & ids(experiment.train)
+    assert len(held | ids(experiment.train)) == 12
+    copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
+    assert ids(open_evaluation(str(tmp_path / "run"), EvaluationDataConfig())) == held
+    assert len(open_evaluation(str(tmp_path / "run"), EvaluationDataConfig(split="train"))) == 12
