@@ -333,7 +333,10 @@ def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
         (["--data.split", "tomorrow"], "tomorrow.txt does not exist; lists here: train, val"),
         (["--data.unlabelled", "[photos]"], "data.unlabelled is ['photos'], but must be empty"),
         (["--student", "dsunett"], "did you mean dsunet?"),
-        (["--student", "hourglass"], "there is no network 'hourglass'. A network is a built-in (dsunet, fcn"),
+        (
+            ["--student", "hourglass"],
+            "there is no network 'hourglass'. A network is a built-in (dsunet), one of torchvision's (fcn",
+        ),
         (["--student", "./own:build", "--student.width", "1"], "there is no network './own:build'"),
         (["--student", "fcn_resnet50"], "only dsunet can be made wider or narrower"),
         (["--student.init", "nowhere"], "nowhere is not a run folder"),

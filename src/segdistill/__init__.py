@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from segdistill.version import __version__
 
 if TYPE_CHECKING:
     from segdistill.api import benchmark, cache, evaluate, export, load_student, predict, report, serve, train

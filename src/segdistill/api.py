@@ -24,7 +24,7 @@ from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.datasets import open_dataset
 from segdistill.data.images import read_image
-from segdistill.data.samples import labelled_count
+from segdistill.data.samples import FileSamples, labelled_count
 from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
@@ -37,8 +37,10 @@ from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
-from segdistill.exporting.export import SUFFIXES, calibration_images
+from segdistill.exporting.export import check_format
 from segdistill.exporting.export import export as export_network
+from segdistill.exporting.parity import parity_line
+from segdistill.exporting.quantize import calibration_images
 from segdistill.files import write_atomic
 from segdistill.inference.prediction import (
     Prediction,
@@ -52,9 +54,10 @@ from segdistill.inference.tiles import needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
 from segdistill.inference.video import predict_video
 from segdistill.models.card import is_run
+from segdistill.models.exported import FORMATS
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
-from segdistill.models.zoo import require_trust
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import Example, pick_examples
@@ -350,7 +353,7 @@ def predict(
     keep_freed_memory_on(device)
     network = load_network(str(target), precision=config.precision)
     network = network.to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.answers_masks:
+    if config.probabilities and network.outputs_masks:
         raise ValueError(
             f"{target} answers with masks: it has no probabilities (export it with --output logits)"
         )
@@ -410,14 +413,15 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         config: format, input and output of the file, limits, ...
 
     Returns:
-        What the JSON file beside it holds, `parity` among it, and its path as `file`.
+        The content of the JSON file beside it, `parity` included, and its path as `file`.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: it cannot be exported, or answers otherwise than PyTorch: no file is left behind.
+        ValueError: it cannot be exported, or computes something else than PyTorch: no file is left behind.
     """
     config = config or ExportConfig()
-    spec, suffix = str(target), SUFFIXES[config.format]
+    check_format(config)
+    spec, suffix = str(target), FORMATS[config.format].suffix
     if not config.out and not is_run(spec):
         raise ValueError(f"name the file with --out FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
@@ -426,23 +430,30 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     network = load_network(spec)
     if not any(True for _ in network.module.parameters()):
         raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
-    samples = None
+    samples = _open_scored(spec, config)
+    images: list[Tensor] = []
+    if config.quantize is not None:
+        source = calibration_source(spec, config)
+        images = calibration_images(source, config.calibration_images, network.size)
+    record = export_network(network, path, config, samples=samples, calibration=images)
+    log(f"{path}, {record['bytes'] / 1e6:.1f} MB: {parity_line(record['parity'])}")
+    return record | {"file": str(path)}
+
+
+def _open_scored(spec: str, config: ExportConfig) -> FileSamples | None:
+    """The images with masks on which an export is scored; None where a float file has none."""
     try:
-        found = open_evaluation(spec, config.data)
-        samples = (found, found.labels)
+        return open_evaluation(spec, config.data)
     except (FileNotFoundError, ValueError) as error:
         if config.data.root:
             raise
         if config.quantize:
             raise ValueError(
-                f"what 8 bits lose must be measured, and {spec} brings no images ({error}): "
+                f"what int8 loses must be measured, and {spec} brings no images ({error}): "
                 "name some that have masks with --data.root"
             ) from None
         log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
-    images: list[Tensor] = []
-    if config.quantize is not None:
-        images = calibration_images(calibration_source(spec, config), config.calibration_images, network.size)
-    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+        return None
 
 
 def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:

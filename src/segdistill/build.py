@@ -7,7 +7,6 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import Dataset
 
-from segdistill import __version__
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
@@ -18,9 +17,11 @@ from segdistill.distillation.objective import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_model
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
-from segdistill.models.zoo import build_model, output_classes, require_trust
+from segdistill.models.zoo import build_model, output_classes
+from segdistill.version import __version__
 
 
 def build_experiment(config: TrainConfig) -> Experiment:
@@ -109,7 +110,7 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     elif config.labels is not None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
     network = load_network(config.spec, weights=config.weights, labels=own)
-    if network.answers_masks:
+    if network.outputs_masks:
         raise ValueError(
             f"teacher {config.spec} gives masks, but logits are needed: export it with --output logits"
         )

@@ -94,6 +94,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Loads YAML without aliases: a few lines of them can stand for gigabytes, or contain themselves."""
 

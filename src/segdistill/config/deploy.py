@@ -50,36 +50,30 @@ class ExportConfig:
     format: Format = "onnx"
     """onnx, openvino (.xml with .bin), pt2 (torch.export) or executorch (.pte, XNNPACK)."""
     quantize: Literal["int8"] | None = None
-    """int8 for 8-bit weights and maps (onnx and openvino), measured on calibration images."""
+    """int8 for 8-bit weights and feature maps (onnx and openvino), calibrated on images."""
     input: Literal["image", "tensor"] = "image"
-    """image takes N x H x W x 3 uint8 RGB, tensor N x 3 x H x W floats that are normalised already."""
+    """image: N x H x W x 3 uint8 RGB; tensor: N x 3 x H x W floats, already normalised."""
     output: Literal["logits", "mask"] = "logits"
-    """logits N x K x H x W, or mask, N x H x W uint8 class indices."""
+    """logits: N x K x H x W floats; mask: N x H x W uint8 class indices."""
     out: str = ""
     """The file; `model` with the format's suffix in the run folder where absent."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
-    """Images with masks that both are scored on; a run's own validation set where no root is named."""
+    """Images with masks on which file and network are scored; without a root the run's validation set."""
     images: int = 0
-    """Images of it that are used, evenly spaced; 0 takes all."""
+    """How many of these images, evenly spaced; 0 takes all."""
     calibration: str | None = None
     """Folder of images for int8; the run's own training images where absent."""
     calibration_images: int = 200
-    """Images of it that are used."""
+    """How many of these images, evenly spaced."""
     same_class: float = 0.999
-    """Smallest share of pixels with PyTorch's class that a float file may have."""
+    """Smallest fraction of pixels that must have PyTorch's class in a float file."""
     max_loss: float = 1.0
     """Largest loss of mean IoU that int8 may cost, in points (hundredths)."""
 
     def __post_init__(self) -> None:
-        require(
-            self.quantize is None or self.format in {"onnx", "openvino"},
-            "quantize",
-            self.quantize,
-            f"null for {self.format}: onnx and openvino have int8",
-        )
         require(self.images >= 0, "images", self.images, "0 or more")
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
-        require(0 <= self.same_class <= 1, "same_class", self.same_class, "a share from 0 to 1")
+        require(0 <= self.same_class <= 1, "same_class", self.same_class, "a fraction from 0 to 1")
         require(self.max_loss >= 0, "max_loss", self.max_loss, "0 or more")
 
 
@@ -91,8 +85,8 @@ class BenchmarkConfig:
     """Of targets that PyTorch runs: eager (freed memory handed back), kept (and not), fused, compiled."""
     precisions: list[str] = field(default_factory=lambda: ["fp32"])
     """fp32 and bf16; of exported files only OpenVINO's can be run in bf16."""
-    size: tuple[int, int] = (256, 256)
-    """Height and width in pixels."""
+    size: int | tuple[int, int] = 256
+    """Side of the square image, or its height and width, in pixels."""
     batch: int = 1
     """Images per pass."""
     threads: int = 0
@@ -105,6 +99,11 @@ class BenchmarkConfig:
     """K of a network of the zoo without weights of its own."""
     device: str = "cpu"
     """cpu or cuda; exported files are run on the CPU."""
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the image, in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def __post_init__(self) -> None:
         known = {"eager", "kept", "fused", "compiled"}
@@ -120,7 +119,7 @@ class BenchmarkConfig:
             self.precisions,
             "of fp32, bf16",
         )
-        require(min(self.size) > 0, "size", self.size, "above 0")
+        require(min(self.height_width) > 0, "size", self.size, "above 0")
         for name in ("batch", "repeats"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("threads", "warmup"):

@@ -73,7 +73,7 @@ class TeacherPass:
         """The outputs for a 3 x H x W uint8 image, resized to `size`."""
         view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
         with self.accelerator.autocast():
-            logits = run_network(self.teacher.answer, torch.stack([view, view.flip(2)]))
+            logits = run_network(self.teacher.unscaled, torch.stack([view, view.flip(2)]))
         return Outputs(logits, None if self.hook is None else self.hook.pop())
 
     def __enter__(self) -> "TeacherPass":

@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from segdistill import __version__
 from segdistill.data.labels import LabelSet
 from segdistill.files import write_atomic
 from segdistill.reporting import comparison, plots
@@ -25,6 +24,7 @@ from segdistill.reporting.examples import (
 )
 from segdistill.reporting.records import Records, read_records, run_names
 from segdistill.reporting.style import SERIES, save_png, to_svg
+from segdistill.version import __version__
 
 __all__ = ["Example", "pick_examples", "run_names", "write_report"]
 

@@ -9,7 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from segdistill import __version__
 from segdistill.serving.codec import ResponseFormat
 from segdistill.serving.middleware import error_response, internal_error
 from segdistill.serving.paths import (
@@ -34,6 +33,7 @@ from segdistill.serving.schemas import (
     State,
 )
 from segdistill.serving.service import Service
+from segdistill.version import __version__
 
 PAGE = Path(__file__).with_name("page")
 

@@ -23,6 +23,7 @@ from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import is_run, read_card
 from segdistill.models.fused import fuse
+from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.serving.admission import Admission
@@ -176,11 +177,11 @@ def refuse_code(spec: str) -> None:
     Raises:
         ValueError: it names some.
     """
-    run = is_run(spec)
-    network = read_card(Path(spec)).spec if run else spec
-    path = not run and ".py:" not in spec and Path(spec).exists()  # which may hold a colon
-    if ":" in network and not network.startswith("smp:") and not path:
+    network = parse_spec(spec)
+    if network.kind == "run":
+        network = parse_architecture(read_card(Path(spec)).spec)
+    if network.is_code:
         raise ValueError(
-            f"{network} is code, which a server does not run: "
+            f"{network.text} is code, which a server does not run: "
             "serve a run folder, an exported file or a built-in network"
         )
