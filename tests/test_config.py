@@ -108,9 +108,9 @@ MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)
             {"progressive": [(0.5, 32), (0.5, 48)]},
             r"progressive is \[\(0.5, 32\), \(0.5, 48\)\]",
         ),
-        (TrainConfig, {"progressive": [(0, 32)]}, "shares that rise between 0 and 1"),
-        (TrainConfig, {"progressive": [(1.0, 32)]}, "shares that rise between 0 and 1"),
-        (TrainConfig, {"progressive": [(0.5, 0)]}, "and sides above 0"),
+        (TrainConfig, {"progressive": [(0, 32)]}, "fractions that rise between 0 and 1"),
+        (TrainConfig, {"progressive": [(1.0, 32)]}, "fractions that rise between 0 and 1"),
+        (TrainConfig, {"progressive": [(0.5, 0)]}, "and sizes above 0"),
     ],
 )
 def test_impossible_values_are_refused_by_name(cls: type, settings: dict[str, Any], message: str) -> None:

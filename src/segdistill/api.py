@@ -4,9 +4,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +15,14 @@ from segdistill.build import (
     build_recorded,
     calibration_source,
     open_evaluation,
+    open_scored,
     open_teacher,
 )
-from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
-from segdistill.data.datasets import open_dataset
-from segdistill.data.images import read_image
-from segdistill.data.samples import FileSamples, labelled_count
-from segdistill.data.transforms import resize_long_side
+from segdistill.data.samples import FileSamples
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.evaluate import EvaluationOptions
@@ -42,26 +39,20 @@ from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import write_atomic
-from segdistill.inference.prediction import (
-    Prediction,
-    find_images,
-    predict_image,
-    write_image,
-    write_prediction,
-)
-from segdistill.inference.segment import segment
-from segdistill.inference.tiles import needs_tiles, predict_tiles
-from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
-from segdistill.inference.video import predict_video
+from segdistill.inference.pipeline import Pipeline
+from segdistill.inference.prediction import Prediction, find_images
+from segdistill.inference.tiles import check_tile
+from segdistill.inference.video import VIDEO_SUFFIXES, require_av
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
-from segdistill.models.spec import require_trust
+from segdistill.models.fused import fuse
+from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
-from segdistill.reporting.examples import Example, pick_examples
-from segdistill.reporting.records import run_names
+from segdistill.reporting.examples import Example, make_examples
+from segdistill.reporting.records import TEACHER, Records, read_records, run_names
 from segdistill.reporting.report import write_report
 
 
@@ -107,9 +98,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
 
 def describe(experiment: Experiment) -> str:
     """What is trained from what, on one line."""
-    config, labelled = experiment.config, labelled_count(experiment.files)
+    config, labelled = experiment.config, experiment.files.labelled
     parameters = sum(p.numel() for p in experiment.student.parameters())
-    unlabelled = len(experiment.files) - labelled  # type: ignore[arg-type]
+    unlabelled = len(experiment.files) - labelled
     return (
         f"Training {config.student.spec} ({parameters:,} parameters) on {len(experiment.labels)} classes, "
         f"{labelled:,} images with masks and {unlabelled:,} without, "
@@ -120,11 +111,12 @@ def describe(experiment: Experiment) -> str:
 def _report_training(trainer: Trainer) -> None:
     """Measure the trained student and its teacher, and write the report; nothing is opened again."""
     experiment, folder = trainer.experiment, trainer.folder
-    networks: dict[str, nn.Module] = {"student": trainer.best_student()}
-    if experiment.teacher is not None:
-        networks["teacher"] = experiment.teacher
-    folder.write_cost(measure_cost(networks, size=experiment.config.size))
-    log(f"The report is {report([folder.path])}")
+    student, [name] = trainer.best_student(), run_names([folder.path])
+    teacher: dict[str, nn.Module] = {} if experiment.teacher is None else {TEACHER: experiment.teacher}
+    folder.write_cost(measure_cost({"student": student, **teacher}, size=experiment.config.size))
+    records = [read_records(folder, name)]
+    examples = _examples(records, lambda: (experiment.val, {**teacher, name: student}))
+    log(f"The report is {write_report(records, folder.report_file, examples)}")
 
 
 def replay(file: str | Path) -> dict[str, Any]:
@@ -178,7 +170,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
-        "bytes": sum(shard.stat().st_size for cache in filled.all for shard in cache.parts),
+        "bytes": sum(cache.bytes for cache in filled.all),
         "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -262,12 +254,24 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
         FileNotFoundError: a folder is no run folder.
         ValueError: a record in it is not what segdistill writes.
     """
-    folders = [Path(run) for run in runs]
+    folders = [RunFolder(run) for run in runs]
+    names = run_names([folder.path for folder in folders])
+    records = [read_records(folder, name) for folder, name in zip(folders, names, strict=True)]
+    examples = _examples(records, lambda: open_scored(dict(zip(names, folders, strict=True))))
+    return write_report(records, Path(out) if out else folders[0].report_file, examples)
+
+
+def _examples(
+    records: Sequence[Records], open_networks: Callable[[], tuple[FileSamples, dict[str, nn.Module]]]
+) -> list[Example] | str:
+    """Pictures of the runs' best, median and worst images, or why there are none."""
+    if not records[0].image_scores:
+        return []
     try:
-        examples: list[Example] | str = gather_examples(folders)
+        val, networks = open_networks()
+        return make_examples(val, networks, {run.name: run.image_scores for run in records})
     except (FileNotFoundError, ValueError) as error:
-        examples = f"The images of the validation set could not be shown: {error}"
-    return write_report(folders, Path(out) if out else folders[0] / "report.html", examples)
+        return f"The images of the validation set could not be shown: {error}"
 
 
 def load_student(run: str | Path) -> TrainedNetwork:
@@ -288,121 +292,59 @@ def pack(run: str | Path, out: str | Path) -> Path:
     return RunFolder(run).pack(Path(out))
 
 
-def gather_examples(runs: Sequence[Path]) -> list[Example]:
-    """Best, median and worst validation images of the first run, and what each run's network sees there."""
-    folders = [RunFolder(run) for run in runs]
-    config = folders[0].config
-    if config.teacher.spec is not None:
-        require_trust(config.teacher.spec, folders[0].config_file)
-    names = dict(zip(runs, run_names(runs), strict=True))
-    scores = {names[folder.path]: folder.image_scores for folder in folders}
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
-    teacher = open_teacher(config.teacher, val.labels)
-    networks = {names[folder.path]: folder.student() for folder in folders}
-    position = {str(name): index for index, name in enumerate(val.ids)}
-    examples = []
-    for role, name in pick_examples(scores[names[runs[0]]]):
-        if name not in position:
-            raise ValueError(f"{name} is no longer in {config.data.root}")
-        sample = val[position[name]]
-        # Each network looks as it did when it was scored; the teacher at the whole image, enlarged for it.
-        views: list[tuple[str, nn.Module, Tensor]] = (
-            [] if teacher is None else [("teacher", teacher, sample.image)]
-        )
-        views += [(run, net, resize_long_side(sample.image, net.size)) for run, net in networks.items()]
-        examples.append(
-            Example(
-                id=name,
-                role=role,
-                scores={run: images.get(name) for run, images in scores.items()},
-                image=sample.image.permute(1, 2, 0).numpy(),
-                truth=sample.mask.numpy(),
-                predictions={
-                    label: segment(network, seen, sample.mask.shape).argmax(dim=0).to(torch.uint8).numpy()
-                    for label, network, seen in views
-                },
-            )
-        )
-    return examples
-
-
 def predict(
-    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
+    target: str | Path, paths: str | Path | Sequence[str | Path], config: PredictConfig | None = None
 ) -> Iterator[tuple[Path, Prediction]]:
     """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
+    Wrong arguments are refused at the call; images are read, segmented and written while the results are
+    iterated over.
+
     Args:
         target: a run folder, or any network spec.
-        paths: files and folders.
+        paths: a file or folder, or several.
         config: output folder, input size, ...
 
-    Yields:
-        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
-        frame in turn.
+    Returns:
+        An iterator over the mask file of each image and its prediction, in order; of a video, over the
+        overlay video and each frame in turn.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: an image cannot be read, or two images would get one name.
+        ValueError: settings do not go together, or two images would get one name.
+        segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
+            the files that could not be read; all others are done.
     """
     config = config or PredictConfig()
-    files = list(find_images(paths))
+    files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
+    _check_predicted(files, config)
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = load_network(str(target), precision=config.precision).to(device)
+    if config.probabilities and network.outputs_masks:
+        raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
+    if config.precision == "fp32" and any(isinstance(module, DSUNet) for module in network.modules()):
+        network = cast(TrainedNetwork, fuse(network))
+    network = network.to(memory_format=torch.channels_last)
+    return Pipeline(network, config, device).run(files)
+
+
+def _check_predicted(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
+    """Refuse files that would get one name, and settings that do not go with each other or with a video."""
     for name, count in Counter(name for _, name in files).items():
         if count > 1:
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = load_network(str(target), precision=config.precision)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.outputs_masks:
-        raise ValueError(
-            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
-        )
-    for path, name in files:
-        if path.suffix.lower() in VIDEOS:
-            if config.probabilities or config.flip or config.tile:
-                raise ValueError(
-                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
-                )
-            out = Path(config.out) / name
-            frames = predict_video(
-                network, path, out, size=config.size, masks=config.mask_video, device=device
+    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        require_av()
+        if config.probabilities or config.flip or config.tile:
+            raise ValueError(
+                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
             )
-            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
-            continue
-        if needs_tiles(path, network, config):
-            yield _predict_large(network, path, Path(config.out) / name, config, device)
-            continue
-        prediction = predict_image(
-            network, read_image(path), size=config.size, flip=config.flip,
-            probabilities=config.probabilities, device=device,
-        )  # fmt: skip
-        yield (
-            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
-            prediction,
-        )
-
-
-def _predict_large(
-    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
-) -> tuple[Path, Prediction]:
-    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
-    if config.probabilities or config.flip or config.size:
-        raise ValueError(
-            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
-        )
-    mask, reduced = predict_tiles(
-        network,
-        path,
-        tile=config.tile or min(TILE, network.largest_side or TILE),
-        overlap=config.overlap,
-        scratch=Path(config.out),
-        device=device,
-    )
-    file = target.with_name(f"{target.name}.png")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, replace(reduced, mask=mask).palette_mask(), "PNG")
-    write_image(target.with_name(f"{target.name}_overlay.jpg"), reduced.overlay(), "JPEG")
-    return file, reduced
+    if config.tile:
+        if config.probabilities or config.flip or config.size:
+            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
+        check_tile(config.tile, config.overlap)
 
 
 def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:

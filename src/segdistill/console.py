@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,13 +15,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 console = Console(stderr=True)
 """Where everything meant for people goes; standard output is for machines."""
 
 
-def progress_columns() -> list[Any]:
-    """Bar, count, elapsed and remaining time, and the newest numbers."""
-    return [
+@contextmanager
+def progress(visible: bool = True) -> Iterator[Progress]:
+    """A live bar with count, time and the newest `numbers` of a task; silent where there is no terminal."""
+    columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -30,19 +33,12 @@ def progress_columns() -> list[Any]:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}"),
-    ]
-
-
-@contextmanager
-def progress(visible: bool = True) -> Iterator[Progress]:
-    """A progress display on standard error; where that is no terminal it stays silent."""
-    with Progress(
-        *progress_columns(), console=console, disable=not visible or not sys.stderr.isatty()
-    ) as bar:
+    )
+    with Progress(*columns, console=console, disable=not visible or not sys.stderr.isatty()) as bar:
         yield bar
 
 
-def log(text: str, accelerator: Accelerator | None = None) -> None:
-    """A line for people, from the main process only."""
+def log(text: str, accelerator: "Accelerator | None" = None) -> None:
+    """Print a line for people, from the main process only where an `accelerator` is given."""
     if accelerator is None or accelerator.is_main_process:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

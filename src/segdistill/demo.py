@@ -27,7 +27,7 @@ TITLES = {"teacher": "teacher", "student-alone": "student alone", "student-disti
 
 
 def demo(out: Path, *, seed: int = 0, device: str = "auto", overwrite: bool = False) -> dict[str, Any]:
-    """Show the whole way once, offline.
+    """Draw data, train the three networks and compare them, offline.
 
     The teacher is the reference network at half its width, the student the same network at an eighth of it;
     both students have the same steps, data order and seed.
@@ -48,7 +48,7 @@ def demo(out: Path, *, seed: int = 0, device: str = "auto", overwrite: bool = Fa
     log(f"Drawing the data set into {data}")
     write_shapes(data, seed=seed, size=SIZE)
     for name, config in experiments(out, data, seed, device).items():
-        log(f"\n{TITLES[name]}: {config.steps} steps of {config.batch} views")
+        log(f"\n{TITLES[name]}: {config.steps} steps of {config.batch} crops")
         train(config, overwrite=overwrite)
     runs = [out / name for name in ("student-alone", "student-distilled", "teacher")]
     page = report(runs, out / "report.html")

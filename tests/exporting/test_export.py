@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from segdistill import api
 from segdistill.config.deploy import ExportConfig, PredictConfig, ServeConfig
@@ -221,7 +220,7 @@ def test_int8_that_loses_too_much_is_refused() -> None:
         require_parity(scores | {"miou_after": None}, config, path)
 
 
-def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export, tmp_path: Path) -> None:
+def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export) -> None:
     network = load_network(str(exported("executorch")))
     assert network.largest_side == 512
     assert load_network(str(run)).largest_side is None
@@ -231,8 +230,7 @@ def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export, tmp_p
             with pytest.raises(ValueError, match="it takes 1 of 512x512 pixels, or what needs no more"):
                 network(torch.zeros(shape))
     network.size = None  # as of a run without one: images are cut to what the file takes
-    Image.new("RGB", (600, 40)).save(tmp_path / "wide.png")
-    assert needs_tiles(tmp_path / "wide.png", network, PredictConfig())
+    assert needs_tiles((600, 40), network, PredictConfig())
     with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with --size 512"):
         Service(network, network_card(network), ServeConfig(size=600), torch.device("cpu"))
     with Service(network, network_card(network), ServeConfig(), torch.device("cpu")) as service:

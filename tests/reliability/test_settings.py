@@ -19,6 +19,7 @@ from segdistill.config.yaml import load, to_yaml
 from segdistill.data.datasets import open_dataset, splits
 from segdistill.data.labels import label_set, read_yaml
 from segdistill.engine.replay import load_dump
+from segdistill.engine.run_folder import RunFolder
 from segdistill.files import read_json
 from segdistill.models.card import read_card
 from segdistill.reporting.records import read_records
@@ -193,7 +194,7 @@ def test_the_records_of_a_run(folder: Path, content: Any) -> None:
     for name in ("metrics.json", "environment.json", "cost.json", "nonfinite.json"):
         (folder / name).write_text(json.dumps(content))
     (folder / "history.jsonl").write_text(f"{json.dumps(content)}\n" * 2)
-    refused_or_read(read_records, folder, "x")
+    refused_or_read(read_records, RunFolder(folder), "x")
     dump = refused_or_read(load_dump, folder / "nonfinite.json")
     assert dump is None or (isinstance(dump.record["step"], int) and len(dump.batch.id) == 1)
 

@@ -2,13 +2,17 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from torch import Tensor, nn
 
 from segdistill.data.labels import LabelSet
+from segdistill.data.samples import FileSamples
 from segdistill.reporting.examples import (
     CORRECT,
     LONG_SIDE,
@@ -20,6 +24,7 @@ from segdistill.reporting.examples import (
     data_uri,
     error_map,
     example_grid,
+    make_examples,
     pick_examples,
     tiles,
 )
@@ -75,6 +80,53 @@ def test_no_image_is_picked_twice_and_roles_keep_their_order(images, count):
     assert [scores[name] for name in names] == sorted((scores[name] for name in names), reverse=True)
     roles = [role for role, _ in picked]
     assert roles == sorted(roles, key=["best", "median", "worst"].index)
+
+
+class Constant(nn.Module):
+    """Predicts one class everywhere, and records the sizes of the images that it gets."""
+
+    def __init__(self, index: int, size: int | None = None) -> None:
+        super().__init__()
+        self.index, self.sizes = index, []
+        if size is not None:
+            self.size = size
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.sizes.append(tuple(image.shape[2:]))
+        logits = torch.zeros(len(image), len(LABELS), *image.shape[2:])
+        logits[:, self.index] = 1
+        return logits
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> FileSamples:
+    """Three images of 12 x 16 pixels, each of one colour and one class."""
+    for i in range(3):
+        Image.new("RGB", (16, 12), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        Image.new("L", (16, 12), i).save(tmp_path / f"mask{i}.png")
+    images, masks = ([tmp_path / f"{name}{i}.png" for i in range(3)] for name in ("", "mask"))
+    return FileSamples(LABELS, ["a", "b", "c"], images, masks)
+
+
+def test_examples_are_made_of_open_networks_each_at_its_own_size(samples):
+    teacher, student = Constant(1), Constant(2, size=8)
+    scores = {"run": {"a": 0.1, "b": 0.9, "c": None}}
+    best, worst = make_examples(samples, {"teacher": teacher, "run": student}, scores)
+    assert [(e.role, e.id, e.scores) for e in (best, worst)] == [
+        ("best", "b", {"run": 0.9}),
+        ("worst", "a", {"run": 0.1}),
+    ]
+    assert list(best.predictions) == ["teacher", "run"]
+    assert best.image.shape == (12, 16, 3)
+    assert best.image[0, 0, 0] == 1
+    for expected, mask in ((1, best.truth), (1, best.predictions["teacher"]), (2, best.predictions["run"])):
+        np.testing.assert_array_equal(mask, np.full((12, 16), expected))
+    assert (set(teacher.sizes), set(student.sizes)) == ({(12, 16)}, {(6, 8)})
+
+
+def test_examples_of_an_image_that_is_gone_are_refused(samples):
+    with pytest.raises(ValueError, match="z is no longer in the data set"):
+        make_examples(samples, {"run": Constant(0)}, {"run": {"z": 0.5}})
 
 
 def test_an_error_map_tells_right_wrong_and_unknown_apart():

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.engine.run_folder import RunFolder
+from segdistill.reporting import comparison
 from segdistill.reporting.comparison import MINUS
 from segdistill.reporting.examples import Example, pick_examples
 from segdistill.reporting.records import read_records, run_names
@@ -82,10 +84,18 @@ def examples(*runs, teacher=True) -> list[Example]:
     return found
 
 
+def write_page(runs, out: Path, shown) -> Path:
+    """`write_report` on the records of run folders."""
+    names = run_names(runs)
+    return write_report(
+        [read_records(RunFolder(run), name) for run, name in zip(runs, names, strict=True)], out, shown
+    )
+
+
 def test_a_page_about_two_runs(make_run):
     first, second = make_run("first", noise=2.0, teacher=False), make_run("second", noise=1.0)
     runs = [first.path, second.path]
-    out = write_report(runs, first.path / "deep" / "report.html", examples(first, second))
+    out = write_page(runs, first.path / "deep" / "report.html", examples(first, second))
     assert out == first.path / "deep" / "report.html"
     page = Page(out)
 
@@ -118,10 +128,27 @@ def test_a_page_about_two_runs(make_run):
     assert "segdistill train --out 'a b'" in page.texts["environment"]
 
 
+def test_runs_scored_on_different_images_are_shown_without_differences(make_run):
+    runs = [make_run("first", noise=2.0).path, make_run("second", images=6).path]
+    page = Page(write_page(runs, runs[0] / "report.html", []))
+    warning = "scored on different images: first on 8, second on 6, of which 6 are the same"
+    assert warning in page.texts["headline"]
+    assert f"{MINUS}50.0\u00a0%" in page.texts["headline"]  # latency is compared all the same
+    records = [read_records(RunFolder(run), run.name) for run in runs]
+    rows = comparison.headline(records)[:4] + comparison.scores(records) + comparison.classes(records)
+    assert {(cell.delta, cell.tone) for row in rows for cell in row.cells} == {("", "")}
+
+
+def test_runs_scored_on_the_same_images_have_no_such_warning(make_run):
+    runs = [make_run(name).path for name in ("first", "second")]
+    page = Page(write_page(runs, runs[0] / "report.html", []))
+    assert "different images" not in page.source
+
+
 def test_the_pictures_of_a_page(make_run):
     first, second = make_run("first", noise=2.0), make_run("second")
     shown = examples(first, second)
-    page = Page(write_report([first.path, second.path], first.path / "report.html", shown))
+    page = Page(write_page([first.path, second.path], first.path / "report.html", shown))
     pictures = images(page)
     height, width = shown[0].truth.shape
     masks = [image for image in pictures if image.size == (width, height)]
@@ -138,7 +165,7 @@ def test_the_pictures_of_a_page(make_run):
 
 def test_names_are_escaped(make_run):
     run = make_run("<i>run", images=4)
-    page = Page(write_report([run.path], run.path / "report.html", examples(run)))
+    page = Page(write_page([run.path], run.path / "report.html", examples(run)))
     assert "<b>x" not in page.source
     assert "<i>" not in page.source
     assert "&lt;b&gt;x" in page.source
@@ -149,7 +176,7 @@ def test_names_are_escaped(make_run):
 
 def test_a_page_about_one_run(make_run):
     run = make_run("only")
-    page = Page(write_report([run.path], run.path / "report.html", "the data set has moved to <mars>"))
+    page = Page(write_page([run.path], run.path / "report.html", "the data set has moved to <mars>"))
     assert f"{100 * run.summary['miou']:.1f}\u00a0%" in page.texts["headline"]
     assert "after step 30 of 40" in page.texts[""]
     assert "15.5\u00d7 fewer than its teacher" in page.texts["headline"]
@@ -163,7 +190,7 @@ def test_a_run_without_evaluation_says_what_is_missing(make_run):
     run = make_run("young").path
     for file in ("metrics.json", "model.json", "cost.json", "history.jsonl", "environment.json"):
         (run / file).unlink()
-    page = Page(write_report([run], run / "report.html", []))
+    page = Page(write_page([run], run / "report.html", []))
     for section in SECTIONS.keys() - {"examples", "config"}:
         assert "young has no" in page.texts[section], section
         assert f"segdistill train --config {run / 'config.yaml'} --resume" in page.texts[section]
@@ -175,7 +202,7 @@ def test_weights_alone_show_the_scores_of_their_card(make_run):
     run = make_run("shipped")
     for file in ("metrics.json", "config.yaml", "cost.json", "history.jsonl", "environment.json"):
         (run.path / file).unlink()
-    page = Page(write_report([run.path], run.path / "report.html", "no images are shipped"))
+    page = Page(write_page([run.path], run.path / "report.html", "no images are shipped"))
     assert f"{100 * run.summary['miou']:.2f}\u00a0%" in page.texts["headline"]
     assert "shipped has no settings" in page.texts["config"]
     assert "--resume" not in page.source
@@ -185,7 +212,7 @@ def test_one_run_may_lack_what_another_has(make_run):
     first, second = make_run("first"), make_run("second")
     (first.path / "metrics.json").unlink()
     (second.path / "cost.json").unlink()
-    page = Page(write_report([first.path, second.path], second.path / "report.html", "none"))
+    page = Page(write_page([first.path, second.path], second.path / "report.html", "none"))
     assert page.texts["classes"].count("absent") == 1  # of the run that was evaluated
     assert "first has no confusion matrix" in page.texts["confusion"]
     assert "second has no measured cost" in page.texts["cost"]
@@ -193,20 +220,20 @@ def test_one_run_may_lack_what_another_has(make_run):
 
 def test_an_evaluation_without_labelled_pixels(make_run):
     run = make_run("void", images=0).path
-    page = Page(write_report([run], run / "report.html", []))
+    page = Page(write_page([run], run / "report.html", []))
     assert "No labelled pixel was compared." in page.texts["confusion"]
     assert "No labelled pixel was compared." in page.texts["calibration"]
 
 
 def test_a_page_is_the_same_twice(make_run):
     run = make_run("again")
-    pages = [write_report([run.path], run.path / f"{i}.html", examples(run)).read_bytes() for i in range(2)]
+    pages = [write_page([run.path], run.path / f"{i}.html", examples(run)).read_bytes() for i in range(2)]
     assert pages[0] == pages[1]
 
 
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder: it has neither") as error:
-        write_report([tmp_path], tmp_path / "report.html", [])
+        write_page([tmp_path], tmp_path / "report.html", [])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "report.html").exists()
 
@@ -227,21 +254,21 @@ def test_damaged_records_are_named(make_run, file, content):
     run = make_run("damaged").path
     (run / file).write_text(content)
     with pytest.raises(ValueError, match=re.escape(file)):
-        write_report([run], run / "report.html", [])
+        write_page([run], run / "report.html", [])
 
 
 def test_a_torn_last_line_of_the_history_is_left_out(make_run):
     run = make_run("torn").path
     lines = (run / "history.jsonl").read_text()
     (run / "history.jsonl").write_text(lines + '{"step": 41, "lo')
-    records = read_records(run, "torn")
+    records = read_records(RunFolder(run), "torn")
     assert records.steps[-1]["step"] == 40
     assert [record["step"] for record in records.evaluations] == [10, 20, 30, 40]
 
 
 def test_records_are_read_back(make_run):
     run = make_run("read")
-    records = read_records(run.path, "read")
+    records = read_records(RunFolder(run.path), "read")
     assert records.best == {"step": 30, **run.summary}
     assert records.labels == run.labels
     assert records.network("student")["parameters"] == 2_284_969

@@ -7,7 +7,7 @@ from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.values import require
 
 TILE = 1024
-"""Side, in pixels, of the tiles that a large image is cut into where nobody says otherwise."""
+"""Side, in pixels, of the tiles that a large image is cut into by default."""
 
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
 
@@ -19,16 +19,16 @@ class PredictConfig:
     out: str = "predictions"
     """Folder for masks and overlays."""
     size: int | None = None
-    """Long side, in pixels, that the network sees; null takes what its run was evaluated at."""
+    """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
     flip: bool = False
-    """Average with the mirrored view."""
+    """Average the probabilities with those of the mirrored image."""
     probabilities: bool = False
     """Also write the class probabilities (float16, .npz)."""
     tile: int = 0
     """Side, in pixels, of the tiles that images are cut into; 0 cuts only those above 16 megapixels,
     or larger than an exported file takes."""
     overlap: int = 128
-    """Pixels that neighbouring tiles share; over the middle quarter of them one fades into the other."""
+    """Pixels by which neighbouring tiles overlap; in the middle quarter of them one fades into the other."""
     mask_video: bool = False
     """Of a video, also write the masks: a lossless grey video whose values are class indices."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -8,7 +8,7 @@ from segdistill.config.values import require
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationDataConfig:
-    """What an evaluation looks at."""
+    """The images and masks of an evaluation."""
 
     root: str = ""
     """Folder of the labelled data set; for a run folder its own validation set where absent."""
@@ -34,11 +34,11 @@ class EvaluateConfig:
     weights: str | None = None
     """A state dict for the target, where it has no weights of its own."""
     size: int | None = None
-    """Long side, in pixels, that the network sees; null takes the run's own, else the image's."""
+    """Long side, in pixels, that images are resized to; null takes the run's own, else the image's."""
     flip: bool = False
-    """Average with the mirrored view."""
+    """Average the probabilities with those of the mirrored image."""
     scales: list[float] = field(default_factory=lambda: [1.0])
-    """Average over views of these relative sizes."""
+    """Average the probabilities over the image resized by each of these factors."""
     map: dict[str, str] = field(default_factory=dict)
     """The network's class -> the data set's class, for names that differ."""
     classes: str = ""

@@ -18,7 +18,7 @@ Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "poly", "constant"]
 
 FEATURE_LOSSES = frozenset({"cosine", "fitnet", "attention", "pairwise", "ifvd", "mgd"})
-"""Those of `ObjectiveConfig.losses` that compare feature maps: the teacher's logits alone do not do."""
+"""Those of `ObjectiveConfig.losses` that compare feature maps, and so need more than logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +32,34 @@ class DataConfig:
     split: str = "train"
     """Split to train on: a list file of a VOC devkit, or a value for {split} in a folder layout."""
     val_split: str = "val"
-    """Split that training evaluates on."""
+    """Split that training evaluates on; unused with val_share."""
+    val_share: float = 0.0
+    """Fraction of the images of `split` that is held out for validation, where the data set has no split for
+    it; chosen by a hash of each image's name, so that it stays the same when files are added. 0 holds out
+    none."""
     extra: list[str] = field(default_factory=list)
     """More labelled data sets with the same label set, each ROOT or ROOT@SPLIT."""
     unlabelled: list[str] = field(default_factory=list)
     """Folders of images without masks (searched recursively); they have soft loss only."""
     unlabelled_share: float | None = None
-    """Share of each batch that is drawn from the unlabelled folders; null draws all images alike."""
+    """Fraction of each batch that is drawn from the unlabelled folders; null draws all images alike."""
     labelled_share: float = 1.0
-    """Share of the labelled images whose masks are used, evenly spaced: to learn what more masks are worth.
-    The teacher explains the others without masks; where there is no teacher they are left out."""
+    """Fraction of the labelled images whose masks are used, evenly spaced: to measure what masks are worth.
+    The others have soft loss only; without a teacher they are left out."""
     long_side: int | None = None
-    """Training images are reduced to this long side when they are read, masks with them; null keeps them."""
+    """Training images, and their masks, are downscaled to this long side when read; null keeps their size."""
     cache: str | None = None
-    """Folder for the decoded (and reduced) training images, so that no file is decoded twice."""
+    """Folder for the decoded (and downscaled) training images, so that no file is decoded twice."""
     cache_gb: float = 8.0
-    """Most gigabytes of the decoded images; what does not fit is decoded each time."""
+    """Largest size of that cache in gigabytes; images that do not fit are decoded each time."""
     workers: int = 2
     """Loader processes per training process; 0 loads in the training process itself."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(0 <= self.val_share < 1, "data.val_share", self.val_share, "from 0 to below 1")
+        require(not self.val_share or self.val_split == "val", "data.val_split", self.val_split,
+                "left as it is where data.val_share holds images of data.split out instead")  # fmt: skip
         share, side = self.unlabelled_share, self.long_side
         require(
             0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "above 0, 1 at most"
@@ -70,22 +77,22 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """The random view that training draws of a sample; evaluation uses none of it."""
+    """The random crop that training draws of a sample, and its colours; evaluation uses none of it."""
 
     scale: tuple[float, float] = (0.5, 2.0)
-    """Range of the random enlargement before the crop, drawn log-uniformly; (1, 1) keeps the size."""
+    """Range of the random scale of an image before the crop, drawn log-uniformly; (1, 1) keeps the size."""
     stretch: bool = False
     """Resize the whole image to the crop's square instead of cropping (as in the reference recipe)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: float = 0.3
-    """Strength of the brightness, contrast and saturation jitter: each factor is in 1 - it to 1 + it."""
+    """Strength s of the brightness, contrast and saturation jitter: each factor is from 1 - s to 1 + s."""
     blur: float = 0.0
     """Probability of a Gaussian blur of sigma 0.1 to 2 pixels."""
     hue: float = 0.0
-    """Strength of the hue jitter: the colour circle is turned by up to this part of it, either way."""
+    """Strength of the hue jitter: the largest rotation either way, as a fraction of the colour circle."""
     grey: float = 0.0
-    """Probability of a view without colour."""
+    """Probability of a crop without colour."""
     mixup: float = 0.0
     """Probability that the images of a batch are blended in pairs (MixUp); one kind of mixing per batch."""
     cutmix: float = 0.0
@@ -125,22 +132,22 @@ class StudentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """The frozen network whose teacher_logits is distilled; without a spec, training is supervised."""
+    """The frozen network that is distilled; without a spec, training is supervised."""
 
     spec: str | None = None
     """Any network of the zoo, a .onnx file or a run folder. A file.py:function runs that file's code."""
     weights: str | None = None
     """A .safetensors or .pth state dict, instead of the weights that torchvision publishes."""
     scale: float = 1.0
-    """Enlargement of the student's batch for the teacher's eyes; it was trained on larger views."""
+    """Factor by which the student's crops are upsampled for the teacher, which was trained on larger ones."""
     labels: str | None = None
     """Its label set where the network does not carry one: `voc`, `data` (the data set's) or a YAML file."""
     cache: str | None = None
-    """Folder for what the teacher says of whole images: it looks at each image once, not at each view."""
+    """Folder for the teacher's outputs: computed once for each whole image, not for every crop of it."""
     cache_stride: int | None = None
-    """Pixels of the teacher's view per cached grid point; null finds the coarsest that loses nothing."""
+    """Pixels of the teacher's input per cached grid point; null finds the coarsest grid without a loss."""
     cache_topk: int = 0
-    """Classes kept per grid point, the others sharing what remains; 0 keeps all."""
+    """Classes kept per grid point, the rest of the probability spread over the others; 0 keeps all."""
     map: dict[str, str] = field(default_factory=dict)
     """Teacher class -> student class, for names that differ; several onto one class are added up."""
 
@@ -164,17 +171,17 @@ class ObjectiveConfig:
     losses: dict[str, Scheduled | dict[str, Scheduled]] = field(default_factory=dict)
     """Further losses by name, each a weight (or two), or a mapping of `weight` and the loss's own options."""
     label_smoothing: float = 0.0
-    """Share of the hard loss's target that is spread over all classes."""
+    """Fraction of the hard loss's target that is spread over all classes."""
     class_weights: float = 0.0
-    """Pixels count by their class's frequency to the power of minus this in the hard loss; 0.5 is usual."""
+    """Exponent e of the hard loss's class weights, frequency ** -e; 0 weighs pixels alike, 0.5 is usual."""
     auxiliary: float = 0.0
-    """Weight of hard and soft loss of extra heads on the student's inner layers, which are not saved."""
+    """Weight of the hard and soft loss of auxiliary heads on inner layers, which are not saved."""
     student_layer: str | None = None
     """Module of the student whose output feature losses compare; null takes its deepest."""
     teacher_layer: str | None = None
     """Module of the teacher whose output feature losses compare; null takes its deepest."""
     soft_on_void: bool = True
-    """Whether void pixels have the losses of logits: there the teacher is the only one who knows."""
+    """Whether void pixels, for which only the teacher has classes, take part in the losses of logits."""
 
     def __post_init__(self) -> None:
         weights = {name: self.weight(name) for name in self.losses}
@@ -183,13 +190,13 @@ class ObjectiveConfig:
             require(is_weight(weight), setting, weight, "0 or more, and finite (one number, or two)")
         require(is_weight(self.temperature, above=True), "objective.temperature", self.temperature,
                 "above 0, and finite (one number, or two)")  # fmt: skip
-        ours = largest(self.alpha) + largest(self.beta)
-        require(ours > 0 or any(map(largest, weights.values())), "objective.alpha and objective.beta", 0,
+        both = largest(self.alpha) + largest(self.beta)
+        require(both > 0 or any(map(largest, weights.values())), "objective.alpha and objective.beta", 0,
                 "not both 0, unless objective.losses names another")  # fmt: skip
         require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing,
                 "from 0 to below 1")  # fmt: skip
         require(0 <= self.class_weights <= 2, "objective.class_weights", self.class_weights, "from 0 to 2")
-        possible = 0 <= self.auxiliary < math.inf and (ours > 0 or not self.auxiliary)
+        possible = 0 <= self.auxiliary < math.inf and (both > 0 or not self.auxiliary)
         require(possible, "objective.auxiliary", self.auxiliary,
                 "0 or more, and finite; 0 where alpha and beta, which its heads have too, are 0")  # fmt: skip
 
@@ -223,7 +230,7 @@ class OptimConfig:
     clip: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
     accumulate: int = 1
-    """Forward passes per optimiser step; the batch is split over them."""
+    """Gradient accumulation steps: micro-batches that the batch of an optimiser step is split into."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights (0.999, say); 0 keeps none."""
 
@@ -256,7 +263,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """Data sets."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Training views."""
+    """Training crops."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Student network."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -270,11 +277,11 @@ class TrainConfig:
     size: int = 256
     """Side of the square training crop, in pixels."""
     progressive: list[tuple[float, int]] = field(default_factory=list)
-    """(share, side) pairs: until this share of the steps crops have this side, `size` after the last. The
-    random scale shrinks along, so that a crop shows as much of the image; torch.compile compiles anew where
-    the side changes."""
+    """(fraction, crop size) pairs: until this fraction of the steps crops have this size, `size` after the
+    last. The random scale shrinks along, so that a crop shows as much of the image; torch.compile compiles
+    anew where the size changes."""
     batch: int = 8
-    """Images per optimiser step, over all processes and accumulated passes."""
+    """Images per optimiser step, over all processes and micro-batches."""
     steps: int = 0
     """Optimiser steps; 0 takes `epochs` instead."""
     epochs: float = 50.0
@@ -288,7 +295,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps between lines of history.jsonl."""
     seed: int = 0
-    """Seeds weights, data order, views and dropout."""
+    """Seeds weights, data order, crops and dropout."""
     quantize: Literal["int8"] | None = None
     """int8 goes on with the weights of student.init as if in 8 bits: `export --quantize int8` loses less."""
     device: str = "auto"
@@ -300,14 +307,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.size > 0, "size", self.size, "above 0")
-        shares = [share for share, _ in self.progressive]
-        require(
-            all(0 < a < b for a, b in pairwise([*shares, 1.0]))
-            and all(side > 0 for _, side in self.progressive),
-            "progressive",
-            self.progressive,
-            "(share, side) pairs with shares that rise between 0 and 1, and sides above 0",
-        )
+        bounds = [fraction for fraction, _ in self.progressive]
+        rising = all(0 < a < b for a, b in pairwise([*bounds, 1.0]))
+        allowed = "(fraction, size) pairs with fractions that rise between 0 and 1, and sizes above 0"
+        possible = rising and all(size > 0 for _, size in self.progressive)
+        require(possible, "progressive", self.progressive, allowed)
         require(self.batch > 0, "batch", self.batch, "above 0")
         require(self.steps >= 0, "steps", self.steps, "0 or more")
         require(self.steps > 0 or self.epochs > 0, "epochs", self.epochs, "above 0 where steps is 0")
@@ -318,27 +322,29 @@ class TrainConfig:
         possible = self.student.init is not None and not self.runtime.compile
         require(self.quantize is None or possible, "quantize", self.quantize,
                 "null without a run to start from (--init RUN) or with runtime.compile")  # fmt: skip
+        size = self.evaluate_size
+        require(size is None or size > 0, "evaluate_size", size, "above 0")
+        self._check_batch()
+        if self.teacher.spec is None:
+            self._check_supervised()
+
+    def _check_batch(self) -> None:
+        """Every micro-batch has images, and where both kinds of images are mixed, some of both."""
+        share, steps = self.data.unlabelled_share, self.optim.accumulate
+        require(self.batch % steps == 0, "batch", self.batch, "a multiple of optim.accumulate")
         require(
-            self.evaluate_size is None or self.evaluate_size > 0,
-            "evaluate_size",
-            self.evaluate_size,
-            "above 0",
-        )
-        require(
-            self.batch % self.optim.accumulate == 0, "batch", self.batch, "a multiple of optim.accumulate"
-        )
-        share, passes = self.data.unlabelled_share, self.optim.accumulate
-        require(
-            share is None or passes <= round(share * self.batch) <= self.batch - passes,
+            share is None or steps <= round(share * self.batch) <= self.batch - steps,
             "data.unlabelled_share",
             share,
-            f"one that leaves {passes} or more of both kinds of images in a batch of {self.batch}",
+            f"one that leaves {steps} or more of both kinds of images in a batch of {self.batch}",
         )
-        if self.teacher.spec is None:
-            enough = self.objective.weighted and not self.objective.auxiliary
-            require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,
-                    "above 0 where there is no teacher")  # fmt: skip
-            photos, share = self.data.unlabelled, self.data.unlabelled_share
-            allowed = "where there is no teacher (set --teacher)"
-            require(not photos, "data.unlabelled", photos, f"empty {allowed}")
-            require(share is None, "data.unlabelled_share", share, f"null {allowed}")
+
+    def _check_supervised(self) -> None:
+        """Without a teacher, a loss is left, and there is no image without a mask."""
+        enough = self.objective.weighted and not self.objective.auxiliary
+        require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,
+                "above 0 where there is no teacher")  # fmt: skip
+        allowed = "where there is no teacher (set --teacher)"
+        require(not self.data.unlabelled, "data.unlabelled", self.data.unlabelled, f"empty {allowed}")
+        share = self.data.unlabelled_share
+        require(share is None, "data.unlabelled_share", share, f"null {allowed}")

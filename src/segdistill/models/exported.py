@@ -39,7 +39,7 @@ class ExportCard:
     Attributes:
         labels: what the logits are over; None where the metadata of a foreign file lack it.
         mean, std: of the RGB input in 0 to 1.
-        size: long side, in pixels, of the images it is meant to see; None for any.
+        size: long side, in pixels, of the images it is meant for; None for any.
         input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
         source: run folder or spec that it was made from.
@@ -88,7 +88,7 @@ class ExportedNetwork(nn.Module):
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .pte (ExecuTorch).
         threads: of onnxruntime and OpenVINO; None for PyTorch's number.
-        precision: bf16 lets OpenVINO compute in it, the other runtimes as the file says only.
+        precision: what the runtime computes in; most formats allow fp32 only, see `FORMATS`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -57,8 +57,8 @@ class FusedBlock(nn.Module):
         if skip is None:
             return self._branch(x, weights, self.bias).relu_()
         # Input channels are the first axis of the depthwise weights, and the second of the others.
-        parts = [torch.split(w, self.sizes, dim=axis) for w, axis in zip(weights, (0, 0, 1, 1), strict=True)]
-        first, second = zip(*parts, strict=True)
+        halves = [torch.split(w, self.sizes, dim=axis) for w, axis in zip(weights, (0, 0, 1, 1), strict=True)]
+        first, second = zip(*halves, strict=True)
         return (self._branch(x, first, self.bias) + self._branch(skip, second, None)).relu_()
 
     def _branch(self, x: Tensor, weights: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:

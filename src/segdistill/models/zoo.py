@@ -21,7 +21,7 @@ from segdistill.models.spec import CHOICES, Kind, NetworkSpec, parse_architectur
 from segdistill.models.student import DSUNet
 
 PROBE_SIDE = 64
-"""Side, in pixels, of the image that shows what a network outputs."""
+"""Side, in pixels, of the image that a network is probed with."""
 
 
 class MainOutput(nn.Module):

@@ -44,23 +44,25 @@ def cells(
     relative: bool = False,
     lower_is_better: bool = False,
     digits: int = 1,
+    compared: bool = True,
 ) -> list[Cell]:
     """The values of all runs, with the differences of the later ones to the first.
 
     Args:
-        values: shares from 0 to 1, or any quantity where `relative`; None where a run has none.
+        values: fractions from 0 to 1, or any quantity where `relative`; None where a run has none.
         write: turns a value into text.
         relative: differences in percent of the first value, instead of percentage points.
         lower_is_better: which sign is good.
         digits: after the point, of the differences.
+        compared: whether there are differences at all.
     """
-    first = values[0]
+    first = values[0] if compared else None
     row = []
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         if value is None:
             row.append(Cell(text=DASH))
             continue
-        if place == 0 or first is None or (relative and first == 0):
+        if index == 0 or first is None or (relative and first == 0):
             row.append(Cell(text=write(value)))
             continue
         change = 100 * (value / first - 1 if relative else value - first)
@@ -75,7 +77,7 @@ def cells(
 
 
 def percent(digits: int) -> Formatter:
-    """Writes a share as a percentage."""
+    """Writes a fraction as a percentage."""
     return lambda value: f"{100 * value:.{digits}f}\u00a0%"
 
 
@@ -92,18 +94,36 @@ def milliseconds(value: float) -> str:
     return f"{value:.3g}\u00a0ms" if value < 1000 else f"{value / 1000:.3g}\u00a0s"
 
 
+def different_images(runs: Sequence[Records]) -> str:
+    """A sentence on runs whose best evaluations scored different images; empty where they scored the same.
+
+    Their scores are shown side by side, but without differences, which would compare the images too.
+    """
+    scored = {run.name: set(run.image_scores) for run in runs if run.image_scores}
+    if not scored or all(images == next(iter(scored.values())) for images in scored.values()):
+        return ""
+    counts = ", ".join(f"{name} on {len(images):,}" for name, images in scored.items())
+    common = len(set.intersection(*scored.values()))
+    return (
+        f"These runs were scored on different images: {counts}, of which {common:,} are the same. "
+        "Their scores cannot be compared."
+    )
+
+
 def headline(runs: Sequence[Records]) -> list[Row]:
     """The six numbers that a reader wants first."""
-    rows = [
-        Row(
-            title={"miou": "mIoU", "calibration_error": "ECE"}.get(name, SCORES[name]),
-            cells=cells(
-                [run.scores.get(name) for run in runs], percent(1), lower_is_better=name in LOWER_IS_BETTER
-            ),
-            note="calibration error: lower is better" if name in LOWER_IS_BETTER else "",
+    compared = not different_images(runs)
+    rows = []
+    for name in ("miou", "pixel_accuracy", "boundary_iou", "calibration_error"):
+        lower = name in LOWER_IS_BETTER
+        values = [run.scores.get(name) for run in runs]
+        rows.append(
+            Row(
+                title={"miou": "mIoU", "calibration_error": "ECE"}.get(name, SCORES[name]),
+                cells=cells(values, percent(1), lower_is_better=lower, compared=compared),
+                note="calibration error: lower is better" if lower else "",
+            )
         )
-        for name in ("miou", "pixel_accuracy", "boundary_iou", "calibration_error")
-    ]
     networks = [run.network("student") for run in runs]
     parameters = [network.get("parameters") for network in networks]
     rows.append(
@@ -116,34 +136,35 @@ def headline(runs: Sequence[Records]) -> list[Row]:
     latencies = [network.get("latency_ms") for network in networks]
     ways = {measured_on(run) for run in runs if run.cost}
     note = next(iter(ways)) if len(ways) == 1 else "measured in different ways" if ways else ""
-    comparable = latencies if len(ways) == 1 else latencies[:1]
-    row = cells(comparable, milliseconds, relative=True, lower_is_better=True)
-    row += [Cell(text=DASH if v is None else milliseconds(v)) for v in latencies[len(comparable) :]]
+    row = cells(latencies, milliseconds, relative=True, lower_is_better=True, compared=len(ways) == 1)
     return [*rows, Row(title="latency", cells=row, note=note and f"one image: {note}")]
 
 
 def scores(runs: Sequence[Records]) -> list[Row]:
     """Every score of the best evaluation, and the newest one's mIoU."""
+    compared = not different_images(runs)
     rows = []
     for name, title in SCORES.items():
         values = [run.scores.get(name) for run in runs]
         if any(value is not None for value in values):
             lower = name in LOWER_IS_BETTER
-            row = cells(values, percent(2), lower_is_better=lower, digits=2)
+            row = cells(values, percent(2), lower_is_better=lower, digits=2, compared=compared)
             rows.append(Row(title=title, cells=row, note="lower is better" if lower else ""))
     last = [(run.last or {}).get("miou") for run in runs]
     if any(value is not None for value in last):
-        rows.append(Row(title="mean IoU after the last step", cells=cells(last, percent(2), digits=2)))
+        row = cells(last, percent(2), digits=2, compared=compared)
+        rows.append(Row(title="mean IoU after the last step", cells=row))
     return rows
 
 
 def classes(runs: Sequence[Records]) -> list[Row]:
     """IoU of each class, and beside it, where there is one run only, its other scores."""
     iou = [(run.best or {}).get("iou", {}) for run in runs]
+    compared = not different_images(runs)
     rows = []
     for name in dict.fromkeys(name for values in iou for name in values):
-        row = cells([values.get(name) for values in iou], percent(1))
-        # A class without truth is absent; one that a run does not know, or has not seen yet, is a dash.
+        row = cells([values.get(name) for values in iou], percent(1), compared=compared)
+        # A class without truth is absent; one that a run does not have, or has no score of yet, is a dash.
         row = [
             Cell(text="absent") if name in values and values[name] is None else cell
             for values, cell in zip(iou, row, strict=True)
@@ -152,7 +173,7 @@ def classes(runs: Sequence[Records]) -> list[Row]:
             best = runs[0].best or {}
             for key in ("accuracy", "boundary_iou_by_class"):
                 row += cells([best.get(key, {}).get(name)], percent(1))
-            row.append(Cell(text=_share_of_truth(best, name)))
+            row.append(Cell(text=_fraction_of_truth(best, name)))
         rows.append(Row(title=name, cells=row))
     return rows
 
@@ -179,7 +200,7 @@ def costs(runs: Sequence[Records]) -> list[Row]:
 def measured_on(run: Records) -> str:
     """Where and on what the run's networks were measured."""
     cost = run.cost or {}
-    threads = f", {cost['threads']} threads" if cost.get("device") == "cpu" and "threads" in cost else ""
+    threads = f", threads: {cost['threads']}" if cost.get("device") == "cpu" and "threads" in cost else ""
     size = f" {TIMES} ".join(map(str, cost.get("input", [])[2:]))
     return f"{cost.get('device', '?')}{threads}, {size} pixels"
 
@@ -220,8 +241,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _share_of_truth(evaluation: Mapping[str, Any], name: str) -> str:
-    """How much of the labelled pixels is of a class."""
+def _fraction_of_truth(evaluation: Mapping[str, Any], name: str) -> str:
+    """The fraction of the labelled pixels that is of a class, in percent."""
     confusion, names = evaluation.get("confusion"), list(evaluation["iou"])
     total = sum(map(sum, confusion)) if confusion else 0
     return percent(1)(sum(confusion[names.index(name)]) / total) if confusion and total else DASH
@@ -229,13 +250,14 @@ def _share_of_truth(evaluation: Mapping[str, Any], name: str) -> str:
 
 def _against_teacher(runs: Sequence[Records], key: str, words: tuple[str, str]) -> str:
     """How many times fewer or more than its teacher's, for a single run."""
-    own, teachers = runs[0].network("student").get(key), runs[0].network(TEACHER).get(key)
-    return _times(own, teachers, words) if len(runs) == 1 and own and teachers else ""
+    student, teacher = runs[0].network("student").get(key), runs[0].network(TEACHER).get(key)
+    return _times(student, teacher, words) if len(runs) == 1 and student and teacher else ""
 
 
-def _times(own: float, teachers: float, words: tuple[str, str]) -> str:
-    """The factor between two costs, and the word for a gain or a loss."""
-    return f"{max(own, teachers) / min(own, teachers):.1f}{TIMES} {words[own > teachers]}"
+def _times(student: float, teacher: float, words: tuple[str, str]) -> str:
+    """The factor between two costs, and the words for a gain or a loss; empty where they are nearly equal."""
+    factor = f"{max(student, teacher) / min(student, teacher):.1f}"
+    return "" if factor == "1.0" else f"{factor}{TIMES} {words[student > teacher]}"
 
 
 def _gains(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
@@ -245,8 +267,5 @@ def _gains(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
         "flops": ("fewer operations", "more operations"),
         "latency_ms": ("faster", "slower"),
     }
-    return ", ".join(
-        _times(student[key], teacher[key], text)
-        for key, text in words.items()
-        if student.get(key) and teacher.get(key)
-    )
+    both = {key: text for key, text in words.items() if student.get(key) and teacher.get(key)}
+    return ", ".join(filter(None, (_times(student[key], teacher[key], text) for key, text in both.items())))

@@ -9,11 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+from torch import Tensor, nn
 
 from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.samples import FileSamples
+from segdistill.data.transforms import resize_long_side
+from segdistill.inference.segment import largest_class, segment
 from segdistill.reporting.records import TEACHER
 from segdistill.reporting.style import LINE, MUTED, WIDTH, figure_style, legend, shorten
 
@@ -27,12 +32,12 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One validation image and what each network sees in it.
+    """One validation image and what each network predicts for it.
 
     Attributes:
         id: its name.
         role: why it is shown: best, median or worst.
-        scores: its mean IoU, by run.
+        scores: its mean IoU over the classes in its truth or its prediction, by run.
         image: H x W x 3 uint8, RGB.
         truth: H x W uint8, class index or 255 = void.
         predictions: H x W uint8 class indices by network, the teacher first (as "teacher"), then each run.
@@ -65,8 +70,57 @@ class Tile:
     caption: str = ""
 
 
+def make_examples(
+    samples: FileSamples,
+    networks: Mapping[str, nn.Module],
+    scores: Mapping[str, Mapping[str, float | None]],
+    count: int = 2,
+) -> list[Example]:
+    """The best, median and worst images of the first run, with the predictions of all networks.
+
+    A network gets an image at the long side `size` that it has as an attribute, as when it was scored;
+    without one (a teacher), at the image's own size.
+
+    Args:
+        samples: the validation set.
+        networks: by name, in eval mode, the teacher first (as "teacher"), then each run.
+        scores: mean IoU by image id, by run.
+        count: how many images of each kind.
+
+    Raises:
+        ValueError: an image that was scored is not in `samples`.
+    """
+    index_of = {str(name): index for index, name in enumerate(samples.ids)}
+    examples = []
+    for role, name in pick_examples(next(iter(scores.values())), count):
+        if name not in index_of:
+            raise ValueError(f"{name} is no longer in the data set")
+        sample = samples[index_of[name]]
+        examples.append(
+            Example(
+                id=name,
+                role=role,
+                scores={run: images.get(name) for run, images in scores.items()},
+                image=sample.image.permute(1, 2, 0).numpy(),
+                truth=sample.mask.numpy(),
+                predictions={
+                    label: _predicted(network, sample.image, sample.mask.shape)
+                    for label, network in networks.items()
+                },
+            )
+        )
+    return examples
+
+
+def _predicted(network: nn.Module, image: Tensor, size: torch.Size) -> np.ndarray:
+    """3 x h x w uint8 -> H x W uint8 class indices, on the network's device."""
+    weights = next(network.parameters(), None)
+    image = resize_long_side(image, getattr(network, "size", None))
+    return largest_class(segment(network, image if weights is None else image.to(weights.device), size))
+
+
 def pick_examples(images: Mapping[str, float | None], count: int = 2) -> list[tuple[str, str]]:
-    """Which images to look at: the best, those in the middle, and the worst.
+    """Which images to show: the best, those in the middle, and the worst.
 
     Args:
         images: mean IoU by image id; None (all void) is left out, equal ones go by id.
@@ -181,7 +235,7 @@ def example_grid(examples: Sequence[Example], labels: LabelSet) -> Figure | None
 
 
 def _shown_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height at which an H x W image is shown; small ones are not enlarged."""
+    """Width and height at which an H x W image is shown; small ones keep their size."""
     height, width = shape
     factor = min(1.0, LONG_SIDE / max(height, width))
     return max(1, round(width * factor)), max(1, round(height * factor))

@@ -196,7 +196,7 @@ def _bars(axes: Axes, percents: np.ndarray, tint: str, group: int, groups: int) 
 
 
 def confusion_matrices(runs: Mapping[str, tuple[Sequence[str], Any]]) -> Figure | None:
-    """Confusion matrices side by side, each row as shares of that true class's pixels.
+    """Confusion matrices side by side, each row as fractions of that true class's pixels.
 
     Classes without truth have no row; pixels that were taken for one are gathered in a last column.
 
@@ -220,7 +220,7 @@ def confusion_matrices(runs: Mapping[str, tuple[Sequence[str], Any]]) -> Figure 
 
 
 def present_confusion(names: Sequence[str], confusion: Any) -> tuple[list[str], list[str], np.ndarray]:
-    """Rows, columns and shares (each row sums up to 1) of a confusion matrix without its absent classes."""
+    """Rows, columns and fractions (1 in each row) of a confusion matrix without its absent classes."""
     pixels = np.asarray(confusion, dtype=np.float64).reshape(len(names), len(names))
     here = pixels.sum(axis=1) > 0
     rows = [name for name, there in zip(names, here, strict=True) if there]
@@ -232,11 +232,11 @@ def present_confusion(names: Sequence[str], confusion: Any) -> tuple[list[str], 
     return rows, columns, kept / kept.sum(axis=1, keepdims=True)
 
 
-def _confusion(axes: Axes, rows: list[str], columns: list[str], shares: np.ndarray) -> None:
-    """One matrix; its cells are of one colour whose opacity is the share, so that any background will do."""
-    cells = np.empty((*shares.shape, 4), dtype=np.uint8)
+def _confusion(axes: Axes, rows: list[str], columns: list[str], fractions: np.ndarray) -> None:
+    """One matrix; its cells are of one colour whose opacity is the fraction: any background will do."""
+    cells = np.empty((*fractions.shape, 4), dtype=np.uint8)
     cells[..., :3] = CELL
-    cells[..., 3] = np.round(255 * shares)
+    cells[..., 3] = np.round(255 * fractions)
     axes.imshow(cells, interpolation="none", aspect="equal")
     size = 7.5 if len(rows) <= MOST_VALUES else max(3.5, 190 / len(rows))
     axes.set_xticks(range(len(columns)), [shorten(n) for n in columns], rotation=90, fontsize=size, color=INK)
@@ -248,12 +248,14 @@ def _confusion(axes: Axes, rows: list[str], columns: list[str], shares: np.ndarr
     axes.set(xlabel="predicted class", ylabel="true class")
     if len(rows) <= MOST_VALUES:
         axes.grid(visible=True, which="minor", color=LINE, linewidth=0.5)
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.005:
-                tint = "#ffffff" if share > 0.65 else INK
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=tint, fontsize=6)
+        for (row, column), fraction in np.ndenumerate(fractions):
+            if fraction >= 0.005:
+                tint = "#ffffff" if fraction > 0.65 else INK
+                axes.text(
+                    column, row, f"{100 * fraction:.0f}", ha="center", va="center", color=tint, fontsize=6
+                )
         return
-    tints = LinearSegmentedColormap.from_list("share", [(*(c / 255 for c in CELL), a) for a in (0, 1)])
+    tints = LinearSegmentedColormap.from_list("fraction", [(*(c / 255 for c in CELL), a) for a in (0, 1)])
     scale = ScalarMappable(cmap=tints)
     scale.set_clim(0, 100)
     axes.figure.colorbar(scale, ax=axes, shrink=0.5, aspect=30)

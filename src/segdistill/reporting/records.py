@@ -19,7 +19,8 @@ class Records:
 
     Attributes:
         name: what the report calls it.
-        path: its folder.
+        figures: the folder of its figures.
+        settings_file: its config.yaml.
         settings: config.yaml as text, empty where there is none.
         config: config.yaml parsed.
         environment: versions, device, command, ...
@@ -32,7 +33,8 @@ class Records:
     """
 
     name: str
-    path: Path
+    figures: Path
+    settings_file: Path
     settings: str
     config: dict[str, Any]
     environment: dict[str, Any] | None
@@ -47,6 +49,12 @@ class Records:
     def scores(self) -> Mapping[str, Any]:
         """The best evaluation's scores; those of the model card where the evaluation itself is gone."""
         return self.best or (self.card.metrics if self.card else {})
+
+    @property
+    def image_scores(self) -> dict[str, float | None]:
+        """Mean IoU of each image of the best evaluation, by id; empty where there is none."""
+        images = (self.best or {}).get("images")
+        return images if isinstance(images, dict) else {}
 
     @property
     def class_names(self) -> list[str]:
@@ -66,24 +74,24 @@ class Records:
         return next((network for network in networks if network.get("name") == name), {})
 
 
-def read_records(run: Path, name: str) -> Records:
+def read_records(folder: RunFolder, name: str) -> Records:
     """Read the records of a run folder.
 
     Args:
-        run: the folder.
+        folder: the run.
         name: what the report calls it.
 
     Raises:
         FileNotFoundError: it is no run folder.
         ValueError: a record is damaged.
     """
-    folder = RunFolder(run)
     folder.require()
     steps, evaluations = folder.history()
     metrics = folder.metrics
     return Records(
         name=name,
-        path=run,
+        figures=folder.figures,
+        settings_file=folder.config_file,
         settings=folder.config_text,
         config=read_yaml(folder.config_file) if folder.config_text else {},
         environment=folder.environment,

@@ -19,14 +19,11 @@ from segdistill.reporting.examples import (
     data_uri,
     error_legend,
     example_grid,
-    pick_examples,
     tiles,
 )
-from segdistill.reporting.records import Records, read_records, run_names
+from segdistill.reporting.records import Records
 from segdistill.reporting.style import SERIES, save_png, to_svg
 from segdistill.version import __version__
-
-__all__ = ["Example", "pick_examples", "run_names", "write_report"]
 
 SECTIONS = {
     "headline": "Headline",
@@ -50,84 +47,80 @@ class Missing:
     command: str = ""
 
 
-def write_report(runs: list[Path], out: Path, examples: list[Example] | str) -> Path:
-    """Write the page, and its figures as PNG files into `figures/` of the first run.
+def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example] | str) -> Path:
+    """Write the page, and its figures as PNG files into the figures' folder of the first run.
 
     Args:
-        runs: run folders; the later ones are compared with the first.
+        runs: the later ones are compared with the first.
         out: the file to write.
-        examples: images with what each run (by its name in `run_names`) sees in them, or why there are none.
+        examples: images with their predictions by each run, by its name; or why there are none.
 
     Returns:
         The file.
 
     Raises:
-        FileNotFoundError: a folder is no run folder.
-        ValueError: a record is damaged, or a folder is named twice.
+        OSError: a file cannot be written.
     """
-    records = [read_records(run, name) for run, name in zip(runs, run_names(runs), strict=True)]
-    for name, figure in _figures(records, examples).items():
+    for name, figure in _figures(runs, examples).items():
         if figure is not None:
-            save_png(figure, runs[0] / "figures" / f"{name}.png")
+            save_png(figure, runs[0].figures / f"{name}.png")
     page = _template().render(
         version=__version__,
-        runs=records,
+        runs=runs,
         series=SERIES,
         sections=SECTIONS,
-        missing=_missing(records),
-        headline=comparison.headline(records),
-        scores=comparison.scores(records),
-        classes=comparison.classes(records),
-        costs=comparison.costs(records),
-        settings=comparison.settings(records),
-        environments=comparison.environments(records),
-        **_vector_figures(records),
-        **_example_section(examples, records[0].labels),
+        missing=_missing(runs),
+        different_images=comparison.different_images(runs),
+        headline=comparison.headline(runs),
+        scores=comparison.scores(runs),
+        classes=comparison.classes(runs),
+        costs=comparison.costs(runs),
+        settings=comparison.settings(runs),
+        environments=comparison.environments(runs),
+        **_vector_figures(runs),
+        **_example_section(examples, runs[0].labels),
     )
     write_atomic(out, page)
     return out
 
 
-def _figures(records: Sequence[Records], examples: list[Example] | str) -> dict[str, Figure | None]:
+def _figures(runs: Sequence[Records], examples: Sequence[Example] | str) -> dict[str, Figure | None]:
     """The figures that become files, by name; None where a record is missing."""
     return {
-        "curves": plots.curves(*_histories(records)),
-        "iou": plots.iou_bars(_iou(records)),
-        "confusion": plots.confusion_matrices(_confusions(records)),
-        "calibration": plots.calibration_curves(_calibrations(records)),
-        "examples": None if isinstance(examples, str) else example_grid(examples, records[0].labels),
+        "curves": plots.curves(*_histories(runs)),
+        "iou": plots.iou_bars(_iou(runs)),
+        "confusion": plots.confusion_matrices(_confusions(runs)),
+        "calibration": plots.calibration_curves(_calibrations(runs)),
+        "examples": None if isinstance(examples, str) else example_grid(examples, runs[0].labels),
     }
 
 
-def _vector_figures(records: Sequence[Records]) -> dict[str, Any]:
+def _vector_figures(runs: Sequence[Records]) -> dict[str, Any]:
     """The figures that the page draws itself: curves one by one, and one of each kind per run."""
-    panels = plots.curve_panels(*_histories(records))
+    panels = plots.curve_panels(*_histories(runs))
     return {
         "curves": [_svg(panel, f"curve-{name}", f"{name} over the steps") for name, panel in panels.items()],
-        "bars": _svg(plots.iou_bars(_iou(records)), "iou", "IoU of each class; the table has the numbers"),
+        "bars": _svg(plots.iou_bars(_iou(runs)), "iou", "IoU of each class; the table has the numbers"),
         "confusions": {
             name: _svg(plots.confusion_matrices({name: found}), f"confusion-{name}", f"Confusion of {name}")
-            for name, found in _confusions(records).items()
+            for name, found in _confusions(runs).items()
         },
         "calibrations": {
             name: _svg(
                 plots.calibration_curves({name: found}), f"calibration-{name}", f"Calibration of {name}"
             )
-            for name, found in _calibrations(records).items()
+            for name, found in _calibrations(runs).items()
         },
     }
 
 
-def _example_section(examples: list[Example] | str, labels: LabelSet) -> dict[str, Any]:
+def _example_section(examples: Sequence[Example] | str, labels: LabelSet) -> dict[str, Any]:
     """The examples as rows of pictures with their legends, or the reason why there are none."""
     shown = [] if isinstance(examples, str) else examples
+    missing = examples if isinstance(examples, str) else "No image has a score yet."
     return {
         "examples": [(example, tiles(example, labels)) for example in shown],
-        "no_examples": examples
-        if isinstance(examples, str)
-        else ""
-        if shown
-        else "No image has a score yet.",
+        "no_examples": "" if shown else missing,
         "class_colours": colour_legend(shown, labels),
         "error_colours": error_legend(),
         "data_uri": data_uri,
@@ -151,38 +144,38 @@ def _svg(figure: Figure | None, key: str, label: str) -> Markup | None:
     return None if figure is None else Markup(to_svg(figure, key, label))
 
 
-def _histories(records: Sequence[Records]) -> tuple[plots.History, plots.History]:
-    return {run.name: run.steps for run in records}, {run.name: run.evaluations for run in records}
+def _histories(runs: Sequence[Records]) -> tuple[plots.History, plots.History]:
+    return {run.name: run.steps for run in runs}, {run.name: run.evaluations for run in runs}
 
 
-def _iou(records: Sequence[Records]) -> dict[str, dict[str, float | None]]:
-    return {run.name: (run.best or {}).get("iou", {}) for run in records}
+def _iou(runs: Sequence[Records]) -> dict[str, dict[str, float | None]]:
+    return {run.name: (run.best or {}).get("iou", {}) for run in runs}
 
 
-def _confusions(records: Sequence[Records]) -> dict[str, tuple[Sequence[str], Any]]:
+def _confusions(runs: Sequence[Records]) -> dict[str, tuple[Sequence[str], Any]]:
     """Class names and confusion matrix of each run that has one."""
     return {
-        r.name: (list(r.best["iou"]), r.best["confusion"])
-        for r in records
-        if r.best and "confusion" in r.best
+        run.name: (list(run.best["iou"]), run.best["confusion"])
+        for run in runs
+        if run.best and "confusion" in run.best
     }
 
 
-def _calibrations(records: Sequence[Records]) -> dict[str, tuple[Any, float | None]]:
+def _calibrations(runs: Sequence[Records]) -> dict[str, tuple[Any, float | None]]:
     """Calibration bins and error of each run that has them."""
     return {
         run.name: (run.best["calibration"], run.best.get("calibration_error"))
-        for run in records
+        for run in runs
         if run.best and "calibration" in run.best
     }
 
 
-def _missing(records: Sequence[Records]) -> dict[str, list[Missing]]:
+def _missing(runs: Sequence[Records]) -> dict[str, list[Missing]]:
     """By section, what is not there."""
     lacks: dict[str, list[Missing]] = {section: [] for section in SECTIONS}
-    for run in records:
+    for run in runs:
         best = run.best or {}
-        config = shlex.quote(str(run.path / "config.yaml"))
+        config = shlex.quote(str(run.settings_file))
         command = f"segdistill train --config {config} --resume" if run.config else ""
         expected: dict[str, tuple[Any, str]] = {
             "headline": (run.scores, "no evaluation yet"),

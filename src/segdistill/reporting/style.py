@@ -102,7 +102,7 @@ def to_svg(figure: Figure, key: str, label: str) -> str:
     Args:
         figure: made within `figure_style`.
         key: different for each figure of a page, so that their ids are too.
-        label: says what is seen, for people who do not see it.
+        label: describes the figure to screen readers.
     """
     buffer = io.StringIO()
     with figure_style(), rc_context({"svg.hashsalt": key}):
