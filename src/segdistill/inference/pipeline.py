@@ -164,9 +164,11 @@ class Pipeline:
             batch = self._next_batch(inputs)
             for item, prediction in self._predict_batch(batch):
                 written[item] = pool.submit(self._write, item, prediction)
-            while waiting and (waiting[0] in written) and written[waiting[0]].done():
-                yield written[waiting.popleft()].result()
-        yield from (written[item].result() for item in waiting if item in written)
+            # Probabilities of a photograph take a hundred megabytes: those of one image at a time.
+            wait = self.config.probabilities
+            while waiting and (first := waiting[0]) in written and (wait or written[first].done()):
+                yield written.pop(waiting.popleft()).result()
+        yield from (written.pop(item).result() for item in waiting if item in written)
 
     def _next_batch(self, inputs: dict[Item, Input]) -> dict[Item, Input]:
         """Take the first input, and those of its size that fit into a batch with it."""
