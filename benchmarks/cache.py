@@ -1,8 +1,8 @@
-"""What the teacher's cache costs and what it changes: bytes per image, fill rate, and the error of its views.
+"""What the teacher's cache costs and what it changes: bytes per image, fill rate, and the error of its crops.
 
     python benchmarks/cache.py --config configs/voc-animals.yaml --images 200
 
-The error is measured on training views: cached logits against what the live teacher answers to the same whole
+The error is measured on training crops: cached logits against what the live teacher answers to the same whole
 image (rounding and interpolation), and to the crop alone (the context that a crop lacks).
 """
 
@@ -23,14 +23,14 @@ from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
 from segdistill.data.cache.teacher import crop_logits, image_key, to_grid
 from segdistill.data.datasets import open_dataset
-from segdistill.data.samples import FileSamples, image_file
+from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import apply_crop, draw_crop, normalise
 from segdistill.engine.fill_caches import look, open_teacher_cache
 from segdistill.engine.runtime import make_accelerator
 
 
 def disagreement(cached: torch.Tensor, live: torch.Tensor, valid: torch.Tensor) -> tuple[float, float, float]:
-    """Mean absolute difference, KL in nats, and share of pixels of another class, valid the view."""
+    """Mean absolute difference, KL in nats, and fraction of pixels of another class, where `valid`."""
     a, b = cached[:, valid].float(), live[:, valid].float()
     kl = F.kl_div(a.log_softmax(0), b.log_softmax(0), log_target=True, reduction="none").sum(0).mean()
     other = (a.argmax(0) != b.argmax(0)).float().mean()
@@ -65,24 +65,23 @@ def main() -> None:
             started = time.perf_counter()
             cache = open_teacher_cache(settings, teacher, samples, accelerator).logits
             rate = len(samples) / (time.perf_counter() - started)
-            size = sum(part.stat().st_size for part in cache.parts) / len(samples)
+            size = cache.bytes / len(samples)
             found: dict[str, list[tuple[float, float, float]]] = {"the whole image": [], "the crop": []}
             for index in range(len(samples)):
                 image, mask, _, _ = samples[index]
                 shape = (image.shape[1], image.shape[2])
-                view = draw_crop(*shape, config.size, config.augment, np.random.default_rng((0, index)))
-                crop, _, valid = apply_crop(image, mask, view, config.size)
-                stored = cache.read(image_key(*image_file(samples, index)), shape)
+                crop = draw_crop(*shape, config.size, config.augment, np.random.default_rng((0, index)))
+                pixels, _, valid = apply_crop(image, mask, crop)
+                files = samples.files(index)
+                stored = cache.read(image_key(files.id, files.image), shape)
                 assert stored is not None
-                cached = crop_logits(stored, view, shape, shape, config.size, cache.form)
-                full = look(teacher, image, cache.form.seen(shape), accelerator).cpu()
-                fine = replace(cache.form, stride=1, align_corners=False)
-                exact = crop_logits(
-                    to_grid(full, fine.grid(shape), False), view, shape, shape, config.size, fine
-                )
+                cached = crop_logits(stored, crop, shape, shape, cache.form)
+                full = look(teacher, image, cache.form.input_size(shape), accelerator).cpu()
+                fine = replace(cache.form, stride=1, grid="stretched")
+                exact = crop_logits(to_grid(full, fine.grid_size(shape), False), crop, shape, shape, fine)
                 found["the whole image"].append(disagreement(cached, exact, valid))
-                pixels = normalise(crop.to(accelerator.device))[None]
-                found["the crop"].append(disagreement(cached, teacher(pixels)[0].cpu(), valid))
+                image = normalise(pixels.to(accelerator.device))[None]
+                found["the crop"].append(disagreement(cached, teacher(image)[0].cpu(), valid))
         for name, errors in found.items():
             mean = np.mean(errors, axis=0)
             table.add_row(

@@ -1,8 +1,8 @@
-"""The reference student in every format beside PyTorch: latency, and the share of pixels with the same class.
+"""The reference student in every format beside PyTorch: latency, and how many pixels have the same class.
 
     python benchmarks/exported.py --size 256 256 --threads 2
 
-The student has random weights, which cost what trained ones cost; 8 bits are calibrated on drawn images.
+The student has random weights, which cost what trained ones cost; int8 is calibrated on drawn images.
 Each target runs in a process of its own, and they take turns. The first is plain eager float32 PyTorch, which
 hands freed memory back.
 """
@@ -15,16 +15,14 @@ from pathlib import Path
 import torch
 from inference import CLASSES, make_student
 from rich.console import Console
-from safetensors.torch import save_file
 
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
-from segdistill.exporting.export import SUFFIXES
 from segdistill.exporting.parity import compare, draw_images
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.card import CARD, WEIGHTS, ModelCard
-from segdistill.models.exported import ExportCard
+from segdistill.models.card import ModelCard, save_model
+from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.reporting.tables import benchmark_table
@@ -37,26 +35,25 @@ def write_run(folder: Path, width: float) -> None:
     """A run folder with a student that nobody trained."""
     folder.mkdir()
     card = ModelCard(spec="dsunet", width=width, labels=VOC, size=256, evaluate_size=None)
-    (folder / CARD).write_text(card.to_json())
-    save_file(make_student(width).state_dict(), folder / WEIGHTS)
+    save_model(folder, make_student(width).state_dict(), card)
 
 
 def write_files(run: Path) -> list[str]:
-    """The student in every format, and in 8 bits; tensors in, logits out, as in PyTorch."""
+    """The student in every format, and in int8; tensors in, logits out, as in PyTorch."""
     network = load_network(str(run))
     card = ExportCard(labels=network.labels, input="tensor", source="dsunet", version=__version__)
     generator = torch.Generator().manual_seed(1)
     images = list(draw_images(20, 256, 256, generator))
-    found = []
+    files = []
     for form, write in WRITERS.items():
-        path = run.parent / f"student{SUFFIXES[form]}"
-        write(trace(network, card, form, eight_bits=False), path, card)
-        found.append(str(path))
+        path = run.parent / f"student{FORMATS[form].suffix}"
+        write(trace(network, card, form, int8=False), path, card)
+        files.append(str(path))
         if form in QUANTIZERS:
-            path = run.parent / f"student-int8{SUFFIXES[form]}"
-            QUANTIZERS[form](trace(network, card, form, eight_bits=True), path, card, images)
-            found.append(str(path))
-    return found
+            path = run.parent / f"student-int8{FORMATS[form].suffix}"
+            QUANTIZERS[form](trace(network, card, form, int8=True), path, card, images)
+            files.append(str(path))
+    return files
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""Memory for a large image and for a video, and what is seen otherwise where tiles meet.
+"""Memory for a large image and for a video, and pixels that get another class where tiles meet.
 
     python benchmarks/large.py memory --side 20000 --tile 1024
     python benchmarks/large.py video pretrained/voc-animals
     python benchmarks/large.py seams pretrained/voc-animals path/to/photographs --tile 256
 
-`memory` draws an uncompressed TIFF of SIDE x SIDE pixels and lets a network of one 1x1 convolution see it:
-what is left is what cutting, decoding and joining take. `video` draws clips of 24 and of 300 frames. `seams`
-counts the pixels whose class is not that of the whole image, for several shares of the overlap in which two
-tiles fade into each other.
+`memory` draws an uncompressed TIFF of SIDE x SIDE pixels and segments it with a network of one 1x1
+convolution: what is left is what cutting, decoding and joining take. `video` draws clips of 24 and of 300
+frames. `seams` counts the pixels whose class is not that of the whole image, for several fractions of the
+overlap over which two tiles fade into each other.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from segdistill.models.trained import load_network
 from segdistill.profiling.process import WorkerProcess
 
 MIB = 2**20
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 POINTWISE = "import torch\n\n\ndef network():\n    return torch.nn.Conv2d(3, 21, 1)\n"
 
 
@@ -92,8 +92,8 @@ def seams(options: argparse.Namespace, table: Table) -> None:
     pixels = sum(mask.size for mask in whole)
     for overlap in (64, 128):
         row = [f"{overlap}"]
-        for share in SHARES:
-            tiles.BLENDED = share
+        for fraction in FRACTIONS:
+            tiles.FADE = fraction
             cut = [tiles.segment_tiles(network, picture, options.tile, overlap) for picture in pictures]
             other = sum(int((a != b).sum()) for a, b in zip(whole, cut, strict=True))
             row.append(f"{other / pixels:.2%}")
@@ -111,7 +111,7 @@ def main() -> None:
     large.add_argument("--tile", type=int, default=1024)
     clips = verbs.add_parser("video", help="memory of a short and of a long video")
     clips.add_argument("target")
-    where = verbs.add_parser("seams", help="pixels that are seen otherwise where tiles meet")
+    where = verbs.add_parser("seams", help="pixels that get another class where tiles meet")
     where.add_argument("target")
     where.add_argument("images", help="a folder of images")
     where.add_argument("--count", type=int, default=4, help="images that are used")
@@ -120,7 +120,7 @@ def main() -> None:
     columns = {
         "memory": ("image", "MiB"),
         "video": ("video", "MiB"),
-        "seams": ("overlap", *(f"{share:.0%} faded" for share in SHARES)),
+        "seams": ("overlap", *(f"{fraction:.0%} faded" for fraction in FRACTIONS)),
     }
     table = Table()
     for column in columns[options.verb]:

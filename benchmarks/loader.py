@@ -79,7 +79,7 @@ def main() -> None:
                 data=data, augment=AugmentConfig(scale=(low, high)), size=options.size, batch=16, steps=STEPS
             )
             streams[name] = batches(config)
-        kept = sum(path.stat().st_size for path in Path(folder).rglob("part-*.bin"))
+        kept = sum(path.stat().st_size for path in Path(folder).rglob("shard-*.bin"))
         turns: dict[str, list[float]] = {name: [] for name in streams}
         for _ in range(options.turns):
             for name, stream in streams.items():

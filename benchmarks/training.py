@@ -195,7 +195,7 @@ def compare(options: argparse.Namespace) -> None:
             loop.call("run", steps)
             if turn:  # the first turn compiles
                 seconds[name].append((time.perf_counter() - started) / steps)
-            loop.rest()
+            loop.release_memory()
     table = Table(title=f"batch {options.batch} at {options.size} x {options.size}, {options.turns} turns")
     for column in ("", "s per step", "images/s", "against reference.py"):
         table.add_column(column, justify="left" if not column else "right")

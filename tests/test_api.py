@@ -122,11 +122,29 @@ def test_predict_yields_each_mask_as_it_is_written(run: Path, tmp_path: Path) ->
     assert sum(prediction.shares.values()) == pytest.approx(1)
 
 
+def test_predict_takes_a_single_path(run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "red.png")
+    config = segdistill.PredictConfig(out=str(tmp_path / "masks"), device="cpu")
+    for path in (tmp_path / "red.png", str(tmp_path / "red.png")):
+        assert [mask.name for mask, _ in segdistill.predict(run, path, config)] == ["red.png"]
+
+
+def test_predict_refuses_wrong_arguments_at_the_call(run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.jpg does not exist"):
+        segdistill.predict(run, str(tmp_path / "nothing.jpg"))
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        segdistill.predict(tmp_path, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="--tile goes with neither"):
+        segdistill.predict(run, tmp_path / "a.png", segdistill.PredictConfig(tile=256, size=64))
+    assert not (tmp_path / "predictions").exists()
+
+
 def test_two_images_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
     for suffix in ("png", "jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"same.{suffix}")
     with pytest.raises(ValueError, match="two images are called same"):
-        list(segdistill.predict(run, [tmp_path], segdistill.PredictConfig(out=str(tmp_path / "masks"))))
+        segdistill.predict(run, [tmp_path], segdistill.PredictConfig(out=str(tmp_path / "masks")))
 
 
 # Several processes

@@ -4,9 +4,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,11 @@ from segdistill.build import (
     open_scored,
     open_teacher,
 )
-from segdistill.config.deploy import TILE, BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
-from segdistill.data.images import read_image
-from segdistill.data.samples import FileSamples, labelled_count
+from segdistill.data.samples import FileSamples
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.evaluate import EvaluationOptions
@@ -36,20 +34,19 @@ from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
-from segdistill.exporting.export import SUFFIXES, calibration_images
+from segdistill.exporting.export import check_format
 from segdistill.exporting.export import export as export_network
+from segdistill.exporting.parity import parity_line
+from segdistill.exporting.quantize import calibration_images
 from segdistill.files import write_atomic
-from segdistill.inference.prediction import (
-    Prediction,
-    find_images,
-    predict_image,
-    write_image,
-    write_prediction,
-)
-from segdistill.inference.tiles import needs_tiles, predict_tiles
-from segdistill.inference.video import VIDEO_SUFFIXES as VIDEOS
-from segdistill.inference.video import predict_video
+from segdistill.inference.pipeline import Pipeline
+from segdistill.inference.prediction import Prediction, find_images
+from segdistill.inference.tiles import check_tile
+from segdistill.inference.video import VIDEO_SUFFIXES, require_av
 from segdistill.models.card import is_run
+from segdistill.models.exported import FORMATS
+from segdistill.models.fused import fuse
+from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
@@ -101,9 +98,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
 
 def describe(experiment: Experiment) -> str:
     """What is trained from what, on one line."""
-    config, labelled = experiment.config, labelled_count(experiment.files)
+    config, labelled = experiment.config, experiment.files.labelled
     parameters = sum(p.numel() for p in experiment.student.parameters())
-    unlabelled = len(experiment.files) - labelled  # type: ignore[arg-type]
+    unlabelled = len(experiment.files) - labelled
     return (
         f"Training {config.student.spec} ({parameters:,} parameters) on {len(experiment.labels)} classes, "
         f"{labelled:,} images with masks and {unlabelled:,} without, "
@@ -173,7 +170,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.logits),
-        "bytes": sum(shard.stat().st_size for cache in filled.all for shard in cache.parts),
+        "bytes": sum(cache.bytes for cache in filled.all),
         "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -296,82 +293,58 @@ def pack(run: str | Path, out: str | Path) -> Path:
 
 
 def predict(
-    target: str | Path, paths: Sequence[str | Path], config: PredictConfig | None = None
+    target: str | Path, paths: str | Path | Sequence[str | Path], config: PredictConfig | None = None
 ) -> Iterator[tuple[Path, Prediction]]:
     """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
+    Wrong arguments are refused at the call; images are read, segmented and written while the results are
+    iterated over.
+
     Args:
         target: a run folder, or any network spec.
-        paths: files and folders.
+        paths: a file or folder, or several.
         config: output folder, input size, ...
 
-    Yields:
-        The mask file of each image, and what was seen in it, in order; of a video the overlay video and each
-        frame in turn.
+    Returns:
+        An iterator over the mask file of each image and its prediction, in order; of a video, over the
+        overlay video and each frame in turn.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: an image cannot be read, or two images would get one name.
+        ValueError: settings do not go together, or two images would get one name.
+        segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
+            the files that could not be read; all others are done.
     """
     config = config or PredictConfig()
-    files = list(find_images(paths))
+    files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
+    _check_predicted(files, config)
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = load_network(str(target), precision=config.precision).to(device)
+    if config.probabilities and network.outputs_masks:
+        raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
+    if config.precision == "fp32" and any(isinstance(module, DSUNet) for module in network.modules()):
+        network = cast(TrainedNetwork, fuse(network))
+    network = network.to(memory_format=torch.channels_last)
+    return Pipeline(network, config, device).run(files)
+
+
+def _check_predicted(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
+    """Refuse files that would get one name, and settings that do not go with each other or with a video."""
     for name, count in Counter(name for _, name in files).items():
         if count > 1:
             raise ValueError(f"two images are called {name}: predict them into different folders with --out")
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = load_network(str(target), precision=config.precision)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    if config.probabilities and network.answers_masks:
-        raise ValueError(
-            f"{target} answers with masks: it has no probabilities (export it with --output logits)"
-        )
-    for path, name in files:
-        if path.suffix.lower() in VIDEOS:
-            if config.probabilities or config.flip or config.tile:
-                raise ValueError(
-                    f"{path} is a video, which goes with neither --probabilities, --flip nor --tile"
-                )
-            out = Path(config.out) / name
-            frames = predict_video(
-                network, path, out, size=config.size, masks=config.mask_video, device=device
+    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        require_av()
+        if config.probabilities or config.flip or config.tile:
+            raise ValueError(
+                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
             )
-            yield from ((out.with_name(f"{name.name}_overlay.mp4"), frame) for frame in frames)
-            continue
-        if needs_tiles(path, network, config):
-            yield _predict_large(network, path, Path(config.out) / name, config, device)
-            continue
-        prediction = predict_image(
-            network, read_image(path), size=config.size, flip=config.flip,
-            probabilities=config.probabilities, device=device,
-        )  # fmt: skip
-        yield (
-            write_prediction(prediction, Path(config.out), name, probabilities=config.probabilities),
-            prediction,
-        )
-
-
-def _predict_large(
-    network: TrainedNetwork, path: Path, target: Path, config: PredictConfig, device: torch.device
-) -> tuple[Path, Prediction]:
-    """Segment one image tile by tile; its overlay is reduced to a size that can be looked at."""
-    if config.probabilities or config.flip or config.size:
-        raise ValueError(
-            f"{path} is cut into tiles, which goes with neither --probabilities, --flip nor --size"
-        )
-    mask, reduced = predict_tiles(
-        network,
-        path,
-        tile=config.tile or min(TILE, network.largest_side or TILE),
-        overlap=config.overlap,
-        scratch=Path(config.out),
-        device=device,
-    )
-    file = target.with_name(f"{target.name}.png")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, replace(reduced, mask=mask).palette_mask(), "PNG")
-    write_image(target.with_name(f"{target.name}_overlay.jpg"), reduced.overlay(), "JPEG")
-    return file, reduced
+    if config.tile:
+        if config.probabilities or config.flip or config.size:
+            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
+        check_tile(config.tile, config.overlap)
 
 
 def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:
@@ -382,14 +355,15 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         config: format, input and output of the file, limits, ...
 
     Returns:
-        What the JSON file beside it holds, `parity` among it, and its path as `file`.
+        The content of the JSON file beside it, `parity` included, and its path as `file`.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: it cannot be exported, or answers otherwise than PyTorch: no file is left behind.
+        ValueError: it cannot be exported, or computes something else than PyTorch: no file is left behind.
     """
     config = config or ExportConfig()
-    spec, suffix = str(target), SUFFIXES[config.format]
+    check_format(config)
+    spec, suffix = str(target), FORMATS[config.format].suffix
     if not config.out and not is_run(spec):
         raise ValueError(f"name the file with --out FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
@@ -398,23 +372,30 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     network = load_network(spec)
     if not any(True for _ in network.module.parameters()):
         raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
-    samples = None
+    samples = _open_scored(spec, config)
+    images: list[Tensor] = []
+    if config.quantize is not None:
+        source = calibration_source(spec, config)
+        images = calibration_images(source, config.calibration_images, network.size)
+    record = export_network(network, path, config, samples=samples, calibration=images)
+    log(f"{path}, {record['bytes'] / 1e6:.1f} MB: {parity_line(record['parity'])}")
+    return record | {"file": str(path)}
+
+
+def _open_scored(spec: str, config: ExportConfig) -> FileSamples | None:
+    """The images with masks on which an export is scored; None where a float file has none."""
     try:
-        found = open_evaluation(spec, config.data)
-        samples = (found, found.labels)
+        return open_evaluation(spec, config.data)
     except (FileNotFoundError, ValueError) as error:
         if config.data.root:
             raise
         if config.quantize:
             raise ValueError(
-                f"what 8 bits lose must be measured, and {spec} brings no images ({error}): "
+                f"what int8 loses must be measured, and {spec} brings no images ({error}): "
                 "name some that have masks with --data.root"
             ) from None
         log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
-    images: list[Tensor] = []
-    if config.quantize is not None:
-        images = calibration_images(calibration_source(spec, config), config.calibration_images, network.size)
-    return export_network(network, path, config, samples=samples, calibration=images) | {"file": str(path)}
+        return None
 
 
 def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:
@@ -440,20 +421,22 @@ def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = No
 def serve(
     target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
 ) -> None:
-    """Serve a network over HTTP until SIGINT or SIGTERM; what was accepted by then is still answered.
+    """Serve a network over HTTP until SIGINT or SIGTERM; requests that were admitted are still answered.
 
     Args:
-        target: a run folder, or another network that is no code.
+        target: a run folder, an exported file or a built-in network; code is refused.
         config: address, limits, batching.
         ready: called with the server's URL once it listens.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: the target is code, the device is not there, or segdistill[serve] is not installed.
+        ValueError: the target is code, the device is not there, segdistill[serve] is not installed, or the
+            system allows too few open files for `connections`.
         OSError: the address cannot be listened on.
     """
     try:
-        from segdistill.serving.server import Service, listen, open_network
+        from segdistill.serving.server import listen
+        from segdistill.serving.service import Service, open_network
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
     config = config or ServeConfig()

@@ -6,21 +6,21 @@ from pathlib import Path
 import torch
 from accelerate.utils import set_seed
 from torch import nn
-from torch.utils.data import Dataset
 
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
-from segdistill.data.datasets import open_dataset, open_labels, open_training
+from segdistill.data.datasets import open_dataset, open_labels, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
-from segdistill.data.samples import DownscaledSamples, FileSamples, Sample
+from segdistill.data.samples import DownscaledSamples, FileSamples, Samples
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_model
+from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
-from segdistill.models.zoo import build_model, output_classes, require_trust
+from segdistill.models.zoo import build_model, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
 
@@ -35,9 +35,9 @@ def build_experiment(config: TrainConfig) -> Experiment:
     check_losses(config.objective, distils=config.teacher.spec is not None)
     labels = open_labels(config.data.root, config.data.layout)
     teacher = open_teacher(config.teacher, labels)
-    files = open_training(config.data, taught=teacher is not None)
+    files = open_training(config.data, distils=teacher is not None)
     side = config.data.long_side
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    val = open_validation(config.data)
     set_seed(config.seed % 2**32)
     student = make_student(config.student, labels)
     if config.runtime.channels_last:
@@ -90,8 +90,9 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
     if folder.config_file.is_file() or is_run(target):
         folder.require_student()
         own = folder.config.data
-        split = own.val_split if data.split == "val" else data.split
-        return open_dataset(own.root, split, layout=own.layout)
+        if data.split == "val":  # what the run was validated on, under whatever name
+            return open_validation(own)
+        return open_dataset(own.root, data.split, layout=own.layout)
     raise ValueError("name the data set with --data.root")
 
 
@@ -106,7 +107,7 @@ def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, n
     config = first.config
     if config.teacher.spec is not None:
         require_trust(config.teacher.spec, first.config_file)
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    val = open_validation(config.data)
     teacher = open_teacher(config.teacher, val.labels)
     networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
     return val, networks | {name: run.student() for name, run in runs.items()}
@@ -161,7 +162,7 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     return student
 
 
-def calibration_source(spec: str, config: ExportConfig) -> Path | Dataset[Sample]:
+def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
     """The folder of images that the settings name, else the training images of the run itself.
 
     Raises:

@@ -20,7 +20,7 @@ from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfi
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Record, Verb, expand, make_parser, read_options
-from segdistill.data.formats.folders import require_dataset
+from segdistill.data.formats.table import open_layout, open_training_layout
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
 RESULTS: ContextVar[TextIO] = ContextVar("results")
@@ -96,9 +96,9 @@ def check_train(options: Options) -> None:
 
 def check_training(options: Options) -> None:
     config = options.settings
-    require_dataset(config.data.root, config.data.layout)
+    open_training_layout(config.data)
     for extra in config.data.extra:
-        require_dataset(extra.partition("@")[0])
+        open_layout(extra.partition("@")[0])
     paths.require_folders(config.data.unlabelled)
     if config.student.init is not None:
         paths.require_model(config.student.init)
@@ -110,7 +110,7 @@ def check_scoring(options: Options) -> None:
     data = options.settings.data
     check_networks(options.target)
     if data.root:
-        require_dataset(data.root, data.layout)
+        open_layout(data.root, data.layout)
 
 
 def check_predict(options: Options) -> None:
@@ -119,13 +119,12 @@ def check_predict(options: Options) -> None:
 
 
 def check_data(options: Options) -> None:
-    require_dataset(options.path, options.layout)
+    open_layout(options.path, options.layout)
 
 
 def check_networks(*specs: str | None) -> None:
     for spec in filter(None, specs):
-        if Path(spec).is_dir():
-            paths.require_model(spec)
+        paths.require_network(spec)
 
 
 # What carries out each verb, importing what it needs itself.
@@ -212,23 +211,28 @@ def run_pack(options: Options) -> Record:
 
 def run_check(options: Options) -> Record:
     from segdistill.console import log, progress
-    from segdistill.data.check import check
+    from segdistill.data.check import Survey, check
     from segdistill.data.datasets import open_dataset, splits
 
     found = [options.split] if options.split else splits(options.path, options.layout)
-    pairs, problems = 0, 0
+    pairs, problems, warnings = 0, 0, 0
     # A VOC devkit without lists has no split: opening one gives the error that names what is missing.
     for split in found or ["train"]:
         dataset = open_dataset(options.path, split, layout=options.layout, strict=False)
         with progress() as bar:
             task = bar.add_task(f"check {split}", total=len(dataset), numbers="")
-            for problem in check(dataset):
+            counted = Survey(dataset.labels, dataset.labelled)
+            for problem in check(dataset, counted):
                 pairs += 1
                 if problem:
                     problems += 1
                     log(f"{split} {problem.id}: {problem.reason}")
                 bar.advance(task)
-    return {"path": options.path, "splits": found, "pairs": pairs, "problems": problems}
+        for warning in counted.warnings:
+            log(f"{split}: {warning}")
+        warnings += len(counted.warnings)
+    counts = {"pairs": pairs, "problems": problems, "warnings": warnings}
+    return {"path": options.path, "splits": found, **counts}
 
 
 def run_download(options: Options) -> Record:

@@ -48,12 +48,13 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
                 raise OSError(error.errno, error.strerror or str(error), str(path)) from None
         for path, temporary in temporaries.items():
             temporary.replace(path)
-    for parent in {path.parent for path in contents}:
-        folder = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folder, and needs none flushed
+        for parent in {path.parent for path in contents}:
+            folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -92,6 +93,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -17,7 +17,7 @@ REASONS = {
     "a_good": None,
     "b_missing": r"masks/b_missing\.png does not exist",
     "c_size": r"c_size\.png is 5x8 pixels, but its image is 8x8",
-    "d_label": r"d_label\.png holds the label 3, 254, but labels are 0 to 2 and void is 11",
+    "d_label": r"d_label\.png holds the label 3, 254, 255, but labels are 0 to 2 and void is 11",
     "e_colours": r"e_colours\.png has mode RGB",
     "f_unreadable": r"images/f_unreadable\.jpg is not an image",
     "g_truncated": r"images/g_truncated\.jpg cannot be decoded",

@@ -1,4 +1,4 @@
-"""Colours of training views: as torchvision makes them one by one, in the order and as often as asked."""
+"""Colours of training crops: as torchvision makes them one by one, in the order and as often as asked."""
 
 import numpy as np
 import pytest
@@ -64,8 +64,8 @@ def test_colour_that_is_switched_off_changes_nothing_and_draws_no_number() -> No
     torch.testing.assert_close(recolour(muted(1), colour[None]), muted(1))
 
 
-def test_a_view_is_blurred_as_often_as_asked() -> None:
+def test_a_crop_is_blurred_as_often_as_asked() -> None:
     image, rng = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8), np.random.default_rng(0)
-    views = [blur(image, AugmentConfig(blur=0.25), rng) for _ in range(400)]
-    assert 70 < sum(not torch.equal(view, image) for view in views) < 130
+    crops = [blur(image, AugmentConfig(blur=0.25), rng) for _ in range(400)]
+    assert 70 < sum(not torch.equal(crop, image) for crop in crops) < 130
     assert blur(image, AugmentConfig(blur=0), rng) is image

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset
 
 from segdistill.data.frequencies import class_frequencies, class_weights
 from segdistill.data.labels import LabelSet
-from segdistill.data.samples import FileSamples
+from segdistill.data.samples import FileSamples, JoinedSamples
 
 pytestmark = pytest.mark.unit
 Make = Callable[..., FileSamples]
@@ -36,7 +35,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def test_frequencies_are_of_labelled_pixels(make: Make) -> None:
-    both = ConcatDataset([make("x", [0, 0, 0, 255], [1, 0, 255, 255]), make("z", [0, 0, 0]), make("y", None)])
+    both = JoinedSamples([make("x", [0, 0, 0, 255], [1, 0, 255, 255]), make("z", [0, 0, 0]), make("y", None)])
     # Seven of class 0, one of class 1, none of class 2.
     assert class_frequencies(both, 3).tolist() == [7 / 8, 1 / 8, 0]
 

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset
 
 from segdistill.data.cache.images import DecodedSamples, sample_key
 from segdistill.data.datasets import open_dataset, open_unlabelled
 from segdistill.data.labels import VOC
-from segdistill.data.samples import DownscaledSamples, Sample, image_file
+from segdistill.data.samples import DownscaledSamples, JoinedSamples, Sample, Samples
 from segdistill.data.shapes import write_shapes
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> ConcatDataset[Sample]:
+def samples(tmp_path: Path) -> Samples:
     """Three labelled images of 40 x 40 pixels, and two of other sizes without masks."""
     write_shapes(tmp_path / "shapes", train=3, val=1, size=40)
     (tmp_path / "photos").mkdir()
@@ -28,10 +27,10 @@ def samples(tmp_path: Path) -> ConcatDataset[Sample]:
         pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
     labelled = open_dataset(tmp_path / "shapes", "train")
-    return ConcatDataset([labelled, open_unlabelled(tmp_path / "photos", labelled.labels)])
+    return JoinedSamples([labelled, open_unlabelled(tmp_path / "photos", labelled.labels)])
 
 
-def filled(samples: ConcatDataset[Sample], long_side: int | None, root: Path) -> DecodedSamples:
+def filled(samples: Samples, long_side: int | None, root: Path) -> DecodedSamples:
     decoded = DecodedSamples(samples, long_side, root)
     with decoded.cache.writer(0) as writer:
         for index in decoded.missing(range(len(decoded))):
@@ -49,9 +48,9 @@ def assert_same(first: Sample, second: Sample) -> None:
 
 @pytest.mark.parametrize("long_side", [None, 20, 40])
 def test_the_cache_gives_what_the_files_give(
-    samples: ConcatDataset[Sample], tmp_path: Path, long_side: int | None, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, tmp_path: Path, long_side: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = list(DownscaledSamples(samples, long_side))  # type: ignore[call-overload]
+    expected = [DownscaledSamples(samples, long_side)[index] for index in range(5)]
     decoded = filled(samples, long_side, tmp_path / "cache")
     assert decoded.missing(range(5)) == []
     assert decoded.kept() == len(decoded.cache) == 5
@@ -63,24 +62,22 @@ def test_the_cache_gives_what_the_files_give(
         assert [tuple(s.mask.shape) for s in expected] == [(20, 20)] * 3 + [(9, 7), (10, 20)]
         # three bytes a pixel, a fourth for the mask where there is one
         size = 3 * 4 * 20 * 20 + 3 * (9 * 7 + 10 * 20)
-        assert decoded.cache.parts[0].stat().st_size == size
+        assert decoded.cache.shards[0].stat().st_size == size
     image = decoded[0].image
     image += 1  # it is a copy: the file stays as it was
     assert not torch.equal(decoded[0].image, image)
 
 
 @pytest.mark.parametrize("torn", ["data", "byte", "index"])
-def test_what_is_torn_is_decoded_and_written_again(
-    samples: ConcatDataset[Sample], tmp_path: Path, torn: str
-) -> None:
-    part = filled(samples, 20, tmp_path / "cache").cache.parts[0]
-    data, index = part.read_bytes(), part.with_suffix(".idx").read_bytes()
+def test_what_is_torn_is_decoded_and_written_again(samples: Samples, tmp_path: Path, torn: str) -> None:
+    shard = filled(samples, 20, tmp_path / "cache").cache.shards[0]
+    data, index = shard.read_bytes(), shard.with_suffix(".idx").read_bytes()
     if torn == "data":
-        part.write_bytes(data[:-1])
+        shard.write_bytes(data[:-1])
     elif torn == "byte":
-        part.write_bytes(data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])
+        shard.write_bytes(data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])
     else:
-        part.with_suffix(".idx").write_bytes(index[:-3])
+        shard.with_suffix(".idx").write_bytes(index[:-3])
     decoded = DecodedSamples(samples, 20, tmp_path / "cache")
     assert decoded.missing(range(5)) == [4]
     assert_same(decoded[4], DownscaledSamples(samples, 20)[4])
@@ -88,9 +85,9 @@ def test_what_is_torn_is_decoded_and_written_again(
 
 
 @pytest.mark.parametrize("changed", ["image", "mask", "time"])
-def test_a_changed_file_is_read_again(samples: ConcatDataset[Sample], tmp_path: Path, changed: str) -> None:
+def test_a_changed_file_is_read_again(samples: Samples, tmp_path: Path, changed: str) -> None:
     filled(samples, None, tmp_path / "cache")
-    path = Path(image_file(samples, 1)[1])
+    path = samples.files(1).image
     if changed == "image":
         Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(path)
     elif changed == "mask":
@@ -105,7 +102,7 @@ def test_a_changed_file_is_read_again(samples: ConcatDataset[Sample], tmp_path: 
 
 
 def test_another_long_side_or_another_meaning_of_the_masks_never_mixes(
-    samples: ConcatDataset[Sample], tmp_path: Path
+    samples: Samples, tmp_path: Path
 ) -> None:
     first = filled(samples, 20, tmp_path / "cache")
     assert DecodedSamples(samples, 21, tmp_path / "cache").cache.folder != first.cache.folder
@@ -115,7 +112,7 @@ def test_another_long_side_or_another_meaning_of_the_masks_never_mixes(
     assert len(set(first.keys.tolist())) == 5
 
 
-def test_what_does_not_fit_is_not_written(samples: ConcatDataset[Sample], tmp_path: Path) -> None:
+def test_what_does_not_fit_is_not_written(samples: Samples, tmp_path: Path) -> None:
     decoded = DecodedSamples(samples, 20, tmp_path / "cache")
     with decoded.cache.writer(0) as writer:
         assert decoded.write(writer, 0, decoded[0], 1599) == 0

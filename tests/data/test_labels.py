@@ -66,7 +66,7 @@ def test_several_classes_onto_one_add_up_their_odds() -> None:
 
 
 def test_what_does_not_map_is_named_on_both_sides() -> None:
-    with pytest.raises(ValueError, match=r"without a place there: c; .* it lacks: d; .* lacks: x"):
+    with pytest.raises(ValueError, match=r"that the data set lacks: c; .* it lacks: d; .* lacks: x"):
         LabelMap(ABC, LabelSet(names=("a", "b", "d")), {"x": "d"})
 
 

@@ -17,8 +17,8 @@ from segdistill.data.colour import recolour
 from segdistill.data.datasets import open_dataset, open_training, open_unlabelled
 from segdistill.data.labels import VOC
 from segdistill.data.loaders import CropDataset, evaluation_samples, training_batches
-from segdistill.data.sampler import CropSampler, Pool, batch_pools, crop_size_at
-from segdistill.data.samples import DownscaledSamples, image_file
+from segdistill.data.sampler import CropSampler, Pool, RankSlice, batch_pools, crop_size_at
+from segdistill.data.samples import DownscaledSamples, Samples
 from segdistill.data.transforms import apply_crop, draw_crop, normalise
 
 pytestmark = pytest.mark.unit
@@ -33,8 +33,17 @@ def drawn(shapes: Path, settings: TrainConfig, steps: range) -> list[Batch]:
     return list(training_batches(open_dataset(shapes, "train"), settings, steps))
 
 
-def sampler(length: int, batch: int, steps: range, seed: int, **shares: int) -> CropSampler:
-    return CropSampler([Pool(range(length), batch)], steps, seed, lambda step: 24, **shares)
+def sampler(
+    length: int, batch: int, steps: range, seed: int, accumulate: int = 1, rank: int = 0, world: int = 1
+) -> CropSampler:
+    return CropSampler(
+        [Pool(range(length), batch)], steps, seed, lambda step: 24, accumulate, RankSlice(rank, world)
+    )
+
+
+def key_of(samples: Samples, index: int) -> int:
+    files = samples.files(index)
+    return image_key(files.id, files.image)
 
 
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
@@ -61,7 +70,7 @@ def test_a_resumed_order_is_the_rest_of_the_whole_one() -> None:
 def test_processes_and_passes_share_a_batch(world: int, accumulate: int) -> None:
     whole = list(sampler(10, 8, range(6), seed=3))
     parts = [
-        list(sampler(10, 8, range(6), seed=3, parts=world * accumulate, rank=rank, world=world))
+        list(sampler(10, 8, range(6), seed=3, accumulate=accumulate, rank=rank, world=world))
         for rank in range(world)
     ]
     assert [len(part) for part in parts] == [6 * accumulate] * world
@@ -72,7 +81,7 @@ def test_processes_and_passes_share_a_batch(world: int, accumulate: int) -> None
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ValueError, match="batch is 10, but must be a multiple of 4"):
-        sampler(10, 10, range(1), seed=0, parts=4, world=2)
+        sampler(10, 10, range(1), seed=0, accumulate=2, world=2)
 
 
 def test_workers_change_nothing(shapes: Path) -> None:
@@ -83,14 +92,14 @@ def test_a_resume_changes_nothing(shapes: Path) -> None:
     assert_equal(drawn(shapes, config(), range(7))[4:], drawn(shapes, config(), range(4, 7)))
 
 
-def test_the_seed_changes_the_views(shapes: Path) -> None:
+def test_the_seed_changes_the_crops(shapes: Path) -> None:
     first, second = (drawn(shapes, config(seed=seed), range(1))[0] for seed in (0, 1))
     assert not torch.equal(first.image, second.image)
 
 
 def test_a_batch_keeps_its_contract_on_the_device(shapes: Path) -> None:
     micro = config(optim=OptimConfig(accumulate=2))
-    batch = drawn(shapes, micro, range(1))[0].to(torch.device("cpu"), torch.channels_last)
+    batch = drawn(shapes, micro, range(1))[0].to(torch.device("cpu")).normalized(torch.channels_last)
     assert (batch.image.shape, batch.image.dtype) == ((2, 3, 24, 24), torch.float32)
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert (batch.mask.dtype, batch.valid.dtype, len(batch.id)) == (torch.int64, torch.bool, 2)
@@ -120,25 +129,23 @@ def test_the_stream_is_one_shuffled_pass_after_the_other(
     for start in range(0, len(stream) - length + 1, length):
         assert sorted(stream[start : start + length]) == [(start // length, i, 24) for i in range(length)]
     assert list(sampler(length, batch, steps[first:], seed)) == whole[first:]
-    ranks = [
-        list(sampler(length, batch, steps, seed, parts=parts, rank=r, world=parts)) for r in range(parts)
-    ]
+    ranks = [list(sampler(length, batch, steps, seed, rank=r, world=parts)) for r in range(parts)]
     assert [[p for rank in ranks for p in rank[step]] for step in steps] == whole
 
 
-def test_a_view_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path) -> None:
-    views = CropDataset(open_dataset(shapes, "train"), 24, AugmentConfig(blur=0.5), seed=1)
-    first = views[1, 5, 24]
+def test_a_crop_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path) -> None:
+    crops = CropDataset(open_dataset(shapes, "train"), 24, AugmentConfig(blur=0.5), seed=1)
+    first = crops[1, 5, 24]
     np.random.seed(9)
     torch.manual_seed(9)
     for key in ((0, 5), (1, 4), (1, 5)):
-        last = views[*key, 24]
+        last = crops[*key, 24]
         assert torch.equal(last.image, first.image) == (key == (1, 5))
     assert torch.equal(last.mask, first.mask)
     assert torch.equal(last.valid, first.valid)
 
 
-def test_views_of_two_neighbouring_seeds_do_not_coincide(shapes: Path) -> None:
+def test_crops_of_two_neighbouring_seeds_do_not_coincide(shapes: Path) -> None:
     samples, augment = open_dataset(shapes, "train"), AugmentConfig()
     (a, b), (c, d) = (
         [CropDataset(samples, 24, augment, seed=seed)[epoch, 0, 24].image for epoch in (0, 1)]
@@ -158,7 +165,7 @@ def test_loading_leaves_the_global_random_states_alone(shapes: Path, workers: in
 def test_passes_and_processes_that_do_not_divide_the_batch_are_refused(shapes: Path) -> None:
     settings_ = config(optim=OptimConfig(accumulate=2))
     with pytest.raises(ValueError, match="batch is 4, but must be a multiple of 6"):
-        training_batches(open_dataset(shapes, "train"), settings_, range(1), world=3)
+        training_batches(open_dataset(shapes, "train"), settings_, range(1), process=RankSlice(0, 3))
 
 
 def test_a_batch_larger_than_the_data_set_is_filled_from_the_next_pass(shapes: Path) -> None:
@@ -171,17 +178,17 @@ def test_a_batch_larger_than_the_data_set_is_filled_from_the_next_pass(shapes: P
 def test_images_are_normalised_on_the_way_to_the_device() -> None:
     image = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     mask = torch.full((1, 1, 1), 255, dtype=torch.uint8)
-    batch = Batch(image, mask, mask > 0, ["a"]).to(torch.device("cpu"))
+    batch = Batch(image, mask, mask > 0, ["a"]).to(torch.device("cpu")).normalized()
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
     torch.testing.assert_close(batch.image.flatten(), torch.tensor(expected))
     assert (batch.mask.item(), batch.id) == (255, ["a"])
 
 
-def test_unlabelled_views_are_void_but_inside(shapes: Path) -> None:
+def test_unlabelled_crops_are_void_but_valid(shapes: Path) -> None:
     photos = open_unlabelled(shapes / "VOCdevkit" / "VOC2012" / "JPEGImages", VOC)
-    view = CropDataset(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0, 24]
-    assert view.mask.unique().tolist() == [255]
-    assert view.valid.all()
+    crop = CropDataset(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0, 24]
+    assert crop.mask.unique().tolist() == [255]
+    assert crop.valid.all()
 
 
 def test_evaluation_hands_out_the_sample_at_its_own_size(shapes: Path) -> None:
@@ -212,8 +219,8 @@ def test_each_pool_is_one_shuffled_pass_after_the_other(
     mixed = [Pool(range(labelled), few), Pool(range(labelled, labelled + unlabelled), many)]
     steps = range(10)
 
-    def drawn(steps: range, **split: int) -> list[list[tuple[int, int, int]]]:
-        return list(CropSampler(mixed, steps, seed, lambda step: 8, **split))
+    def drawn(steps: range, *split: int) -> list[list[tuple[int, int, int]]]:
+        return list(CropSampler(mixed, steps, seed, lambda step: 8, process=RankSlice(*split)))
 
     whole = drawn(steps)
     assert drawn(steps[first:]) == whole[first:]
@@ -223,7 +230,7 @@ def test_each_pool_is_one_shuffled_pass_after_the_other(
         length = len(pool.indices)
         for start in range(0, len(stream) - length + 1, length):
             assert sorted(stream[start : start + length]) == [(start // length, i, 8) for i in pool.indices]
-    ranks = [drawn(steps, parts=parts, rank=rank, world=parts) for rank in range(parts)]
+    ranks = [drawn(steps, rank, parts) for rank in range(parts)]
     for step, batch in enumerate(whole):
         micros = [rank[step] for rank in ranks]
         assert sorted(key for micro in micros for key in micro) == sorted(batch)
@@ -232,8 +239,8 @@ def test_each_pool_is_one_shuffled_pass_after_the_other(
 
 
 def test_a_share_too_small_for_every_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batches of 7 \+ 1 images, but each of the 2 parts"):
-        CropSampler([Pool(range(9), 7), Pool(range(9, 12), 1)], range(1), 0, lambda step: 8, parts=2)
+    with pytest.raises(ValueError, match=r"batches of 7 \+ 1 images, but each of the 2 micro-batches"):
+        CropSampler([Pool(range(9), 7), Pool(range(9, 12), 1)], range(1), 0, lambda step: 8, accumulate=2)
 
 
 def test_every_batch_holds_its_share_of_unlabelled_images(shapes: Path) -> None:
@@ -259,13 +266,13 @@ def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
         for place, (epoch, index) in enumerate(stream[8 * step : 8 * step + 8]):
             rng = np.random.default_rng((0, epoch, index))
             sample = samples[index]
-            view = draw_crop(48, 48, 32, AugmentConfig(scale=(0.5, 2.0), flip=0.5), rng)
-            image, mask, valid = apply_crop(sample.image, sample.mask, view, 32)
+            crop = draw_crop(48, 48, 32, AugmentConfig(scale=(0.5, 2.0), flip=0.5), rng)
+            image, mask, valid = apply_crop(sample.image, sample.mask, crop)
             colour = [*np.float32([rng.uniform(0.7, 1.3) for _ in range(3)]), 0]
             assert batch.id[place] == sample.id
             assert torch.equal(batch.image[place], image)
             assert batch.colour[place].tolist() == colour
-            moved = batch.to(torch.device("cpu")).image[place]
+            moved = batch.to(torch.device("cpu")).normalized().image[place]
             seen = recolour(image[None] / 255, torch.tensor([colour]))
             torch.testing.assert_close(moved, normalise(seen)[0])
             assert torch.equal(batch.mask[place], mask)
@@ -305,28 +312,26 @@ def test_a_small_crop_shows_as_much_of_the_image(shapes: Path) -> None:
 def test_logits_are_looked_up_by_the_size_of_the_file(shapes: Path, tmp_path: Path, stretch: bool) -> None:
     samples, augment = open_dataset(shapes, "train"), AugmentConfig(stretch=stretch)
     square = 24 if stretch else None
-    form = LogitsFormat(
-        classes=9, square=square, scale=2.0, stride=4, align_corners=False, topk=0, teacher="a"
-    )
-    key, logits = image_key(*image_file(samples, 3)), torch.randn(2, 9, *form.grid((48, 48)))
+    form = LogitsFormat(classes=9, square=square, scale=2.0, stride=4, grid="stretched", topk=0, teacher="a")
+    key, logits = key_of(samples, 3), torch.randn(2, 9, *form.grid_size((48, 48)))
     with LogitsCache(tmp_path, form).writer(0) as writer:
         writer.write(key, (48, 48), logits)
     cache = TeacherCache(LogitsCache(tmp_path, form))
     seen = CropDataset(DownscaledSamples(samples, 30), 16, augment, seed=0, cache=cache)[2, 3, 16]
-    view = draw_crop(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
+    crop = draw_crop(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
     assert seen.teacher_logits is not None
-    expected = crop_logits(logits.half().float(), view, (30, 30), (48, 48), 16, form)
+    expected = crop_logits(logits.half().float(), crop, (30, 30), (48, 48), form)
     assert torch.equal(seen.teacher_logits, expected)
 
 
 def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, tmp_path: Path) -> None:
     samples = open_dataset(shapes, "train")
     augment = AugmentConfig(stretch=True, flip=0, jitter=0)
-    form = LogitsFormat(classes=9, square=24, scale=1.0, stride=24, align_corners=False, topk=0, teacher="a")
+    form = LogitsFormat(classes=9, square=24, scale=1.0, stride=24, grid="stretched", topk=0, teacher="a")
     with LogitsCache(tmp_path, form).writer(0) as writer:
-        writer.write(image_key(*image_file(samples, 0)), (48, 48), torch.arange(18.0).view(2, 9, 1, 1))
-    views = CropDataset(samples, 24, augment, seed=0, cache=TeacherCache(LogitsCache(tmp_path, form)))
+        writer.write(key_of(samples, 0), (48, 48), torch.arange(18.0).view(2, 9, 1, 1))
+    crops = CropDataset(samples, 24, augment, seed=0, cache=TeacherCache(LogitsCache(tmp_path, form)))
     for side in (12, 24):
-        teacher_logits = views[0, 0, side].teacher_logits
+        teacher_logits = crops[0, 0, side].teacher_logits
         assert teacher_logits is not None
         assert torch.equal(teacher_logits, torch.arange(9.0).half().view(9, 1, 1).expand(9, side, side))

@@ -1,4 +1,4 @@
-"""The cache of a teacher's logits: what is written is read, what is torn is missed, views are cut exactly."""
+"""The cache of a teacher's logits: what is written is read, what is torn is missed, crops are cut exactly."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdistill.config.train import AugmentConfig
-from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, crop_logits, image_key
+from segdistill.data.cache.teacher import Grid, LogitsCache, LogitsFormat, crop_logits, image_key
 from segdistill.data.transforms import Crop, draw_crop
 
 pytestmark = pytest.mark.unit
+GRIDS: tuple[Grid, ...] = ("stretched", "strided", "corners")
 
 
 def form(**changes: object) -> LogitsFormat:
-    plain = LogitsFormat(
-        classes=5, square=None, scale=2.0, stride=4, align_corners=False, topk=0, teacher="abc"
-    )
+    plain = LogitsFormat(classes=5, square=None, scale=2.0, stride=4, grid="stretched", topk=0, teacher="abc")
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def random_logits(kind: LogitsFormat, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return 4 * torch.randn(2, kind.classes, *kind.grid(size), generator=generator)
+    return 4 * torch.randn(2, kind.classes, *kind.grid_size(size), generator=generator)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -45,7 +44,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert cache.read(1, (10, 8)) is None  # another image size: the image was replaced
 
 
-def test_parts_of_several_processes_are_one_cache(tmp_path: Path) -> None:
+def test_shards_of_several_processes_are_one_cache(tmp_path: Path) -> None:
     kind = form()
     for rank in range(3):
         with LogitsCache(tmp_path, kind).writer(rank) as writer:
@@ -54,7 +53,7 @@ def test_parts_of_several_processes_are_one_cache(tmp_path: Path) -> None:
     assert [cache.holds(key) for key in range(4)] == [True, True, True, False]
 
 
-def test_another_teacher_or_view_never_mixes(tmp_path: Path) -> None:
+def test_another_teacher_or_input_size_never_mixes(tmp_path: Path) -> None:
     with LogitsCache(tmp_path, form()).writer(0) as writer:
         writer.write(1, (8, 8), random_logits(form(), (8, 8)))
     for changed in ({"teacher": "abd"}, {"scale": 1.5}, {"stride": 8}, {"topk": 2}, {"square": 8}):
@@ -67,14 +66,14 @@ def test_what_is_torn_is_missed_and_can_be_written_again(tmp_path: Path, torn: s
     with LogitsCache(tmp_path, kind).writer(0) as writer:
         for key in (1, 2):
             writer.write(key, size, random_logits(kind, size, key))
-    part = next(tmp_path.rglob("*.bin"))
-    data, index = part.read_bytes(), part.with_suffix(".idx").read_bytes()
+    shard = next(tmp_path.rglob("*.bin"))
+    data, index = shard.read_bytes(), shard.with_suffix(".idx").read_bytes()
     if torn == "data":
-        part.write_bytes(data[:-1])
+        shard.write_bytes(data[:-1])
     elif torn == "byte":
-        part.write_bytes(data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])
+        shard.write_bytes(data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])
     else:
-        part.with_suffix(".idx").write_bytes(index[:-3])
+        shard.with_suffix(".idx").write_bytes(index[:-3])
     cache = LogitsCache(tmp_path, kind)
     assert cache.holds(1)
     assert not cache.holds(2)
@@ -102,40 +101,44 @@ def test_the_sparse_form_keeps_the_largest_and_the_sum_of_the_others() -> None:
 
 
 @given(
-    height=st.integers(9, 40), width=st.integers(9, 40), canvas=st.integers(4, 24),
-    seed=st.integers(0, 10**6), corners=st.booleans(), scale=st.sampled_from([1.0, 1.6, 2.0]),
+    height=st.integers(9, 40), width=st.integers(9, 40), crop_size=st.integers(4, 24),
+    seed=st.integers(0, 10**6), where=st.sampled_from(GRIDS), scale=st.sampled_from([1.0, 1.6, 2.0]),
     square=st.sampled_from([None, 20]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_a_view_of_linear_logits_is_cut_exactly(
-    height: int, width: int, canvas: int, seed: int, corners: bool, scale: float, square: int | None
+def test_a_crop_of_linear_logits_is_cut_exactly(
+    height: int, width: int, crop_size: int, seed: int, where: Grid, scale: float, square: int | None
 ) -> None:
-    """Logits that grow linearly over the image have a known value at every pixel of every view."""
-    kind = form(align_corners=corners, scale=scale, classes=2, square=square)
+    """Logits that grow linearly over the image have a known value at every pixel of every crop."""
+    kind = form(grid=where, scale=scale, classes=2, square=square)
     size = (height, width)
-    seen, grid = kind.seen(size), kind.grid(size)
+    pixels, grid = kind.input_size(size), kind.grid_size(size)
 
     def along(points: int, pixels: int, length: int) -> torch.Tensor:
-        """Place in the image, 0 to its length, of each grid point."""
+        """Position in the image, 0 to its length, of each grid point."""
         i = torch.arange(points)
-        view = 0.5 + i * (pixels - 1) / max(1, points - 1) if corners else (i + 0.5) * pixels / points
-        return view / pixels * length
+        at = {
+            "stretched": (i + 0.5) * pixels / points,
+            "strided": (i + 0.5) * kind.stride,
+            "corners": 0.5 + i * (pixels - 1) / max(1, points - 1),
+        }
+        return at[where] / pixels * length
 
-    rows, columns = along(grid[0], seen[0], height), along(grid[1], seen[1], width)
+    rows, columns = along(grid[0], pixels[0], height), along(grid[1], pixels[1], width)
     plain = torch.stack([rows[:, None].expand(grid), columns[None].expand(grid)])
     mirror = torch.stack([rows[:, None].expand(grid), (width - columns)[None].expand(grid)])
-    view = draw_crop(height, width, canvas, AugmentConfig(scale=(0.5, 2)), np.random.default_rng(seed))
-    cut = crop_logits(torch.stack([plain, mirror]), view, size, size, canvas, kind).float()
+    crop = draw_crop(height, width, crop_size, AugmentConfig(scale=(0.5, 2)), np.random.default_rng(seed))
+    cut = crop_logits(torch.stack([plain, mirror]), crop, size, size, kind).float()
     inner = (
-        slice(view.pad_top, view.pad_top + view.out_height),
-        slice(view.pad_left, view.pad_left + view.out_width),
+        slice(crop.pad_top, crop.pad_top + crop.out_height),
+        slice(crop.pad_left, crop.pad_left + crop.out_width),
     )
-    y = view.top + (torch.arange(view.out_height) + 0.5) / view.out_height * view.height
-    x = view.left + (torch.arange(view.out_width) + 0.5) / view.out_width * view.width
-    x = x.flip(0) if view.flip else x
+    y = crop.top + (torch.arange(crop.out_height) + 0.5) / crop.out_height * crop.height
+    x = crop.left + (torch.arange(crop.out_width) + 0.5) / crop.out_width * crop.width
+    x = x.flip(0) if crop.flip else x
     # Beyond the outermost grid points the logits stay what they are there.
     y, x = y.clamp(rows[0], rows[-1]), x.clamp(columns[0], columns[-1])
-    if view.flip:  # the mirror image's outermost points lie elsewhere where the grid is not symmetric
+    if crop.flip:  # the mirror image's outermost points lie elsewhere where the grid is not symmetric
         x = x.clamp(width - columns[-1], width - columns[0])
     torch.testing.assert_close(cut[0][inner], y[:, None].expand(len(y), len(x)), atol=0.05, rtol=2e-3)
     torch.testing.assert_close(cut[1][inner], x[None].expand(len(y), len(x)), atol=0.05, rtol=2e-3)
@@ -146,35 +149,36 @@ def test_a_view_of_linear_logits_is_cut_exactly(
 @settings(max_examples=60, deadline=None)
 def test_cells_hold_what_lies_at_their_centres(seed: int, flip: bool, cells: int) -> None:
     """With an odd number of pixels per cell the centre of a cell is that of a pixel."""
-    kind, size, canvas = form(classes=3), (31, 26), 3 * cells
-    view = draw_crop(*size, canvas, AugmentConfig(flip=float(flip)), np.random.default_rng(seed))
+    kind, size = form(classes=3), (31, 26)
+    crop = draw_crop(*size, 3 * cells, AugmentConfig(flip=float(flip)), np.random.default_rng(seed))
     logits = random_logits(kind, size, seed)
-    pixels = crop_logits(logits, view, size, size, canvas, kind)
-    coarse = crop_logits(logits, view, size, size, canvas, kind, cells)
+    pixels = crop_logits(logits, crop, size, size, kind)
+    coarse = crop_logits(logits, crop, size, size, kind, cells)
     torch.testing.assert_close(coarse, pixels[:, 1::3, 1::3], atol=1e-2, rtol=1e-3)
 
 
 @given(
     top=st.integers(0, 9), left=st.integers(0, 14), height=st.integers(1, 10), width=st.integers(1, 15),
-    out=st.integers(1, 12), flip=st.booleans(), corners=st.booleans(), square=st.sampled_from([None, 20]),
+    out=st.integers(1, 12), flip=st.booleans(), where=st.sampled_from(GRIDS),
+    square=st.sampled_from([None, 20]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_a_view_of_a_reduced_image_shows_what_the_same_view_of_the_file_shows(
-    top: int, left: int, height: int, width: int, out: int, flip: bool, corners: bool, square: int | None
+def test_a_crop_of_a_downscaled_image_shows_what_the_same_crop_of_the_file_shows(
+    top: int, left: int, height: int, width: int, out: int, flip: bool, where: Grid, square: int | None
 ) -> None:
-    kind, native = form(align_corners=corners, scale=1.6, square=square), (40, 60)
+    kind, native = form(grid=where, scale=1.6, square=square), (40, 60)
     logits = random_logits(kind, native)
     box = {"top": top, "left": left, "height": height, "width": width}
     small, large = (
         Crop(
-            **{side: factor * value for side, value in box.items()},
+            size=16, **{name: factor * value for name, value in box.items()},
             out_height=out, out_width=out, pad_top=1, pad_left=2, flip=flip,
         )
         for factor in (1, 2)
     )  # fmt: skip
     torch.testing.assert_close(
-        crop_logits(logits, small, (20, 30), native, 16, kind),
-        crop_logits(logits, large, native, native, 16, kind),
+        crop_logits(logits, small, (20, 30), native, kind),
+        crop_logits(logits, large, native, native, kind),
         atol=2e-3,
         rtol=2e-3,
     )
@@ -202,15 +206,16 @@ def test_a_second_run_waits_until_the_first_has_written(tmp_path: Path) -> None:
     assert torch.equal(found, random_logits(kind, size, 2).half())
 
 
-def test_a_view_of_the_whole_image_is_the_bilinear_enlargement() -> None:
+def test_a_crop_of_the_whole_image_is_the_bilinear_upsampling() -> None:
     kind, size = form(scale=1.0), (16, 24)
     logits = random_logits(kind, size)
-    view = Crop(
-        top=0, left=0, height=16, width=24, out_height=16, out_width=24, pad_top=0, pad_left=0, flip=False
+    crop = Crop(
+        size=24, top=0, left=0, height=16, width=24, out_height=16, out_width=24, pad_top=0, pad_left=0,
+        flip=False,
     )  # fmt: skip
     expected = F.interpolate(logits[:1], size=size, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(
-        crop_logits(logits, view, size, size, 24, kind)[:, :16].float(), expected, atol=0.01, rtol=1e-3
+        crop_logits(logits, crop, size, size, kind)[:, :16].float(), expected, atol=0.01, rtol=1e-3
     )
 
 

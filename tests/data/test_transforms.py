@@ -1,4 +1,4 @@
-"""Random views: image and mask stay together, void stays void, padding is told apart."""
+"""Random crops: image and mask stay together, void stays void, padding is told apart."""
 
 import numpy as np
 import pytest
@@ -27,17 +27,17 @@ def coded(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     scale=st.tuples(st.floats(0.3, 1), st.floats(1, 3)),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_every_view_is_whole(
+def test_every_crop_is_whole(
     height: int, width: int, size: int, seed: int, scale: tuple[float, float]
 ) -> None:
     rng = np.random.default_rng(seed)
-    view = draw_crop(height, width, size, AugmentConfig(scale=scale), rng)
-    assert 0 <= view.top <= view.top + view.height <= height
-    assert 0 <= view.left <= view.left + view.width <= width
-    image, mask, valid = apply_crop(*coded(height, width), view, size)
+    crop = draw_crop(height, width, size, AugmentConfig(scale=scale), rng)
+    assert 0 <= crop.top <= crop.top + crop.height <= height
+    assert 0 <= crop.left <= crop.left + crop.width <= width
+    image, mask, valid = apply_crop(*coded(height, width), crop)
     assert image.shape == (3, size, size)
     assert mask.shape == valid.shape == (size, size)
-    assert valid.sum() == view.out_height * view.out_width
+    assert valid.sum() == crop.out_height * crop.out_width
     assert (mask[~valid] == VOID).all()
     assert (mask[valid] != VOID).all()
 
@@ -53,20 +53,20 @@ def test_the_mask_goes_where_the_image_goes(
     image, rows = coded(height, width)
     columns = (image[1] // 8).to(torch.uint8)
     augment = AugmentConfig(scale=(scale, scale), stretch=stretch)
-    view = draw_crop(height, width, size, augment, np.random.default_rng(seed))
+    crop = draw_crop(height, width, size, augment, np.random.default_rng(seed))
     for channel, code in ((0, rows), (1, columns)):
-        seen, mask, valid = apply_crop(image, code, view, size)
+        seen, mask, valid = apply_crop(image, code, crop)
         distance = (seen[channel].float() / 8 - mask.float())[valid].abs().max()
         # Nearest is half a source pixel from bilinear at most; shrinking blurs over further pixels.
-        shrink = max(1, view.height / view.out_height, view.width / view.out_width)
+        shrink = max(1, crop.height / crop.out_height, crop.width / crop.out_width)
         assert distance <= (0.6 if shrink == 1 else 0.6 + shrink / 2)
 
 
-def test_a_view_of_the_true_scale_moves_pixels_and_changes_none() -> None:
-    view = Crop(
-        top=2, left=1, height=3, width=4, out_height=3, out_width=4, pad_top=1, pad_left=0, flip=True
+def test_a_crop_of_the_true_scale_moves_pixels_and_changes_none() -> None:
+    crop = Crop(
+        size=5, top=2, left=1, height=3, width=4, out_height=3, out_width=4, pad_top=1, pad_left=0, flip=True
     )  # fmt: skip
-    image, mask, valid = apply_crop(*coded(8, 9), view, 5)
+    image, mask, valid = apply_crop(*coded(8, 9), crop)
     assert image[0, 1:4, 0].tolist() == [16, 24, 32]  # rows 2 to 4
     assert image[1, 1, :4].tolist() == [32, 24, 16, 8]  # columns 4 to 1: mirrored
     assert mask[1:4, 0].tolist() == [2, 3, 4]
@@ -79,15 +79,24 @@ def test_masks_are_resized_without_mixing_classes() -> None:
     image, mask = torch.zeros(3, 6, 6, dtype=torch.uint8), torch.zeros(6, 6, dtype=torch.uint8)
     mask[2:4] = VOID
     mask[4:] = 20
-    view = Crop(
-        top=0, left=0, height=6, width=6, out_height=17, out_width=17, pad_top=0, pad_left=0, flip=False
+    crop = Crop(
+        size=17,
+        top=0,
+        left=0,
+        height=6,
+        width=6,
+        out_height=17,
+        out_width=17,
+        pad_top=0,
+        pad_left=0,
+        flip=False,
     )
-    assert set(apply_crop(image, mask, view, 17)[1].unique().tolist()) == {0, 20, VOID}
+    assert set(apply_crop(image, mask, crop)[1].unique().tolist()) == {0, 20, VOID}
 
 
 def test_stretch_takes_the_whole_image() -> None:
-    view = draw_crop(10, 30, 8, AugmentConfig(stretch=True, flip=0), np.random.default_rng(0))
-    assert (view.height, view.width, view.out_height, view.out_width, view.flip) == (10, 30, 8, 8, False)
+    crop = draw_crop(10, 30, 8, AugmentConfig(stretch=True, flip=0), np.random.default_rng(0))
+    assert (crop.height, crop.width, crop.out_height, crop.out_width, crop.flip) == (10, 30, 8, 8, False)
 
 
 def test_flips_come_as_often_as_asked() -> None:
@@ -115,18 +124,18 @@ def test_resizing_keeps_the_proportions(side: int | None, expected: tuple[int, i
 def test_the_scale_stays_in_its_range_and_the_proportions_are_kept(
     low: float, high: float, seed: int
 ) -> None:
-    view = draw_crop(400, 300, 100, AugmentConfig(scale=(low, high)), np.random.default_rng(seed))
-    vertical, horizontal = view.out_height / view.height, view.out_width / view.width
+    crop = draw_crop(400, 300, 100, AugmentConfig(scale=(low, high)), np.random.default_rng(seed))
+    vertical, horizontal = crop.out_height / crop.height, crop.out_width / crop.width
     assert vertical == pytest.approx(horizontal, rel=0.05)
     assert 0.97 * low <= vertical <= 1.03 * high
 
 
 def test_a_smaller_image_is_padded_and_lies_anywhere() -> None:
     rng = np.random.default_rng(0)
-    views = [draw_crop(2, 3, 4, AugmentConfig(scale=(1, 1)), rng) for _ in range(100)]
-    assert {(v.height, v.width, v.out_height, v.out_width) for v in views} == {(2, 3, 2, 3)}
-    assert {v.pad_top for v in views} == {0, 1, 2}
-    assert {v.pad_left for v in views} == {0, 1}
+    crops = [draw_crop(2, 3, 4, AugmentConfig(scale=(1, 1)), rng) for _ in range(100)]
+    assert {(v.height, v.width, v.out_height, v.out_width) for v in crops} == {(2, 3, 2, 3)}
+    assert {v.pad_top for v in crops} == {0, 1, 2}
+    assert {v.pad_left for v in crops} == {0, 1}
 
 
 @pytest.mark.parametrize(("flip", "expected"), [(0.0, {False}), (1.0, {True})])

@@ -11,7 +11,7 @@ from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
-from segdistill.distillation.objective import LOSSES, Objective, check_losses, downscale
+from segdistill.distillation.objective import LOSSES, Objective, check_losses, downscale_targets
 from segdistill.distillation.region_losses import dice_loss
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
@@ -332,7 +332,7 @@ def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
     each = []
     for index, features in enumerate(kept):
         logits = objective.adapters[f"auxiliary_{index}"](features)
-        small, coarse = downscale(views, teacher_logits, logits.shape[2:])
+        small, coarse = downscale_targets(views, teacher_logits, logits.shape[2:])
         each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, small.valid))
     assert [f.shape[2] for f in kept] == [2, 4, 8]
     assert list(terms) == ["loss", "hard", "soft", "auxiliary"]
@@ -347,7 +347,7 @@ def test_a_coarse_batch_has_nearest_masks_and_average_logits() -> None:
     mask = torch.tensor([[[0, 0, 1, 1], [0, 2, 1, VOID]]])
     views = Batch(torch.zeros(1, 3, 2, 4), mask, mask != 1, ["a"], target_b=2 - mask.clamp(max=2))
     teacher_logits = torch.tensor([[1.0, 2.0, 0.0, 4.0], [3.0, 4.0, 4.0, 0.0]]).view(1, 1, 2, 4)
-    small, coarse = downscale(views, teacher_logits, torch.Size((1, 2)))
+    small, coarse = downscale_targets(views, teacher_logits, torch.Size((1, 2)))
     # The middle of each 2 x 2 square is at its lower right pixel's corner, which nearest neighbour takes.
     assert small.mask.tolist() == [[[2, VOID]]]
     assert small.target_b.tolist() == [[[0, 0]]]

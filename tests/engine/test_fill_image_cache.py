@@ -21,9 +21,9 @@ from segdistill.engine.fill_caches import fill_caches, open_image_cache
 pytestmark = pytest.mark.integration
 
 
-def parts(folder: Path) -> int:
-    """Bytes of all parts of a cache."""
-    return sum(part.stat().st_size for part in folder.rglob("part-*.bin"))
+def size(folder: Path) -> int:
+    """Bytes of all shards of a cache."""
+    return sum(part.stat().st_size for part in folder.rglob("shard-*.bin"))
 
 
 def test_without_a_cache_the_samples_stay_what_they_are(
@@ -48,10 +48,10 @@ def test_it_is_filled_once_and_gives_the_same_batches(
     decoded = open_image_cache(data, samples, accelerator)
     assert torch.equal(torch.get_rng_state(), state)  # training draws what it would without the cache
     assert "Decoding 12 images once" in capsys.readouterr().err
-    assert parts(tmp_path / "cache") == 12 * 4 * 24 * 24
+    assert size(tmp_path / "cache") == 12 * 4 * 24 * 24
     again = open_image_cache(data, samples, accelerator)
     assert capsys.readouterr().err == ""
-    assert parts(tmp_path / "cache") == 12 * 4 * 24 * 24
+    assert size(tmp_path / "cache") == 12 * 4 * 24 * 24
     plain = training_batches(DownscaledSamples(samples, 24), config, range(5))
     for one, two, three in zip(
         plain, *(training_batches(seen, config, range(5)) for seen in (decoded, again)), strict=True
@@ -70,7 +70,7 @@ def test_it_stays_within_its_bound_and_says_so(
         decoded = open_image_cache(data, samples, accelerator)
         assert isinstance(decoded, DecodedSamples)
         assert decoded.kept() == 5
-        assert parts(tmp_path / "cache") == 5 * 4 * 48 * 48
+        assert size(tmp_path / "cache") == 5 * 4 * 48 * 48
         assert capsys.readouterr().err.count("5 of 12 decoded images fit into data.cache_gb") == 1, start
     for index in range(12):
         assert torch.equal(decoded[index].image, samples[index].image)
@@ -104,8 +104,8 @@ def test_training_from_it_is_training_from_the_files(configure: Any, run: Path, 
         weights.append((api.train(config, report=False) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     # 12 images of 48 x 48 pixels and their mirror images, 9 classes in float16: the teacher saw the files
-    assert parts(tmp_path / "logits") == 12 * 2 * 9 * 48 * 48 * 2
-    assert parts(tmp_path / "decoded") == 12 * 4 * 30 * 30
+    assert size(tmp_path / "logits") == 12 * 2 * 9 * 48 * 48 * 2
+    assert size(tmp_path / "decoded") == 12 * 4 * 30 * 30
 
 
 def test_two_processes_decode_each_image_once(launch: Any, configure: Any, tmp_path: Path) -> None:
@@ -115,5 +115,5 @@ def test_two_processes_decode_each_image_once(launch: Any, configure: Any, tmp_p
     done = launch("train", "--config", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Decoding 12 images once") == 1
-    assert parts(tmp_path / "cache") == 12 * 4 * 48 * 48
-    assert len(list((tmp_path / "cache").rglob("part-*.bin"))) == 2
+    assert size(tmp_path / "cache") == 12 * 4 * 48 * 48
+    assert len(list((tmp_path / "cache").rglob("shard-*.bin"))) == 2

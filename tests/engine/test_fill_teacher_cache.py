@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_cached_features_are_those_of_the_live_teacher(
     assert cache.features is not None
     assert cache.features.form.stride == 8
     hook = FeatureHook(experiment.teacher.network.module, None, "layer")
-    for batch in training_batches(experiment.train, config, range(2), cache=cache, stride=8):
+    for batch in training_batches(experiment.train, config, range(2), cache=replace(cache, stride=8)):
         crops = batch.normalized()
         experiment.teacher(crops.image)
         assert crops.teacher_features is not None
@@ -207,7 +208,7 @@ def test_two_processes_fill_one_cache(launch: Any, configure: Any, run: Path, tm
     done = launch("cache", "--config", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     together = next((tmp_path / "together").iterdir())
-    assert len(list(together.glob("part-*.bin"))) == 2
+    assert len(list(together.glob("shard-*.bin"))) == 2
     alone = api.cache(with_cache(configure, run, tmp_path / "alone", tmp_path / "out"))
     assert Path(alone["cache"][0]).name == together.name
     assert sum(part.stat().st_size for part in together.glob("*.bin")) == alone["bytes"]

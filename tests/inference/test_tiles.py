@@ -1,5 +1,6 @@
 """Tiles: they cover an image once, leave no seams, and need little memory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from segdistill.config.deploy import PredictConfig
 from segdistill.data.images import image_size, read_image, read_mask, write_raw
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
-from segdistill.inference.tiles import BLENDED, GRID, Span, fade, needs_tiles, segment_tiles, spans
+from segdistill.inference.tiles import FADE, GRID, Span, fade, needs_tiles, segment_tiles, spans
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
 
@@ -25,44 +26,46 @@ LABELS = LabelSet(names=("a", "b", "c"))
 
 @given(length=st.integers(1, 3000), tile=st.integers(230, 700), overlap=st.integers(0, 160))
 @settings(deadline=None)
-def test_tiles_cover_an_axis_once_and_see_more_than_they_use(length: int, tile: int, overlap: int) -> None:
+def test_tiles_cover_an_axis_once_with_a_margin_around_each(length: int, tile: int, overlap: int) -> None:
     found = spans(length, tile, overlap)
-    used = [place for span in found for place in range(*span.used)]
-    assert used == list(range(length))
+    cores = [pixel for span in found for pixel in range(*span.core)]
+    assert cores == list(range(length))
     for span in found:
-        assert span.seen[1] - span.seen[0] <= tile
-        assert span.seen[0] % GRID == 0
+        assert span.window[1] - span.window[0] <= tile
+        assert span.window[0] % GRID == 0
         for side, end in ((0, 0), (1, length)):
-            assert span.seen[side] == end or abs(span.seen[side] - span.used[side]) >= overlap / 2
+            assert span.window[side] == end or abs(span.window[side] - span.core[side]) >= overlap / 2
 
 
 @given(length=st.integers(1, 3000), tile=st.integers(230, 700), overlap=st.integers(0, 160))
 @settings(deadline=None)
-def test_what_two_tiles_say_fades_from_one_to_the_other(length: int, tile: int, overlap: int) -> None:
+def test_weights_of_two_tiles_fade_from_one_to_the_other(length: int, tile: int, overlap: int) -> None:
     found = spans(length, tile, overlap)
-    total, settled, reach = np.zeros(length), [], (1 - BLENDED) / 2 * overlap
+    total, complete, reach = np.zeros(length), [], (1 - FADE) / 2 * overlap
     for span in found:
-        says = np.ones(span.seen[1] - span.seen[0])[span.said]
+        weights = np.ones(span.window[1] - span.window[0])[span.weighted]
         if span.before:
-            says[: 2 * span.before] = (np.arange(2 * span.before) + 0.5) / (2 * span.before)
+            weights[: 2 * span.before] = (np.arange(2 * span.before) + 0.5) / (2 * span.before)
         if span.after:
-            says[len(says) - 2 * span.after :] = (np.arange(2 * span.after)[::-1] + 0.5) / (2 * span.after)
-        start = span.used[0] - span.before
-        total[start : start + len(says)] += says
-        settled += range(*span.final.indices(length))
-        for side, end in ((0, 0), (1, length)):  # no say where the cut is near
-            said = (start, start + len(says))[side]
-            assert span.seen[side] == end or abs(span.seen[side] - said) >= reach
+            weights[len(weights) - 2 * span.after :] = (np.arange(2 * span.after)[::-1] + 0.5) / (
+                2 * span.after
+            )
+        start = span.core[0] - span.before
+        total[start : start + len(weights)] += weights
+        complete += range(*span.complete.indices(length))
+        for side, end in ((0, 0), (1, length)):  # no weight where the cut is near
+            edge = (start, start + len(weights))[side]
+            assert span.window[side] == end or abs(span.window[side] - edge) >= reach
     np.testing.assert_allclose(total, 1)
-    assert settled == list(range(length))
+    assert complete == list(range(length))
 
 
 def test_fading_by_hand() -> None:
-    left, right = Span(seen=(0, 6), used=(0, 4), after=2), Span(seen=(2, 9), used=(4, 9), before=2)
+    left, right = Span(window=(0, 6), core=(0, 4), after=2), Span(window=(2, 9), core=(4, 9), before=2)
     for axis, shape in ((2, (1, 1, -1)), (1, (1, -1, 1))):
-        ours, theirs = torch.full((1, 1, 6), 8.0).view(shape), torch.zeros(1, 1, 7).view(shape)
-        first, shared = fade(ours, None, left, axis)
-        second, rest = fade(theirs, shared, right, axis)
+        before, after = torch.full((1, 1, 6), 8.0).view(shape), torch.zeros(1, 1, 7).view(shape)
+        first, shared = fade(before, None, left, axis)
+        second, rest = fade(after, shared, right, axis)
         assert first.flatten().tolist() == [8, 8]
         assert second.flatten().tolist() == [7, 5, 3, 1, 0, 0, 0]  # 8 * 7/8, 5/8, 3/8, 1/8
         assert rest.numel() == 0
@@ -70,23 +73,23 @@ def test_fading_by_hand() -> None:
 
 @pytest.mark.parametrize("overlap", [128, 0])
 def test_tiles_that_disagree_have_no_edge(overlap: int) -> None:
-    class Mood(nn.Module):
-        """Says of each pixel of an image how many images it has seen, whatever it shows."""
+    class Counter(nn.Module):
+        """Gives each pixel the number of the image, whatever it shows."""
 
-        seen = 0
+        count = 0
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            self.seen += 1
-            level = torch.full_like(image[:, :1], float(self.seen))
+            self.count += 1
+            level = torch.full_like(image[:, :1], float(self.count))
             return torch.cat([level.square() / 10, level, torch.full_like(level, 2.5)], dim=1)
 
-    network = TrainedNetwork(Mood(), LABELS, "mood").eval()
+    network = TrainedNetwork(Counter(), LABELS, "counter").eval()
     levels: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segdistill.inference.tiles.largest_class", lambda logits: levels.append(logits.clone())
                       or np.zeros(logits.shape[1:], np.uint8))  # fmt: skip
         segment_tiles(network, np.zeros((300, 300, 3), dtype=np.uint8), 256, overlap)
-    rows = [torch.cat(levels[place : place + 2], dim=2) for place in (0, 2)]
+    rows = [torch.cat(levels[start : start + 2], dim=2) for start in (0, 2)]
     found = torch.cat(rows, dim=1)
     assert found.shape == (3, 300, 300)
     steps = max(found[1].diff(dim=axis).abs().max().item() for axis in (0, 1))
@@ -102,7 +105,7 @@ def test_a_tile_of_nothing_but_overlap_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(300, 217), (64, 500), (90, 80)])
 def test_there_are_no_seams(shape: tuple[int, int]) -> None:
-    """A student looks about 100 pixels far: with 256 of overlap, tiles answer as the whole image does."""
+    """The receptive field reaches 100 pixels or so: an overlap of 256 gives the whole image's mask."""
     torch.manual_seed(0)
     network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -160,26 +163,21 @@ def test_beyond_the_limit_of_decoding_tiles_must_be_asked_for(
     for module in ("data.images", "inference.tiles"):
         monkeypatch.setattr(f"segdistill.{module}.MOST_PIXELS", 90_000)
     monkeypatch.setattr("segdistill.inference.tiles.LARGE", 10_000)
-    assert not needs_tiles(path, network, PredictConfig())
+    assert not needs_tiles((400, 300), network, PredictConfig())
     with pytest.raises(ValueError, match="is 400x300 pixels, but at most 90,000 are decoded"):
         read_image(path)
-    assert needs_tiles(path, network, PredictConfig(tile=256))
+    assert needs_tiles((400, 300), network, PredictConfig(tile=256))
     assert write_raw(path, tmp_path / "raw") == (400, 300)
 
 
-def test_only_large_images_are_cut_without_being_asked(tmp_path: Path) -> None:
+def test_only_large_images_are_cut_without_being_asked() -> None:
     network = TrainedNetwork(DSUNet(3, 0.1), LABELS, "student").eval()
-    Image.new("L", (4001, 4000)).save(tmp_path / "large.png")
-    Image.new("L", (400, 400)).save(tmp_path / "small.png")
-    cases = {
-        ("large.png", PredictConfig()): True,
-        ("small.png", PredictConfig()): False,
-        ("small.png", PredictConfig(tile=256)): True,
-        ("large.png", PredictConfig(size=500)): False,
-        ("large.png", PredictConfig(flip=True)): False,
-    }
-    for (name, config), expected in cases.items():
-        assert needs_tiles(tmp_path / name, network, config) is expected
+    large, small = (4001, 4000), (400, 400)
+    assert needs_tiles(large, network, PredictConfig())
+    assert not needs_tiles(small, network, PredictConfig())
+    assert needs_tiles(small, network, PredictConfig(tile=256))
+    assert not needs_tiles(large, network, PredictConfig(size=500))
+    assert not needs_tiles(large, network, PredictConfig(flip=True))
 
 
 @pytest.mark.integration
@@ -194,5 +192,7 @@ def test_predict_cuts_and_joins(run: Path, tmp_path: Path) -> None:
     assert np.mean(read_mask(mask) == whole) > 0.999
     assert sorted(path.name for path in mask.parent.iterdir()) == ["scene.png", "scene_overlay.jpg"]
     refused = PredictConfig(tile=288, flip=True, out=str(tmp_path), device="cpu")
-    with pytest.raises(ValueError, match="goes with neither --probabilities"):
-        list(api.predict(run, [tmp_path / "scene.png"], refused))
+    with pytest.raises(ValueError, match="--tile goes with neither --probabilities"):
+        api.predict(run, tmp_path / "scene.png", refused)
+    with pytest.raises(ValueError, match="tile is 200, but must be 288 or more"):
+        api.predict(run, tmp_path / "scene.png", replace(config, tile=200, overlap=199))

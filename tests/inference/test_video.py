@@ -51,11 +51,11 @@ def frames(path: Path, form: str) -> list[np.ndarray]:
 
 def test_every_frame_is_segmented(network: TrainedNetwork, clip: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / "clip"
-    seen = [prediction.mask for prediction in predict_video(network, clip, target, masks=True)]
-    assert count_frames(clip) == len(seen) == 12
+    masks_found = [prediction.mask for prediction in predict_video(network, clip, target, masks=True)]
+    assert count_frames(clip) == len(masks_found) == 12
     masks = frames(target.with_name("clip_mask.mkv"), "gray")
-    assert all(np.array_equal(mask, stored) for mask, stored in zip(seen, masks, strict=True))
-    for step, mask in enumerate(seen):
+    assert all(np.array_equal(mask, stored) for mask, stored in zip(masks_found, masks, strict=True))
+    for step, mask in enumerate(masks_found):
         assert (mask[:, : 4 * step] == 2).all()
         assert (mask[:, 4 * step + 8 :] == 1).all()
     overlay = frames(target.with_name("clip_overlay.mp4"), "rgb24")
@@ -109,7 +109,6 @@ def test_odd_sides_get_one_more_line() -> None:
 def test_what_is_no_video_is_refused(network: TrainedNetwork, tmp_path: Path) -> None:
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"broken\.mp4 is not a video"):
-        count_frames(path)
+    assert count_frames(path) is None
     with pytest.raises(ValueError, match=r"broken\.mp4 is not a video"):
         next(predict_video(network, path, tmp_path / "out"))

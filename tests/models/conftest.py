@@ -41,8 +41,18 @@ def flat():
     return nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 class Named(nn.Module):
+    def __init__(self, name="boxes"):
+        super().__init__()
+        self.name = name
+
     def forward(self, image):
-        return {"out": image}
+        return {"aux": image, self.name: 2 * image}
+
+def with_out():
+    return Named("out")
+
+def with_logits():
+    return Named("logits")
 """
 
 
@@ -65,7 +75,7 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
         plain: nn.Conv2d,
         size: tuple[int | str, ...] = ("n", "h", "w"),
         name: str = "network.onnx",
-        **said: str,
+        **metadata: str,
     ) -> Path:
         batch, height, width = size
         parts = [numpy_helper.from_array(p.detach().numpy(), key) for key, p in plain.named_parameters()]
@@ -77,7 +87,7 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
         node = helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])
         graph = helper.make_graph([node], "network", [image], [logits], parts)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        helper.set_model_props(model, said)
+        helper.set_model_props(model, metadata)
         onnx.save(model, tmp_path / name)
         return tmp_path / name
 

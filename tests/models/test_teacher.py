@@ -74,7 +74,7 @@ def test_several_classes_onto_one_add_up_their_probabilities() -> None:
 
 
 def test_what_does_not_map_is_named() -> None:
-    with pytest.raises(ValueError, match=r"without a place there: roof; .* that it lacks: tree"):
+    with pytest.raises(ValueError, match=r"that the data set lacks: roof; .* that it lacks: tree"):
         Teacher(trained(), LabelSet(names=("ground", "road", "tree")))
 
 

@@ -1,23 +1,23 @@
-"""Spec strings: each form gives a network, each mistake an error that helps."""
+"""Networks of the zoo: each form of spec gives one, each mistake an error that helps."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from segdistill.models.exported import ExportedNetwork
+from segdistill.models.spec import BUILTIN, KINDS, TORCHVISION, parse_spec
 from segdistill.models.student import DSUNet
 from segdistill.models.zoo import (
-    BUILT_IN,
-    TORCHVISION,
+    BUILDERS,
+    MainOutput,
     PaddedNetwork,
     TorchvisionNetwork,
     build_model,
     load_function,
     output_classes,
+    probe,
 )
 
 pytestmark = pytest.mark.unit
@@ -82,7 +82,7 @@ def test_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
         path = tmp_path / str(number) / "mine.py"
         path.parent.mkdir()
         path.write_text(f"NUMBER = {number}\ndef build():\n    return NUMBER\n")
-        functions.append(load_function(f"{path}:build"))
+        functions.append(load_function(parse_spec(f"{path}:build")))
     assert [function() for function in functions] == [1, 2]
 
 
@@ -107,7 +107,10 @@ def test_a_name_like_no_other_gets_the_choices_and_no_guess() -> None:
     with pytest.raises(ValueError, match="there is no network 'xyzzy'") as caught:
         build_model("xyzzy", 3)
     assert "did you mean" not in str(caught.value)
-    assert all(name in str(caught.value) for name in (*BUILT_IN, "smp:", "file.py:function", "run folder"))
+    assert all(
+        name in str(caught.value)
+        for name in (*BUILTIN, *TORCHVISION, "smp:", "file.py:function", "run folder")
+    )
 
 
 def test_a_missing_file_is_named() -> None:
@@ -120,14 +123,27 @@ def test_width_belongs_to_dsunet() -> None:
         build_model("fcn_resnet50", 3, width=0.5)
 
 
-@pytest.mark.parametrize(("function", "answer"), [("flat", "(1, 2)"), ("Named", "dict")])
-def test_what_is_no_segmentation_network_is_refused(file: Path, function: str, answer: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"with {answer}, not with 1xKxHxW logits")):
+def test_every_architecture_has_a_builder() -> None:
+    architectures = {name for name, kind in KINDS.items() if not kind.trained}
+    assert {"builtin", *BUILDERS} == architectures
+
+
+@pytest.mark.parametrize("key", ["out", "logits"])
+def test_of_a_dictionary_of_outputs_the_logits_are_taken(file: Path, key: str) -> None:
+    network, image = build_model(f"{file}:with_{key}", 2), torch.randn(1, 3, 8, 8)
+    assert isinstance(network, MainOutput)
+    assert torch.equal(network(image), network.inner(image)[key])
+    assert output_classes(network, "mine") == 3
+
+
+@pytest.mark.parametrize(("function", "output"), [("flat", "(1, 2)"), ("Named", "dict")])
+def test_what_is_no_segmentation_network_is_refused(file: Path, function: str, output: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"into {output}, not into 1xKxHxW logits")):
         output_classes(build_model(f"{file}:{function}", 2), function)
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_asking_for_the_classes_restores_the_mode(mode: bool) -> None:
+def test_asking_for_the_classes_restores_the_modes(mode: bool) -> None:
     class Broken(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             assert not self.training
@@ -139,32 +155,8 @@ def test_asking_for_the_classes_restores_the_mode(mode: bool) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         output_classes(broken, "broken")
     assert network.training is broken.training is mode
+    network.bottleneck.eval()
+    probe(network)
+    assert network.training is mode
+    assert not network.bottleneck.training
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-
-
-def test_an_onnx_file_answers_like_the_network_it_was_made_from(make_onnx: Any) -> None:
-    plain, image = nn.Conv2d(3, 4, 1), torch.randn(2, 3, 9, 5)
-    network = ExportedNetwork(make_onnx(plain, author="me"))
-    assert network.metadata == {"author": "me"}
-    with torch.no_grad():
-        torch.testing.assert_close(network(image), plain(image))
-        torch.testing.assert_close(network(image.bfloat16()), plain(image.bfloat16().float()))
-
-
-def test_an_onnx_file_of_a_fixed_size_says_so(make_onnx: Any) -> None:
-    network = ExportedNetwork(make_onnx(nn.Conv2d(3, 2, 1), size=(1, 32, 32)))
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
-    with pytest.raises(ValueError, match=r"network\.onnx cannot take 1x3x64x64 images.*free batch, height"):
-        output_classes(network, "network.onnx")
-
-
-def test_a_broken_onnx_file_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    (tmp_path / "broken.onnx").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"broken\.onnx is not an ONNX network"):
-        ExportedNetwork(tmp_path / "broken.onnx")
-
-
-def test_a_missing_onnx_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent\.onnx does not exist"):
-        ExportedNetwork(tmp_path / "absent.onnx")

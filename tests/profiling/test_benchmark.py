@@ -1,8 +1,6 @@
 """Targets side by side: what is measured, in which order, and against what."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from segdistill import cli
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.profiling import benchmark as side_by_side
 from segdistill.profiling.benchmark import Entry, entries, file_bytes, measure
-from segdistill.profiling.process import WorkerProcess
 
 pytestmark = pytest.mark.integration
 
@@ -84,19 +81,12 @@ def test_what_is_compiled_in_half_precision_leaves_the_network_itself_alone() ->
     assert network(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
 
 
-def test_an_error_in_a_process_comes_back() -> None:
-    entry = Entry(target="nothing", form="eager", precision="fp32")
-    with WorkerProcess(side_by_side.Measured, entry, BenchmarkConfig()) as process:
-        with pytest.raises(ValueError, match="no network 'nothing'"):
-            process.call("seconds")
-
-
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--repeats 2 --warmup 1 --size [32,48] --threads 1".split()
+    options = "--repeats 2 --warmup 1 --size 32 --threads 1".split()
     assert cli.main(["benchmark", str(run), "lraspp_mobilenet_v3_large", *options]) == 0
     out, err = capsys.readouterr()
     record = json.loads(out)
-    assert record["input"] == [1, 3, 32, 48]
+    assert record["input"] == [1, 3, 32, 32]
     student, other = record["entries"]
     assert student["parameters"] == 26_764
     assert other["parameters"] > 3_000_000
@@ -104,22 +94,22 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert other["file_bytes"] is None
     assert student["threads"] == other["threads"] == 1
     assert min(student["median_ms"], student["flops"], student["peak_bytes"]) > 0
-    assert "cpu, 1 x 32 x 48, 2 passes each" in err
+    assert "cpu, 1 x 32 x 32, 2 passes each" in err
 
 
-def test_a_process_does_not_inherit_the_peak_of_the_one_that_made_it() -> None:
-    held = bytearray(3 * 10**9)  # zeroed page by page, so that it is resident
-    code = "from segdistill.profiling.benchmark import peak_memory; held = b'x' * 10**8; print(peak_memory())"
-    peak = int(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    )
-    assert len(held) == 3 * 10**9
-    assert 10**8 < peak < 2 * 10**9
+@pytest.mark.parametrize(("given", "expected"), [(320, (320, 320)), ((32, 48), (32, 48))])
+def test_one_number_is_a_square(given: int | tuple[int, int], expected: tuple[int, int]) -> None:
+    assert BenchmarkConfig(size=given).height_width == expected
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"forms": ["fast"]}, "forms is"), ({"precisions": []}, "precisions is"), ({"size": (0, 3)}, "size is")],
+    [
+        ({"forms": ["fast"]}, "forms is"),
+        ({"precisions": []}, "precisions is"),
+        ({"size": (0, 3)}, "size is"),
+        ({"size": 0}, "size is"),
+    ],
 )
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -26,7 +26,7 @@ from schemathesis import openapi
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from segdistill.serving.admission import REST_S
+from segdistill.serving.admission import IDLE_S
 
 pytestmark = pytest.mark.integration
 TOKEN = "sesame"
@@ -201,7 +201,7 @@ def test_memory_falls_back_after_large_pictures(served: Served) -> None:
     assert served.post(file.getvalue())[0] == 200
     most = served.memory("VmHWM")
     assert most > before + 50
-    until = time.monotonic() + REST_S + 5
+    until = time.monotonic() + IDLE_S + 5
     while served.memory() > before + (most - before) / 3 and time.monotonic() < until:
         time.sleep(0.2)
     print(json.dumps({"before": before, "most": most, "after": served.memory()}))

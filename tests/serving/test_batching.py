@@ -1,4 +1,4 @@
-"""Batches: what goes together, what comes back, and what happens to the rest when one fails."""
+"""Batches: which images form one, which logits they get, and what happens to the rest when one fails."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ LABELS = LabelSet(names=("nothing", "something"))
 
 
 class Gated(nn.Module):
-    """Answers with the image's first two channels once its gate is open; fails on images of one column."""
+    """Logits are the image's first two channels, once its gate is open; fails on images of one column."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Gated(nn.Module):
         return image[:, :2]
 
 
-def picture(value: int, height: int = 4, width: int = 6) -> Tensor:
+def image(value: int, height: int = 4, width: int = 6) -> Tensor:
     return torch.full((3, height, width), value, dtype=torch.uint8)
 
 
@@ -50,38 +50,38 @@ def network(module: Gated) -> TrainedNetwork:
 
 
 def occupied(batcher: Batcher, module: Gated) -> Future[Tensor]:
-    """Let the network wait with one picture, so that what is submitted after it piles up."""
-    first = batcher.submit(picture(0, 2, 2))
+    """Let the network wait with one image, so that those submitted after it queue up."""
+    first = batcher.submit(image(0, 2, 2))
     assert module.entered.wait(20)
     return first
 
 
-def test_pictures_of_one_size_go_together(network: TrainedNetwork, module: Gated) -> None:
+def test_images_of_one_size_form_a_batch(network: TrainedNetwork, module: Gated) -> None:
     sizes: list[int] = []
     batcher = Batcher(network, CPU, max_batch=3, wait_s=0.001, observe=sizes.append)
     occupied(batcher, module)
-    wide = [batcher.submit(picture(value)) for value in (10, 20)]
-    tall = batcher.submit(picture(30, 6, 4))
-    wide += [batcher.submit(picture(value)) for value in (40, 50)]
+    wide = [batcher.submit(image(value)) for value in (10, 20)]
+    tall = batcher.submit(image(30, 6, 4))
+    wide += [batcher.submit(image(value)) for value in (40, 50)]
     assert len(batcher) == 5
     module.gate.set()
     for answer, value in zip([*wide, tall], (10, 20, 40, 50, 30), strict=True):
-        expected = normalise(picture(value, 6, 4) if value == 30 else picture(value))[:2]
+        expected = normalise(image(value, 6, 4) if value == 30 else image(value))[:2]
         torch.testing.assert_close(answer.result(20), expected)
     batcher.close()
     assert module.batches == [(1, 3, 2, 2), (3, 3, 4, 6), (1, 3, 6, 4), (1, 3, 4, 6)]
     assert sizes == [1, 3, 1, 1]
 
 
-def test_a_picture_waits_for_others_but_not_long(network: TrainedNetwork, module: Gated) -> None:
+def test_an_image_waits_for_others_but_not_long(network: TrainedNetwork, module: Gated) -> None:
     module.gate.set()
     batcher = Batcher(network, CPU, max_batch=2, wait_s=0.2)
     started = time.monotonic()
-    lonely = batcher.submit(picture(1))
+    lonely = batcher.submit(image(1))
     lonely.result(20)
     assert 0.2 <= time.monotonic() - started < 10
     started = time.monotonic()
-    pair = [batcher.submit(picture(1)) for _ in range(2)]
+    pair = [batcher.submit(image(1)) for _ in range(2)]
     for answer in pair:
         answer.result(20)
     assert time.monotonic() - started < 0.15  # a full batch does not wait
@@ -89,13 +89,13 @@ def test_a_picture_waits_for_others_but_not_long(network: TrainedNetwork, module
     assert module.batches == [(1, 3, 4, 6), (2, 3, 4, 6)]
 
 
-def test_nobody_computes_what_was_cancelled(network: TrainedNetwork, module: Gated) -> None:
+def test_cancelled_images_are_not_computed(network: TrainedNetwork, module: Gated) -> None:
     batcher = Batcher(network, CPU, wait_s=0)
     occupied(batcher, module)
-    cancelled, kept = batcher.submit(picture(1)), batcher.submit(picture(2))
+    cancelled, kept = batcher.submit(image(1)), batcher.submit(image(2))
     assert cancelled.cancel()
     module.gate.set()
-    torch.testing.assert_close(kept.result(20), normalise(picture(2))[:2])
+    torch.testing.assert_close(kept.result(20), normalise(image(2))[:2])
     batcher.close()
     assert module.batches[1:] == [(1, 3, 4, 6)]
 
@@ -106,20 +106,20 @@ def test_a_failure_is_that_of_its_batch_alone(
     module.gate.set()
     batcher = Batcher(network, CPU, wait_s=0)
     with pytest.raises(RuntimeError, match="cannot take one column"):
-        batcher.submit(picture(1, 4, 1)).result(20)
-    assert batcher.submit(picture(1)).result(20).shape == (2, 4, 6)
+        batcher.submit(image(1, 4, 1)).result(20)
+    assert batcher.submit(image(1)).result(20).shape == (2, 4, 6)
     batcher.close()
     assert "the network failed" in caplog.text
 
 
 def test_closing_finishes_what_was_submitted(network: TrainedNetwork, module: Gated) -> None:
     batcher = Batcher(network, CPU, max_batch=2, wait_s=60)
-    occupied_by_waiting = [batcher.submit(picture(value)) for value in range(5)]
+    occupied_by_waiting = [batcher.submit(image(value)) for value in range(5)]
     module.gate.set()
     batcher.close()
     assert all(answer.done() and not answer.exception() for answer in occupied_by_waiting)
     with pytest.raises(RuntimeError, match="closed"):
-        batcher.submit(picture(1))
+        batcher.submit(image(1))
 
 
 def test_networks_of_single_images_are_not_given_batches(network: TrainedNetwork, module: Gated) -> None:

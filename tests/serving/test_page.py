@@ -266,7 +266,7 @@ def test_a_server_with_a_token_asks_for_it(
         for page in open_page(browser, running.url):
             page.get_by_label("This server wants a token").fill("wrong")
             page.keyboard.press("Enter")
-            expect(page.get_by_role("alert")).to_contain_text("does not know this token")
+            expect(page.get_by_role("alert")).to_contain_text("refuses this token")
             page.get_by_label("This server wants a token").fill("sesame")
             page.keyboard.press("Enter")
             expect(page.locator("#model")).to_contain_text("colours")

@@ -1,4 +1,4 @@
-"""The settings of what a student is used for: `segdistill predict`, `export`, `benchmark`, `serve`."""
+"""The settings of `segdistill predict`, `export`, `benchmark` and `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,33 +50,27 @@ class ExportConfig:
     format: Format = "onnx"
     """onnx, openvino (.xml with .bin), pt2 (torch.export) or executorch (.pte, XNNPACK)."""
     quantize: Literal["int8"] | None = None
-    """int8 for 8-bit weights and maps (onnx and openvino), measured on calibration images."""
+    """int8 for 8-bit weights and feature maps (onnx and openvino), calibrated on images."""
     input: Literal["image", "tensor"] = "image"
-    """image takes N x H x W x 3 uint8 RGB, tensor N x 3 x H x W floats that are normalised already."""
+    """image: N x H x W x 3 uint8 RGB; tensor: N x 3 x H x W floats, already normalised."""
     output: Literal["logits", "mask"] = "logits"
-    """logits N x K x H x W, or mask, N x H x W uint8 class indices."""
+    """logits: N x K x H x W floats; mask: N x H x W uint8 class indices."""
     out: str = ""
     """The file; `model` with the format's suffix in the run folder where absent."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
-    """Images with masks that both are scored on; a run's own validation set where no root is named."""
+    """Images with masks on which file and network are scored; without a root the run's validation set."""
     images: int = 0
-    """Images of it that are used, evenly spaced; 0 takes all."""
+    """How many of these images, evenly spaced; 0 takes all."""
     calibration: str | None = None
     """Folder of images for int8; the run's own training images where absent."""
     calibration_images: int = 200
-    """Images of it that are used."""
+    """How many of these images, evenly spaced."""
     same_class: float = 0.999
-    """Smallest fraction of pixels with PyTorch's class that a float file may have."""
+    """Smallest fraction of pixels that must have PyTorch's class in a float file."""
     max_loss: float = 1.0
     """Largest loss of mean IoU that int8 may cost, in points (hundredths)."""
 
     def __post_init__(self) -> None:
-        require(
-            self.quantize is None or self.format in {"onnx", "openvino"},
-            "quantize",
-            self.quantize,
-            f"null for {self.format}: onnx and openvino have int8",
-        )
         require(self.images >= 0, "images", self.images, "0 or more")
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
         require(0 <= self.same_class <= 1, "same_class", self.same_class, "a fraction from 0 to 1")
@@ -91,8 +85,8 @@ class BenchmarkConfig:
     """Of targets that PyTorch runs: eager (freed memory handed back), kept (and not), fused, compiled."""
     precisions: list[str] = field(default_factory=lambda: ["fp32"])
     """fp32 and bf16; of exported files only OpenVINO's can be run in bf16."""
-    size: tuple[int, int] = (256, 256)
-    """Height and width in pixels."""
+    size: int | tuple[int, int] = 256
+    """Side of the square image, or its height and width, in pixels."""
     batch: int = 1
     """Images per pass."""
     threads: int = 0
@@ -105,6 +99,11 @@ class BenchmarkConfig:
     """K of a network of the zoo without weights of its own."""
     device: str = "cpu"
     """cpu or cuda; exported files are run on the CPU."""
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the image, in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def __post_init__(self) -> None:
         known = {"eager", "kept", "fused", "compiled"}
@@ -120,7 +119,7 @@ class BenchmarkConfig:
             self.precisions,
             "of fp32, bf16",
         )
-        require(min(self.size) > 0, "size", self.size, "above 0")
+        require(min(self.height_width) > 0, "size", self.size, "above 0")
         for name in ("batch", "repeats"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("threads", "warmup"):
@@ -131,7 +130,7 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """How a network is served over HTTP, and what the server refuses."""
+    """How a network is served over HTTP, and which requests are refused."""
 
     host: str = "127.0.0.1"
     """Address to listen on; the default is reached from this machine only."""
@@ -140,23 +139,23 @@ class ServeConfig:
     token: str | None = None
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
-    """Long side, in pixels, that pictures are resized to; null takes its run's, else their own up to 1024."""
+    """Long side of the network's input in pixels; null takes its run's, else the image's up to 1024."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
+    """Precision of the network; of exported files only OpenVINO's can be run in bf16."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     max_batch: int = 8
-    """Most pictures of one size that go through the network together."""
+    """Most images of one size that go through the network together."""
     max_wait_ms: float = 5.0
-    """Milliseconds that a picture waits for others to share a batch with."""
+    """Milliseconds that an image waits for others of its size."""
     queue: int = 64
-    """Requests that are worked on or wait at a time; one more is answered 503."""
+    """Requests in progress at a time; one more is answered 503, or evicts that of a slow client."""
     connections: int = 256
-    """Open connections; requests on one more are answered 503."""
+    """Open connections; one more replaces one that is idle, else its requests are answered 503."""
     max_bytes: int = 16 * 2**20
     """Largest body of a request in bytes; 413 above."""
     max_pixels: int = 32_000_000
-    """Most pixels of a picture, read from its header before it is decoded; 413 above."""
+    """Most pixels of an image, checked before it is decoded; 413 above."""
     max_header_bytes: int = 16 * 2**10
     """Most bytes of a request's header; 431 above."""
     timeout_s: float = 30.0

@@ -32,7 +32,11 @@ class DataConfig:
     split: str = "train"
     """Split to train on: a list file of a VOC devkit, or a value for {split} in a folder layout."""
     val_split: str = "val"
-    """Split that training evaluates on."""
+    """Split that training evaluates on; unused with val_share."""
+    val_share: float = 0.0
+    """Fraction of the images of `split` that is held out for validation, where the data set has no split for
+    it; chosen by a hash of each image's name, so that it stays the same when files are added. 0 holds out
+    none."""
     extra: list[str] = field(default_factory=list)
     """More labelled data sets with the same label set, each ROOT or ROOT@SPLIT."""
     unlabelled: list[str] = field(default_factory=list)
@@ -53,6 +57,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(0 <= self.val_share < 1, "data.val_share", self.val_share, "from 0 to below 1")
+        require(not self.val_share or self.val_split == "val", "data.val_split", self.val_split,
+                "left as it is where data.val_share holds images of data.split out instead")  # fmt: skip
         share, side = self.unlabelled_share, self.long_side
         require(
             0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "above 0, 1 at most"

@@ -30,7 +30,8 @@ def load(cls: type[Config], path: Path) -> Config:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
-    parser = _parser(cls)
+    plain: type = cls  # mypy takes type[Config] for something that cannot be a key
+    parser = _parser(plain)
     try:
         settings = read_plain_yaml(path)
         require(isinstance(settings, dict), "the file", settings, "a mapping of settings")

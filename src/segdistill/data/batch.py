@@ -1,4 +1,4 @@
-"""A batch of training crops: collated by the loader, moved and normalised on the device."""
+"""A batch of training crops: collated by the loader, moved to the device, coloured and normalised there."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from segdistill.data.transforms import normalise
 
 @dataclass(frozen=True)
 class Batch:
-    """N views, as the training loop sees them."""
+    """N crops, as the training loop gets them."""
 
     image: Tensor
-    """N x 3 x H x W float32, ImageNet-normalised (uint8 RGB until `to` has moved it to the device)."""
+    """N x 3 x H x W float32, ImageNet-normalised (uint8 RGB until `normalized`)."""
     mask: Tensor
-    """N x H x W int64, class index or 255 = void."""
+    """N x H x W int64, class index or 255 = void (uint8 until `normalized`)."""
     valid: Tensor
     """N x H x W bool, False where augmentation padded."""
     id: list[str]
@@ -33,7 +33,7 @@ class Batch:
     teacher_features: Tensor | None = None
     """N x C x h x w, the teacher's features where they come from a cache."""
     colour: Tensor | None = None
-    """N x 4, the colours that `to` gives the images."""
+    """N x 4, the colours that `normalized` gives the images."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
@@ -45,7 +45,11 @@ class Batch:
         return replace(self, **moved)
 
     def normalized(self, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
-        """A uint8 batch as the networks take it: in its drawn colours, ImageNet-normalised float32."""
+        """A batch of bytes as floats: in its random colours, ImageNet-normalised, masks as int64.
+
+        On the device, whither bytes travel faster than floats.
+        """
+        assert self.image.dtype == torch.uint8, "this batch is normalised already"
         image = F.to_dtype(self.image, torch.float32, scale=True)
         if self.colour is not None:
             image = recolour(image, self.colour)
@@ -54,7 +58,7 @@ class Batch:
 
 
 class TrainingSample(NamedTuple):
-    """A view of one sample."""
+    """A crop of one sample."""
 
     image: Tensor
     """3 x S x S uint8."""
@@ -64,37 +68,37 @@ class TrainingSample(NamedTuple):
     """S x S bool."""
     id: str
     teacher_logits: Tensor | None
-    """K x S x S float16 logits of the teacher, where there is a cache."""
+    """K x S x S float16, where they come from a cache."""
     teacher_features: Tensor | None
-    """C x s x s float16 teacher_features of the teacher, where losses compare them and there is a cache."""
+    """C x s x s float16, where they come from a cache and losses compare them."""
     colour: Tensor
     """4, the colours that the image is to get on the device."""
 
 
-def collate(views: list[TrainingSample]) -> Batch:
-    """N views of one size -> a uint8 `Batch`."""
-    known = [view.teacher_logits for view in views if view.teacher_logits is not None]
-    teacher_features = [view.teacher_features for view in views if view.teacher_features is not None]
+def collate(crops: list[TrainingSample]) -> Batch:
+    """N crops of one size -> a uint8 `Batch`."""
+    teacher_logits = [crop.teacher_logits for crop in crops if crop.teacher_logits is not None]
+    teacher_features = [crop.teacher_features for crop in crops if crop.teacher_features is not None]
     batch = Batch(
-        torch.stack([view.image for view in views]),
-        torch.stack([view.mask for view in views]),
-        torch.stack([view.valid for view in views]),
-        [view.id for view in views],
-        torch.stack(known) if known else None,
+        torch.stack([crop.image for crop in crops]),
+        torch.stack([crop.mask for crop in crops]),
+        torch.stack([crop.valid for crop in crops]),
+        [crop.id for crop in crops],
+        torch.stack(teacher_logits) if teacher_logits else None,
         teacher_features=torch.stack(teacher_features) if teacher_features else None,
-        colour=torch.stack([view.colour for view in views]),
+        colour=torch.stack([crop.colour for crop in crops]),
     )
     share_memory(*vars(batch).values())
     return batch
 
 
-def share_memory(*parts: object) -> None:
-    """In a loader process, move the tensors among `parts` to shared memory, where they go anyway.
+def share_memory(*values: object) -> None:
+    """In a loader process, move the tensors among `values` to shared memory, where they go anyway.
 
     Left to the queue between the processes, this happens in a thread of its own, in which an error (there is
     no memory left) is lost together with the batch: training would wait for it forever.
     """
     if get_worker_info() is not None:
-        for part in parts:
-            if isinstance(part, Tensor):
-                part.share_memory_()  # type: ignore[no-untyped-call]
+        for value in values:
+            if isinstance(value, Tensor):
+                value.share_memory_()  # type: ignore[no-untyped-call]

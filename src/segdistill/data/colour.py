@@ -1,4 +1,4 @@
-"""Random colours of training views: drawn by the loader, applied to whole batches on the device.
+"""Random colours of training crops: drawn by the loader, applied to whole batches on the device.
 
 Brightness, contrast, saturation and hue are linear in a pixel's RGB, so that all four of an image are one
 3 x 3 matrix and one offset. N: images, H, W: rows and columns.
@@ -20,7 +20,7 @@ LUMA = (0.299, 0.587, 0.114)
 def draw_colour(augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
     """4 numbers: brightness, contrast and saturation (1 changes nothing), turn of the hue (0 does not)."""
     colour = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
-    # What is switched off draws no number, so that older settings keep their views.
+    # What is switched off draws no number, so that older settings keep their crops.
     if augment.jitter:
         colour[:3] = rng.uniform(1 - augment.jitter, 1 + augment.jitter, 3)
     if augment.hue:
@@ -43,7 +43,7 @@ def recolour(image: Tensor, colour: Tensor) -> Tensor:
     Returns:
         N x 3 x H x W from 0 to 1.
     """
-    brightness, contrast, saturation, turn = (part[:, None, None] for part in colour.unbind(dim=1))
+    brightness, contrast, saturation, turn = (factor[:, None, None] for factor in colour.unbind(dim=1))
     grey = image.new_tensor([LUMA]).expand(3, 3)
     same = torch.eye(3, device=image.device)
     axis = torch.full((3, 3), 1 / 3, device=image.device)

@@ -1,58 +1,44 @@
-"""Opens data sets of any layout, and joins labelled and unlabelled ones."""
+"""Opens data sets of any layout, joins labelled and unlabelled ones, and holds samples out for validation."""
 
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset
+from numpy.typing import NDArray
 
 from segdistill.config.train import DataConfig
-from segdistill.data.formats.folders import description_file, folder_files, require_dataset
-from segdistill.data.formats.voc import find_devkit, voc_files
+from segdistill.data.formats.layout import Layout, UnknownSplitError
+from segdistill.data.formats.table import open_layout, open_training_layout
 from segdistill.data.images import list_images
-from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
-from segdistill.data.samples import FileSamples, Sample
+from segdistill.data.labels import LabelSet
+from segdistill.data.samples import FileSamples, JoinedSamples, Samples
 
 
 def open_dataset(
     root: str | Path, split: str, *, layout: str | Path | None = None, strict: bool = True
 ) -> FileSamples:
-    """Open the labelled data set below `root`.
+    """Open one split of the labelled data set below `root`.
 
     Args:
-        root: a VOC devkit (or a folder that holds VOCdevkit/VOC2012), or a folder with a dataset.yaml.
+        root, layout: see `open_layout`.
         split: name of the list file, or what replaces {split} in a folder layout.
-        layout: a dataset.yaml that lies elsewhere.
         strict: refuse a data set with a missing file at once; `data check` names them all instead.
 
     Raises:
-        FileNotFoundError: the folder, the list or a file of the data set is missing.
+        FileNotFoundError: the folder, the split or a file of the data set is missing.
         ValueError: dataset.yaml is wrong.
     """
-    folder = Path(root)
-    labels = open_labels(root, layout)
-    devkit = find_devkit(folder)
-    if devkit is not None:
-        ids, images, masks = voc_files(devkit, split)
-    else:
-        ids, images, masks = folder_files(folder, split, description_file(folder, layout))
-    if not ids:
-        raise FileNotFoundError(f"split {split!r} of {folder} has no images")
-    if strict:
-        _require_files(images + masks)
-    return FileSamples(labels, ids, images, masks)
+    return _open_split(open_layout(root, layout), split, strict=strict)
 
 
 def open_labels(root: str | Path, layout: str | Path | None = None) -> LabelSet:
-    """The label set of the data set below `root`, without looking at its images.
+    """The label set of the data set below `root`; see `open_layout`."""
+    return open_layout(root, layout).labels
 
-    Raises:
-        FileNotFoundError: there is no data set.
-        ValueError: dataset.yaml is wrong.
-    """
-    folder = Path(root)
-    require_dataset(root, layout)
-    described = description_file(folder, layout)
-    return label_set(read_yaml(described), str(described)) if described.is_file() else VOC
+
+def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
+    """Names of the splits of the data set below `root`, sorted; see `open_layout`."""
+    return open_layout(root, layout).splits()
 
 
 def open_unlabelled(folder: str | Path, labels: LabelSet) -> FileSamples:
@@ -64,17 +50,21 @@ def open_unlabelled(folder: str | Path, labels: LabelSet) -> FileSamples:
     return FileSamples(labels, ids, images)
 
 
-def open_training(config: DataConfig, *, taught: bool = True) -> Dataset[Sample]:
+def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
     """All that training reads, labelled and unlabelled, as one data set.
 
     Args:
-        config: where the data are, and which share of the masks is used.
-        taught: whether a teacher explains the images whose masks are not used; else they are left out.
+        config: where the data are, what is held out, and which fraction of the masks is used.
+        distils: whether a teacher gives the images whose masks are not used their soft loss; else they are
+            left out.
 
     Raises:
-        ValueError: a further data set has other classes than the first.
+        FileNotFoundError, ValueError: see `open_dataset`.
+        ValueError: a further data set has other classes than the first, or nothing is left to train on.
     """
     first = open_dataset(config.root, config.split, layout=config.layout)
+    if config.val_share:
+        first = first.subset(~held_out(first, config))
     sets = [first]
     for source in config.extra:
         root, _, split = source.partition("@")
@@ -86,13 +76,51 @@ def open_training(config: DataConfig, *, taught: bool = True) -> Dataset[Sample]
             )
         sets.append(further)
     if config.labelled_share < 1:
-        parts = [part_labelled(labelled, config.labelled_share) for labelled in sets]
-        sets = [labelled for labelled, _ in parts] + [rest for _, rest in parts if taught]
+        halves = [split_labelled(labelled, config.labelled_share) for labelled in sets]
+        sets = [labelled for labelled, _ in halves] + [rest for _, rest in halves if distils]
     sets += [open_unlabelled(folder, first.labels) for folder in config.unlabelled]
-    return sets[0] if len(sets) == 1 else ConcatDataset(sets)
+    return sets[0] if len(sets) == 1 else JoinedSamples(sets)
 
 
-def part_labelled(samples: FileSamples, share: float) -> tuple[FileSamples, FileSamples]:
+def open_validation(config: DataConfig) -> FileSamples:
+    """What a training is evaluated on: its validation split, or what `data.val_share` holds out.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_dataset`.
+        ValueError: training would read the same images.
+    """
+    layout = open_training_layout(config)
+    if config.val_share:
+        samples = _open_split(layout, config.split)
+        return samples.subset(held_out(samples, config))
+    try:
+        return _open_split(layout, config.val_split)
+    except UnknownSplitError as error:
+        raise UnknownSplitError(
+            f"{error}; name another with --data.val_split, or hold images of {config.split!r} out with "
+            "--data.val_share 0.2"
+        ) from None
+
+
+def held_out(samples: FileSamples, config: DataConfig) -> NDArray[np.bool_]:
+    """Which of the samples `data.val_share` holds out (N): by a hash of the id, whatever else there is.
+
+    Raises:
+        ValueError: that is none of them, or all.
+    """
+    hashes = (blake2b(str(name).encode(), digest_size=8).digest() for name in samples.ids)
+    drawn = np.array([int.from_bytes(digest, "little") / 2**64 for digest in hashes])
+    chosen = drawn < config.val_share
+    if chosen.all() or not chosen.any():
+        raise ValueError(
+            f"data.val_share is {config.val_share}, which holds out {'all' if chosen.all() else 'none'} of "
+            f"the {len(samples)} samples of {config.split!r}: above {drawn.min():.4f} it holds out one or "
+            f"more, up to {drawn.max():.4f} it leaves one or more"
+        )
+    return chosen
+
+
+def split_labelled(samples: FileSamples, share: float) -> tuple[FileSamples, FileSamples]:
     """A labelled data set in two: with the masks of an evenly spaced `share` of it, and without the others'.
 
     Raises:
@@ -104,27 +132,16 @@ def part_labelled(samples: FileSamples, share: float) -> tuple[FileSamples, File
         raise ValueError(
             f"data.labelled_share is {share}, but must leave one or more of {len(samples)} labelled images"
         )
-    return samples.part(kept), samples.part(~kept, masked=False)
+    return samples.subset(kept), samples.subset(~kept, masked=False)
 
 
-def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
-    """Names of the splits that a data set has, sorted."""
-    folder = Path(root)
-    devkit = find_devkit(folder)
-    if devkit is not None:
-        return sorted(path.stem for path in (devkit / "ImageSets" / "Segmentation").glob("*.txt"))
-    described = description_file(folder, layout)
-    named = read_yaml(described).get("images", "") if described.is_file() else ""
-    parts = Path(named if isinstance(named, str) else "").parts
-    marked = next((part for part in parts if "{split}" in part), None)
-    if marked is None or Path(named).is_absolute() or ".." in parts:
-        return ["all"] if parts else []
-    depth = len(folder.parts) + parts.index(marked)
-    found = folder.glob("/".join(parts).replace("{split}", "*"))
-    before, after = marked.split("{split}", 1)
-    return sorted(
-        path.parts[depth].removeprefix(before).removesuffix(after) for path in found if path.is_dir()
-    )
+def _open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSamples:
+    files = layout.list_files(split)
+    if not files.ids:
+        raise UnknownSplitError(f"split {split!r} of {layout.root} has no images")
+    if strict:
+        _require_files(files.images + files.masks)
+    return FileSamples(layout.labels, files.ids, files.images, files.masks)
 
 
 def _require_files(paths: list[Path]) -> None:

@@ -3,18 +3,18 @@
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from segdistill.data.samples import Sample, labelled_count
+from segdistill.data.check import survey
+from segdistill.data.samples import Samples
 
 MOST_IMAGES = 2000
 
 
-def class_weights(samples: Dataset[Sample], classes: int, exponent: float) -> Tensor | None:
+def class_weights(samples: Samples, classes: int, exponent: float) -> Tensor | None:
     """Weights in proportion to frequency ** -exponent, whose mean over labelled pixels is 1.
 
     Args:
-        samples: what `open_training` returned.
+        samples: what training reads.
         classes: K.
         exponent: 0.5 is the usual square root; 0 weighs all alike.
 
@@ -34,10 +34,7 @@ def class_weights(samples: Dataset[Sample], classes: int, exponent: float) -> Te
     return torch.from_numpy(weights / (frequencies * weights).sum()).float()
 
 
-def class_frequencies(samples: Dataset[Sample], classes: int, most: int = MOST_IMAGES) -> np.ndarray:
-    """Share of each class among the labelled pixels of at most `most` labelled images, evenly spaced: K."""
-    labelled = labelled_count(samples)
-    counts = np.zeros(classes, np.int64)
-    for index in np.linspace(0, labelled - 1, min(most, labelled)).round().astype(int):
-        counts += np.bincount(samples[index].mask.numpy().ravel(), minlength=classes)[:classes]
-    return counts / max(1, counts.sum())
+def class_frequencies(samples: Samples, classes: int, most: int = MOST_IMAGES) -> np.ndarray:
+    """Fraction of each class among the labelled pixels of `most` labelled images, evenly spaced: K."""
+    pixels = survey(samples, most).pixels[:classes]
+    return pixels / max(1, pixels.sum())

@@ -30,8 +30,7 @@ def read_image(path: Path) -> Image.Image:
         FileNotFoundError: there is no such file.
         ValueError: the file is not an image, is truncated, or is too large to decode safely.
     """
-    with _opened(path) as image:
-        return upright_rgb(image)
+    return decode_image(path, open_image(path))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -128,27 +127,55 @@ def list_images(folder: Path) -> Iterator[Path]:
             yield path
 
 
-@contextmanager
-def _opened(path: Path, *, limited: bool = True) -> Iterator[Image.Image]:
-    """A fully decoded image; every failure of the decoder becomes one `ValueError` with the path.
+def open_image(path: Path) -> Image.Image:
+    """An image file whose header is read and whose pixels are not, see `decode_image`; the caller closes it.
 
-    `limited` refuses images of more than `MOST_PIXELS` before they are decoded.
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`, for what the header tells.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if limited:
-                refuse_large(path, image.size)
-            image.load()
+        return Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read ({', '.join(FORMATS)})") from None
+    except Exception as error:  # damaged files bring the decoders to raise nearly anything
+        raise decoding_error(path, error) from None
+
+
+def decode_image(path: Path, image: Image.Image) -> Image.Image:
+    """The pixels of what `open_image` gave, as `read_image` gives them; the file is closed.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    with image, _decoded(path, image, limited=True):
+        return upright_rgb(image)
+
+
+@contextmanager
+def _opened(path: Path, *, limited: bool = True) -> Iterator[Image.Image]:
+    """A fully decoded image; see `_decoded`."""
+    with open_image(path) as image, _decoded(path, image, limited=limited):
+        yield image
+
+
+@contextmanager
+def _decoded(path: Path, image: Image.Image, *, limited: bool) -> Iterator[None]:
+    """Decode an open image; every failure of the decoder becomes one `ValueError` with the path.
+
+    `limited` refuses images of more than `MOST_PIXELS` before they are decoded.
+    """
+    try:
+        if limited:
+            refuse_large(path, image.size)
+        image.load()
     except MemoryError:
         raise ValueError(f"{path} cannot be decoded: there is not enough memory for it") from None
     except Exception as error:  # damaged files bring the decoders to raise nearly anything
         raise error if isinstance(error, TooLargeError) else decoding_error(path, error) from None
     try:
-        yield image
+        yield
     except (SyntaxError, LookupError, OverflowError, ArithmeticError, struct.error, TypeError) as error:
         raise decoding_error(path, error) from None  # metadata (EXIF, palettes) is looked at only now
 

@@ -126,16 +126,16 @@ class LabelMap:
 
     def __init__(self, source: LabelSet, target: LabelSet, rename: Mapping[str, str] | None = None) -> None:
         names = [(rename or {}).get(name, name) for name in source.names]
-        homeless = [name for name in names if name not in target.names]
-        uncovered = [name for name in target.names if name not in names]
+        unmapped = [name for name in names if name not in target.names]
+        missing = [name for name in target.names if name not in names]
         unused = sorted(set(rename or {}) - set(source.names))
-        if homeless or uncovered or unused:
+        if unmapped or missing or unused:
             raise ValueError(
                 "the network's label set does not map onto the data set's: "
-                f"its classes without a place there: {', '.join(homeless) or 'none'}; "
-                f"classes of the data set that it lacks: {', '.join(uncovered) or 'none'}; "
+                f"its classes that the data set lacks: {', '.join(unmapped) or 'none'}; "
+                f"classes of the data set that it lacks: {', '.join(missing) or 'none'}; "
                 f"names in the map that it lacks: {', '.join(unused) or 'none'}. "
-                "Name the pairs with --teacher.map.THEIRS OURS (evaluate: --map.THEIRS OURS)"
+                "Pair names that differ with --teacher.map.NETWORK_CLASS DATA_CLASS (evaluate: --map....)"
             )
         self.sources = [[i for i, name in enumerate(names) if name == wanted] for wanted in target.names]
         self.identity = self.sources == [[i] for i in range(len(source))]

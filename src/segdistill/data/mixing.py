@@ -59,8 +59,8 @@ def mixup(batch: Batch, index_b: Tensor, rng: np.random.Generator) -> Batch:
     weight = lam[:, None, None, None]
     teacher_logits = batch.teacher_logits
     if teacher_logits is not None:
-        known = F.log_softmax(teacher_logits.float(), dim=1)
-        blended = torch.logaddexp(known + weight.log(), known[index_b] + (1 - weight).log())
+        log_p = F.log_softmax(teacher_logits.float(), dim=1)
+        blended = torch.logaddexp(log_p + weight.log(), log_p[index_b] + (1 - weight).log())
         teacher_logits = blended.to(teacher_logits.dtype)
     teacher_features = batch.teacher_features
     if teacher_features is not None:
@@ -84,15 +84,15 @@ def cutmix(batch: Batch, index_b: Tensor, rng: np.random.Generator) -> Batch:
     The box is drawn around any pixel and ends where the image does.
     """
     size = batch.mask.shape[1:]
-    extent = np.sqrt(rng.random(len(batch.id)))  # lam of each side
-    rows, columns = (_span(rng.random(len(batch.id)) * side, extent * side, side) for side in size)
-    where = rows[:, :, None] & columns[:, None]
-    return paste(batch, index_b, where.to(batch.image.device, non_blocking=True))
+    extent = np.sqrt(rng.random(len(batch.id)))  # of each axis, as a fraction: the area is uniform
+    rows, columns = (_span(rng.random(len(batch.id)) * length, extent * length, length) for length in size)
+    box = rows[:, :, None] & columns[:, None]
+    return paste(batch, index_b, box.to(batch.image.device, non_blocking=True))
 
 
-def _span(centre: Numbers, extent: Numbers, side: int) -> Tensor:
-    """N x side bool: whether the middle of each pixel is within half of `extent` (N) of `centre` (N)."""
-    return torch.from_numpy(abs(np.arange(side) + 0.5 - centre[:, None]) <= extent[:, None] / 2)
+def _span(centre: Numbers, extent: Numbers, length: int) -> Tensor:
+    """N x length bool: whether the middle of each pixel is within half of `extent` (N) of `centre` (N)."""
+    return torch.from_numpy(abs(np.arange(length) + 0.5 - centre[:, None]) <= extent[:, None] / 2)
 
 
 def copy_paste(batch: Batch, index_b: Tensor, rng: np.random.Generator) -> Batch:
@@ -102,41 +102,39 @@ def copy_paste(batch: Batch, index_b: Tensor, rng: np.random.Generator) -> Batch
     without either the image stays as it is. Class 0, which mostly is the background, is never pasted; of the
     others half are, rounded up.
     """
-    labels = _known_labels(batch)[index_b]
+    labels = _labels(batch)[index_b]
     scores = rng.random((len(batch.id), VOID + 1), dtype=np.float32)
     order = torch.from_numpy(scores).to(batch.image.device, non_blocking=True)
     present = torch.zeros_like(order, dtype=torch.bool).scatter_(1, labels.flatten(1), True)
     present[:, 0] = present[:, VOID] = False
-    place = order.masked_fill(~present, torch.inf).argsort(dim=1).argsort(dim=1)
-    pasted = present & (2 * place < present.sum(dim=1, keepdim=True))
+    position = order.masked_fill(~present, torch.inf).argsort(dim=1).argsort(dim=1)
+    pasted = present & (2 * position < present.sum(dim=1, keepdim=True))
     return paste(batch, index_b, pasted.gather(1, labels.flatten(1)).view_as(labels))
 
 
-def _known_labels(batch: Batch) -> Tensor:
-    """The masks (N x H x W), of images without one the cached teacher's classes; void where nobody knows."""
+def _labels(batch: Batch) -> Tensor:
+    """The masks (N x H x W); of images without one the cached teacher's classes, or void."""
     if batch.teacher_logits is None:
         return batch.mask
-    guessed = batch.teacher_logits.argmax(dim=1).where(batch.valid, VOID)
+    predicted = batch.teacher_logits.argmax(dim=1).where(batch.valid, VOID)
     labelled = (batch.mask != VOID).any(dim=2).any(dim=1)
-    return torch.where(labelled[:, None, None], batch.mask, guessed)
+    return torch.where(labelled[:, None, None], batch.mask, predicted)
 
 
-def paste(batch: Batch, index_b: Tensor, where: Tensor) -> Batch:
-    """Replace the pixels `where` (N x H x W bool) of each image, with all that is of them, by `index_b`'s."""
+def paste(batch: Batch, index_b: Tensor, pasted: Tensor) -> Batch:
+    """Replace the pixels `pasted` (N x H x W bool) of each image, with their outputs, by `index_b`'s."""
     teacher_logits = batch.teacher_logits
     if teacher_logits is not None:
-        teacher_logits = torch.where(where[:, None], teacher_logits[index_b], teacher_logits)
+        teacher_logits = torch.where(pasted[:, None], teacher_logits[index_b], teacher_logits)
     teacher_features = batch.teacher_features
     if teacher_features is not None:
-        there = (
-            F.interpolate(where[:, None].float(), size=teacher_features.shape[2:], mode="nearest-exact") > 0
-        )
-        teacher_features = torch.where(there, teacher_features[index_b], teacher_features)
+        cells = F.interpolate(pasted[:, None].float(), size=teacher_features.shape[2:], mode="nearest-exact")
+        teacher_features = torch.where(cells > 0, teacher_features[index_b], teacher_features)
     return replace(
         batch,
         teacher_features=teacher_features,
-        image=torch.where(where[:, None], batch.image[index_b], batch.image),
-        mask=torch.where(where, batch.mask[index_b], batch.mask),
-        valid=torch.where(where, batch.valid[index_b], batch.valid),
+        image=torch.where(pasted[:, None], batch.image[index_b], batch.image),
+        mask=torch.where(pasted, batch.mask[index_b], batch.mask),
+        valid=torch.where(pasted, batch.valid[index_b], batch.valid),
         teacher_logits=teacher_logits,
     )

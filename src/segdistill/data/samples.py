@@ -1,6 +1,9 @@
 """What a data set is: samples by index, where their files are, and how many of them have masks."""
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import read_image, read_mask
@@ -18,9 +21,12 @@ from segdistill.data.transforms import downscale
 NAME = np.dtypes.StringDType()
 """Strings of any length, kept as UTF-8 beside each other."""
 
+OUTSIDE = VOID - 1
+"""Marks, while a mask is read, the pixels whose index is no class and not void: no class can have it."""
+
 
 class Sample(NamedTuple):
-    """One image with its mask, at the size of its files unless it was reduced."""
+    """One image with its mask, at the size of its files unless it was downscaled."""
 
     image: Tensor
     """3 x H x W uint8 RGB."""
@@ -31,7 +37,44 @@ class Sample(NamedTuple):
     """H, W of the image file."""
 
 
-class FileSamples(Dataset[Sample]):
+class SampleFiles(NamedTuple):
+    """Where one sample comes from."""
+
+    id: str
+    image: Path
+    mask: Path | None
+    """None for an unlabelled image."""
+    void: int = VOID
+    """Index of unlabelled pixels in the mask file."""
+
+
+class Samples(Dataset[Sample], ABC):
+    """A data set: what training, evaluation and the caches need of it, whatever its layout on the disk."""
+
+    labels: LabelSet
+    """What the class indices of the masks mean."""
+
+    @property
+    @abstractmethod
+    def labelled(self) -> int:
+        """How many of the samples, the first ones, have masks."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @abstractmethod
+    def files(self, index: int) -> SampleFiles:
+        """Id and files of one sample, without opening them."""
+
+    def mask(self, index: int) -> Tensor:
+        """The mask of one sample alone (H x W uint8), cheaper than the sample where its file is read."""
+        return self[index].mask
+
+
+class FileSamples(Samples):
     """Images with masks, or without.
 
     Args:
@@ -49,12 +92,22 @@ class FileSamples(Dataset[Sample]):
         self.ids = np.array(ids, dtype=NAME)
         self.images = np.array([str(path) for path in images], dtype=NAME)
         self.masks = None if masks is None else np.array([str(path) for path in masks], dtype=NAME)
-        self._from_file = np.full(256, VOID - 1, dtype=np.uint8)  # VOID - 1 marks what is outside the set
+        self._from_file = np.full(256, OUTSIDE, dtype=np.uint8)
         self._from_file[: len(labels)] = np.arange(len(labels), dtype=np.uint8)
-        self._from_file[[VOID, labels.void]] = VOID
+        self._from_file[labels.void] = VOID  # this index alone: what is declared is what counts
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def labelled(self) -> int:
+        """All of the samples, or none."""
+        return 0 if self.masks is None else len(self)
+
+    def files(self, index: int) -> SampleFiles:
+        """Id and files of one sample."""
+        mask = None if self.masks is None else Path(self.masks[index])
+        return SampleFiles(str(self.ids[index]), Path(self.images[index]), mask, self.labels.void)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -67,45 +120,98 @@ class FileSamples(Dataset[Sample]):
         size = (image.shape[1], image.shape[2])
         return Sample(image, self.read_mask(index, size), str(self.ids[index]), size)
 
-    def read_mask(self, index: int, size: tuple[int, ...]) -> Tensor:
-        """The mask of sample `index` (H x W uint8), which must have the image's `size` (H, W)."""
+    def mask(self, index: int) -> Tensor:
+        """The mask of one sample (H x W uint8); that of an unlabelled one is as large as its image."""
+        return self[index].mask if self.masks is None else self.read_mask(index)
+
+    def read_mask(self, index: int, size: tuple[int, int] | None = None) -> Tensor:
+        """The mask of sample `index` (H x W uint8), which must have the image's `size` (H, W) where given."""
         if self.masks is None:
+            assert size is not None
             return torch.full(size, VOID, dtype=torch.uint8)
         path = self.masks[index]
         stored = read_mask(Path(path))
-        if stored.shape != tuple(size):
+        if size is not None and stored.shape != size:
             raise ValueError(
                 f"{path} is {stored.shape[1]}x{stored.shape[0]} pixels, but its image is {size[1]}x{size[0]}"
             )
         mask = self._from_file[stored]
-        if (mask == VOID - 1).any():
-            wrong = sorted({int(value) for value in np.unique(stored[mask == VOID - 1])})
+        if (mask == OUTSIDE).any():
+            wrong = sorted({int(value) for value in np.unique(stored[mask == OUTSIDE])})
             raise ValueError(
                 f"{path} holds the label {', '.join(map(str, wrong[:5]))}, but labels are 0 to "
                 f"{len(self.labels) - 1} and void is {self.labels.void}"
             )
         return torch.from_numpy(mask)
 
-    def part(self, kept: NDArray[np.bool_], *, masked: bool = True) -> "FileSamples":
+    def subset(self, kept: NDArray[np.bool_], *, masked: bool = True) -> "FileSamples":
         """The samples marked in `kept`, with their masks or without."""
         images = [Path(path) for path in self.images[kept]]
         masks = [Path(path) for path in self.masks[kept]] if masked and self.masks is not None else None
         return FileSamples(self.labels, self.ids[kept].tolist(), images, masks)
 
 
-class DownscaledSamples(Dataset[Sample]):
-    """Samples that are reduced to a long side when they are read.
+class JoinedSamples(Samples):
+    """Several data sets of the same classes, one after the other; those with masks must come first.
+
+    Args:
+        sets: one or more.
+    """
+
+    def __init__(self, sets: Sequence[Samples]) -> None:
+        self.sets, self.labels = list(sets), sets[0].labels
+        self.ends = list(accumulate(len(samples) for samples in sets))
+        masked = sum(samples.labelled > 0 for samples in sets)
+        assert all(samples.labelled == len(samples) for samples in sets[:masked]), "masks come first"
+
+    @property
+    def labelled(self) -> int:
+        """The masks of all sets."""
+        return sum(samples.labelled for samples in self.sets)
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        samples, own = self.locate(index)
+        return samples[own]
+
+    def files(self, index: int) -> SampleFiles:
+        """Id and files of one sample."""
+        samples, own = self.locate(index)
+        return samples.files(own)
+
+    def mask(self, index: int) -> Tensor:
+        """The mask of one sample (H x W uint8)."""
+        samples, own = self.locate(index)
+        return samples.mask(own)
+
+    def locate(self, index: int) -> tuple[Samples, int]:
+        """The set that a sample is of, and its index there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = bisect_right(self.ends, index)
+        return self.sets[number], index - (self.ends[number - 1] if number else 0)
+
+
+class DownscaledSamples(Samples):
+    """Samples that are downscaled to a long side when they are read.
 
     Args:
         samples: at the size of their files.
         long_side: in pixels; smaller samples stay as they are, and so do all where it is None.
     """
 
-    def __init__(self, samples: Dataset[Sample], long_side: int | None) -> None:
-        self.samples, self.long_side = samples, long_side
+    def __init__(self, samples: Samples, long_side: int | None) -> None:
+        self.samples, self.labels, self.long_side = samples, samples.labels, long_side
+
+    @property
+    def labelled(self) -> int:
+        """As many as at the size of the files."""
+        return self.samples.labelled
 
     def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
@@ -114,30 +220,6 @@ class DownscaledSamples(Dataset[Sample]):
         image, mask = downscale(sample.image, sample.mask, self.long_side)
         return sample._replace(image=image, mask=mask)
 
-
-def source(samples: Dataset[Sample], index: int) -> tuple[FileSamples, int]:
-    """Where one sample of what `open_training` returned comes from: its data set, and its index there."""
-    if isinstance(samples, DownscaledSamples):
-        return source(samples.samples, index)
-    if isinstance(samples, ConcatDataset):
-        part = bisect_right(samples.cumulative_sizes, index)
-        before = samples.cumulative_sizes[part - 1] if part else 0
-        return source(samples.datasets[part], index - before)
-    assert isinstance(samples, FileSamples)
-    return samples, index
-
-
-def image_file(samples: Dataset[Sample], index: int) -> tuple[str, str]:
-    """Id and image file of one sample of what `open_training` returned."""
-    dataset, own = source(samples, index)
-    return str(dataset.ids[own]), str(dataset.images[own])
-
-
-def labelled_count(samples: Dataset[Sample]) -> int:
-    """How many samples of what `open_training` returned have masks; they come first."""
-    if isinstance(samples, DownscaledSamples):
-        return labelled_count(samples.samples)
-    if isinstance(samples, ConcatDataset):
-        return sum(labelled_count(part) for part in samples.datasets)
-    assert isinstance(samples, FileSamples)
-    return 0 if samples.masks is None else len(samples)
+    def files(self, index: int) -> SampleFiles:
+        """Id and files of one sample."""
+        return self.samples.files(index)

@@ -37,7 +37,7 @@ RADIUS = (0.12, 0.35)  # of the image's side
 CONTRAST = 100.0  # least RGB distance (0 to 441) between the base colours of a shape and of what it covers
 SCATTER = 45.0  # standard deviation of each channel of a shape's colour around the colour of its class
 AMPLITUDE = 35.0  # most RGB distance of a texture from its base colour: twice this stays below CONTRAST
-VISIBLE = 0.4  # share of each shape that the later ones should leave in sight
+VISIBLE = 0.4  # fraction of each shape that the later ones should leave in sight
 TEXTURES = ("stripes", "checks", "dots", "noise", "gradient", "plain")
 
 
@@ -120,21 +120,21 @@ def draw(seed: int, index: int, size: int) -> tuple[Image.Image, Image.Image]:
     """
     rng = np.random.default_rng((seed, index))
     bases = [rng.uniform(30, 225, 3)]
-    canvas = _texture(rng, bases[0], size)
+    picture = _texture(rng, bases[0], size)
     instances = np.zeros((size, size), np.uint8)  # 0 is the ground, i the i-th shape
     labels = [0]
     areas = [0]
     for instance in range(1, 1 + int(rng.integers(2, 6))):
         label = int(rng.integers(1, len(SHAPES)))
         coverage = _place(rng, SHAPES.names[label], instances, areas)
-        inside = coverage >= 0.5
+        covered = coverage >= 0.5
         beneath = np.unique(instances[coverage > 0])
         bases.append(_colour(rng, label, np.stack([bases[i] for i in beneath])))
-        canvas += coverage[..., None] * (_texture(rng, bases[-1], size) - canvas)
-        instances[inside] = instance
+        picture += coverage[..., None] * (_texture(rng, bases[-1], size) - picture)
+        instances[covered] = instance
         labels.append(label)
-        areas.append(int(inside.sum()))
-    return _photograph(rng, canvas), _mask(instances, labels)
+        areas.append(int(covered.sum()))
+    return _photograph(rng, picture), _mask(instances, labels)
 
 
 def _place(rng: np.random.Generator, name: str, instances: NDArray[np.uint8], areas: list[int]) -> Field:
@@ -156,7 +156,7 @@ def _place(rng: np.random.Generator, name: str, instances: NDArray[np.uint8], ar
 def _coverage(
     rng: np.random.Generator, name: str, centre: NDArray[np.float64], radius: float, size: int
 ) -> Field:
-    """Share of each pixel (H x W, 0 to 1) under the randomly turned shape; centre and radius in pixels."""
+    """Fraction of each pixel (H x W, 0 to 1) under the randomly turned shape; centre and radius in pixels."""
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     fine = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
@@ -245,22 +245,22 @@ def _pattern(rng: np.random.Generator, kind: str, size: int) -> Field:
 
 
 def _smooth_noise(rng: np.random.Generator, cells: int, size: int) -> Field:
-    """Random values on a cells x cells grid, smoothly enlarged to H x W, -1 to 1."""
+    """Random values on a cells x cells grid, smoothly upsampled to H x W, -1 to 1."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.clip(1.5 * np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)), -1, 1)
 
 
-def _photograph(rng: np.random.Generator, canvas: Field) -> Image.Image:
-    """The H x W x 3 canvas under uneven light, through a soft lens, onto a noisy sensor."""
-    size = len(canvas)
+def _photograph(rng: np.random.Generator, picture: Field) -> Image.Image:
+    """The H x W x 3 picture under uneven light, through a soft lens, onto a noisy sensor."""
+    size = len(picture)
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.3)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     light = 1 + np.float32(strength) * (
         np.float32(np.cos(angle)) * ramp[None] + np.float32(np.sin(angle)) * ramp[:, None]
     )
-    lit = Image.fromarray(np.clip(canvas * light[..., None], 0, 255).astype(np.uint8))
+    lit = Image.fromarray(np.clip(picture * light[..., None], 0, 255).astype(np.uint8))
     soft = lit.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * size / 128))
-    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 8))
+    noise = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(2, 8))
     return Image.fromarray(np.clip(np.asarray(soft, np.float32) + noise, 0, 255).astype(np.uint8))
 
 
@@ -269,9 +269,9 @@ def _mask(instances: NDArray[np.uint8], labels: list[int]) -> Image.Image:
     mask = np.array(labels, np.uint8)[instances]
     # The band is between instances, not classes, so that two overlapping disks stay two.
     window = 2 * max(1, round(len(instances) / 128)) + 1
-    picture = Image.fromarray(instances)
-    highest = np.asarray(picture.filter(ImageFilter.MaxFilter(window)))
-    lowest = np.asarray(picture.filter(ImageFilter.MinFilter(window)))
+    outlines = Image.fromarray(instances)
+    highest = np.asarray(outlines.filter(ImageFilter.MaxFilter(window)))
+    lowest = np.asarray(outlines.filter(ImageFilter.MinFilter(window)))
     mask[highest != lowest] = VOID
     image = Image.fromarray(mask, "L")
     image.putpalette(SHAPES.file_palette)

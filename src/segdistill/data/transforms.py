@@ -1,6 +1,6 @@
-"""The random view that training draws of a sample: scale, crop, padding and flip, mask included.
+"""The random crop that training draws of a sample: scale, box, padding and flip, mask included.
 
-A view is drawn first (`draw_crop`, a few integers) and applied after (`apply_crop`), so that whatever else
+A crop is drawn first (`draw_crop`, a few integers) and applied after (`apply_crop`), so that whatever else
 belongs to the pixels, a cached teacher's logits for one, can follow the same geometry.
 """
 
@@ -23,11 +23,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Which part of an image is seen, and where it lies in the S x S canvas. All in pixels.
+    """Which box of an image is taken, and where it lies in the S x S crop. All in pixels.
 
     The source box (top, left, height, width) is resized to (out_height, out_width), mirrored where `flip` is
-    set, and laid into the canvas at (pad_top, pad_left); the rest of the canvas is padding.
+    set, and laid into the crop of `size` S at (pad_top, pad_left); the rest of the crop is padding.
     """
+
+    size: int
 
     top: int
     left: int
@@ -46,11 +48,11 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def draw_crop(height: int, width: int, size: int, augment: AugmentConfig, rng: np.random.Generator) -> Crop:
-    """Draw the view of an H x W image for a canvas of `size` x `size` pixels."""
+    """Draw a crop of `size` x `size` pixels of an H x W image."""
     flip = bool(rng.random() < augment.flip)
     if augment.stretch:
         return Crop(
-            top=0, left=0, height=height, width=width, out_height=size, out_width=size,
+            size=size, top=0, left=0, height=height, width=width, out_height=size, out_width=size,
             pad_top=0, pad_left=0, flip=flip,
         )  # fmt: skip
     low, high = augment.scale
@@ -58,49 +60,49 @@ def draw_crop(height: int, width: int, size: int, augment: AugmentConfig, rng: n
     top, box_height, out_height, pad_top = _draw_extent(height, size, scale, rng)
     left, box_width, out_width, pad_left = _draw_extent(width, size, scale, rng)
     return Crop(
-        top=top, left=left, height=box_height, width=box_width, out_height=out_height, out_width=out_width,
-        pad_top=pad_top, pad_left=pad_left, flip=flip,
+        size=size, top=top, left=left, height=box_height, width=box_width,
+        out_height=out_height, out_width=out_width, pad_top=pad_top, pad_left=pad_left, flip=flip,
     )  # fmt: skip
 
 
 def _draw_extent(length: int, size: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """One axis of a view: start and extent in the source, extent on the canvas, padding before it."""
+    """One axis of a crop: start and extent in the source, extent in the crop, padding before it."""
     out = min(size, max(1, round(length * scale)))
     extent = min(length, max(1, round(out / scale)))
     return int(rng.integers(length - extent + 1)), extent, out, int(rng.integers(size - out + 1))
 
 
-def apply_crop(image: Tensor, mask: Tensor, view: Crop, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut a view out of a sample.
+def apply_crop(image: Tensor, mask: Tensor, crop: Crop) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a crop out of a sample.
 
     Args:
         image: 3 x H x W uint8.
         mask: H x W uint8.
-        view: drawn for this H x W.
-        size: S, side of the canvas.
+        crop: drawn for this H x W, of size S.
 
     Returns:
         image 3 x S x S uint8 (antialiased bilinear, padded with ImageNet's mean colour), mask S x S uint8
         (nearest neighbour, padded with `VOID`), valid S x S bool (False on padding).
     """
-    box = (view.top, view.left, view.height, view.width)
-    out = [view.out_height, view.out_width]
+    box = (crop.top, crop.left, crop.height, crop.width)
+    out = [crop.out_height, crop.out_width]
     image = F.crop(image, *box)
     mask = F.crop(mask[None], *box)
-    if out != [view.height, view.width]:
+    if out != [crop.height, crop.width]:
         image = F.resize(image, out, InterpolationMode.BILINEAR, antialias=True)
         mask = F.resize(mask, out, InterpolationMode.NEAREST_EXACT)
-    if view.flip:
+    if crop.flip:
         image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-    rows = slice(view.pad_top, view.pad_top + view.out_height)
-    columns = slice(view.pad_left, view.pad_left + view.out_width)
-    canvas = torch.tensor(IMAGENET_MEAN).mul(255).round().to(torch.uint8)[:, None, None].repeat(1, size, size)
-    canvas[:, rows, columns] = image
+    rows = slice(crop.pad_top, crop.pad_top + crop.out_height)
+    columns = slice(crop.pad_left, crop.pad_left + crop.out_width)
+    size = crop.size
+    padded = torch.tensor(IMAGENET_MEAN).mul(255).round().to(torch.uint8)[:, None, None].repeat(1, size, size)
+    padded[:, rows, columns] = image
     labels = torch.full((size, size), VOID, dtype=torch.uint8)
     labels[rows, columns] = mask[0]
     valid = torch.zeros(size, size, dtype=torch.bool)
     valid[rows, columns] = True
-    return canvas, labels, valid
+    return padded, labels, valid
 
 
 def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
@@ -114,7 +116,7 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
 
 
 def downscale(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tensor]:
-    """Reduce a sample to a long side of `long_side` pixels; a smaller one stays as it is.
+    """Downscale a sample to a long side of `long_side` pixels; a smaller one stays as it is.
 
     Args:
         image: 3 x H x W uint8.

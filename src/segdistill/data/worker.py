@@ -21,7 +21,7 @@ LOADER_ENDED = (
 )
 
 NO_MEMORY = re.compile(r"can(?:'t|not) allocate memory|unable to allocate|MemoryError", re.IGNORECASE)
-"""How PyTorch, NumPy and the system say it; from a loader process it comes as text alone."""
+"""How PyTorch, NumPy and the system word it; from a loader process it comes as text alone."""
 
 
 def with_plain_errors(loader: Iterable[Item]) -> Iterator[Item]:
@@ -87,7 +87,7 @@ def ignore_stop_signals(worker: int) -> None:
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if hasattr(signal, "sigwaitinfo") and hasattr(signal, "pthread_sigmask"):  # on Linux alone
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_exit_when_parent_asks, daemon=True).start()
 

@@ -4,7 +4,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +35,7 @@ from segdistill.distillation.losses import (
 from segdistill.distillation.region_losses import dice_loss, lovasz_loss, ohem_loss
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
+from segdistill.models.zoo import PROBE_SIDE, output_classes, probe
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Objective(nn.Module):
                 FeatureHook(teacher.network.module, config.teacher_layer, "objective.teacher_layer"),
             )
         if self.heads or self.hooks:
-            classes = probe(student).shape[1]
+            classes = output_classes(student, "the student")
             for index, head in enumerate(self.heads):
                 self.adapters[f"auxiliary_{index}"] = nn.Conv2d(head.pop().shape[1], classes, 1)
         if self.hooks and teacher is not None:
@@ -215,7 +215,7 @@ class Objective(nn.Module):
         losses = []
         for index, head in enumerate(self.heads):
             logits = self.adapters[f"auxiliary_{index}"](head.pop())
-            small_batch, small_teacher_logits = downscale(batch, teacher_logits, logits.shape[2:])
+            small_batch, small_teacher_logits = downscale_targets(batch, teacher_logits, logits.shape[2:])
             losses.append(
                 weighted_sum(self._hard_and_soft(small_batch, logits, small_teacher_logits, progress))
             )
@@ -248,22 +248,6 @@ class Objective(nn.Module):
             value = loss.function(*(inputs[key] for key in loss.inputs), **options)
             terms[name] = Term(at(self.config.weight(name), progress), value)
         return terms
-
-
-PROBE_SIDE = 64
-"""Side, in pixels, of the black image that shows how many channels the maps of a network have."""
-
-
-@torch.no_grad()
-def probe(network: nn.Module) -> Tensor:
-    """The logits of one black image, 1 x K x 64 x 64, on the network's own device; its mode is restored."""
-    tensor = next(chain(network.parameters(), network.buffers()), None)
-    image = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=None if tensor is None else tensor.device)
-    training = network.training
-    try:
-        return network.eval()(image)
-    finally:
-        network.train(training)
 
 
 def check_losses(config: ObjectiveConfig, *, distils: bool) -> dict[str, dict[str, float]]:
@@ -341,7 +325,9 @@ def generation_block(channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def downscale(batch: Batch, teacher_logits: Tensor | None, size: torch.Size) -> tuple[Batch, Tensor | None]:
+def downscale_targets(
+    batch: Batch, teacher_logits: Tensor | None, size: torch.Size
+) -> tuple[Batch, Tensor | None]:
     """A batch's masks (by nearest neighbour) and the teacher's logits (averaged) at the size h x w."""
     small = replace(
         batch,

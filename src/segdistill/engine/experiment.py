@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from segdistill.config.train import TrainConfig
 from segdistill.data.cache.teacher import TeacherCache
 from segdistill.data.frequencies import class_weights
 from segdistill.data.labels import LabelSet
 from segdistill.data.sampler import batch_pools
-from segdistill.data.samples import FileSamples, Sample
+from segdistill.data.samples import FileSamples, Samples
 from segdistill.models.card import ModelCard
 from segdistill.models.teacher import Teacher
 
@@ -34,8 +33,8 @@ class Experiment:
     config: TrainConfig
     student: nn.Module
     teacher: Teacher | None
-    files: Dataset[Sample]
-    train: Dataset[Sample]
+    files: Samples
+    train: Samples
     val: FileSamples
     card: ModelCard
     cache: TeacherCache | None = None

@@ -15,8 +15,16 @@ from torchvision.transforms.v2 import functional as T
 from segdistill.config.train import FEATURE_LOSSES, DataConfig
 from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
-from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, image_key, to_grid
-from segdistill.data.samples import Sample, image_file
+from segdistill.data.cache.teacher import (
+    LARGEST,
+    LogitsCache,
+    LogitsFormat,
+    TeacherCache,
+    fit_features,
+    image_key,
+    to_grid,
+)
+from segdistill.data.samples import Sample, Samples
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
 from segdistill.engine.experiment import Experiment
 from segdistill.inference.segment import run_network
@@ -26,6 +34,9 @@ from segdistill.models.teacher import Teacher
 STRIDES = (32, 16, 8, 4, 2)
 LOSSLESS = 0.01
 """Largest mean difference, in standard deviations of the logits, of a grid that counts as the network's."""
+PROBE_SIDE = 448
+"""Pixels of the square that the stride of features is found on: every usual stride divides it, 14 too, so
+that there is no incomplete cell."""
 PROBES = 4
 """Images of the data set, beside one of noise, that a grid must be lossless for."""
 
@@ -73,7 +84,7 @@ class TeacherPass:
         """The outputs for a 3 x H x W uint8 image, resized to `size`."""
         view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
         with self.accelerator.autocast():
-            logits = run_network(self.teacher.answer, torch.stack([view, view.flip(2)]))
+            logits = run_network(self.teacher.unscaled, torch.stack([view, view.flip(2)]))
         return Outputs(logits, None if self.hook is None else self.hook.pop())
 
     def __enter__(self) -> "TeacherPass":
@@ -127,26 +138,27 @@ def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFo
         square=config.size if config.augment.stretch else None,
         scale=config.teacher.scale,
         stride=stride or 1,
-        align_corners=False,
+        grid="stretched",
         topk=topk,
         teacher=teacher.fingerprint(),
     )
     if stride is None:
         probes = [
-            teacher_pass(image, form.seen(_size(image))).logits[:1] for image in _probes(experiment.files)
+            teacher_pass(image, form.input_size(_size(image))).logits[:1]
+            for image in _probes(experiment.files)
         ]
         stride, corners = find_grid(probes)
-        form = replace(form, stride=stride, align_corners=corners)
+        form = replace(form, stride=stride, grid="corners" if corners else "stretched")
     return form
 
 
-def _probes(samples: Dataset[Sample]) -> list[Tensor]:
+def _probes(samples: Samples) -> list[Tensor]:
     """Images that a grid is tried on: some of the data set, evenly spaced, and one of noise.
 
     A smooth or black photograph looks the same on every grid; noise shows each pixel of a teacher that works
     pixel by pixel.
     """
-    count = len(samples)  # type: ignore[arg-type]
+    count = len(samples)
     chosen = sorted({i * count // PROBES for i in range(PROBES)})
     images = [samples[index].image for index in chosen]
     generator = torch.Generator().manual_seed(0)
@@ -158,16 +170,14 @@ def features_format(
     form: LogitsFormat, layer: str | None, sample: Sample, teacher_pass: TeacherPass
 ) -> LogitsFormat:
     """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
-    seen = form.seen(_size(sample.image))
-    features = teacher_pass(sample.image, seen).features
+    features = teacher_pass(sample.image, (PROBE_SIDE, PROBE_SIDE)).features
     assert features is not None
-    channels, height = features.shape[1:3]
-    stride = round(seen[0] / height)
+    channels, rows = features.shape[1:3]
     return replace(
         form,
         classes=channels,
-        stride=stride,
-        align_corners=form.align_corners and stride == form.stride,
+        stride=max(1, round(PROBE_SIDE / rows)),
+        grid="strided",
         topk=0,
         teacher=f"{form.teacher}: {layer or 'deepest'}",
     )
@@ -197,17 +207,22 @@ def _is_lossless(logits: Tensor, stride: int, align_corners: bool) -> bool:
     return bool((again - logits).abs().mean() <= LOSSLESS * logits.std())
 
 
-def find_missing(cache: TeacherCache, samples: Dataset[Sample], accelerator: Accelerator) -> list[int]:
+def find_missing(cache: TeacherCache, samples: Samples, accelerator: Accelerator) -> list[int]:
     """Of this process's slice of the samples, those that the cache does not hold whole."""
-    count = len(samples)  # type: ignore[arg-type]
-    own = range(accelerator.process_index, count, accelerator.num_processes)
-    return [index for index in own if not cache.holds(image_key(*image_file(samples, index)))]
+    own = range(accelerator.process_index, len(samples), accelerator.num_processes)
+    return [index for index in own if not cache.holds(_key(samples, index))]
+
+
+def _key(samples: Samples, index: int) -> int:
+    """What the image of a sample is looked up by."""
+    files = samples.files(index)
+    return image_key(files.id, files.image)
 
 
 class _Images(Dataset[tuple[int, Tensor]]):
     """Index and image of some samples."""
 
-    def __init__(self, samples: Dataset[Sample], indices: list[int]) -> None:
+    def __init__(self, samples: Samples, indices: list[int]) -> None:
         self.samples, self.indices = samples, indices
 
     def __len__(self) -> int:
@@ -219,7 +234,7 @@ class _Images(Dataset[tuple[int, Tensor]]):
 
 
 def fill_teacher_cache(
-    cache: TeacherCache, samples: Dataset[Sample], missing: list[int], teacher_pass: TeacherPass
+    cache: TeacherCache, samples: Samples, missing: list[int], teacher_pass: TeacherPass
 ) -> None:
     """Append the teacher's outputs for the samples `missing` to this process's shard."""
     accelerator = teacher_pass.accelerator
@@ -240,17 +255,20 @@ def fill_teacher_cache(
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
             size = _size(image)
-            outputs = teacher_pass(image, form.seen(size))
-            values = [to_grid(outputs.logits, form.grid(size), form.align_corners)]
+            outputs = teacher_pass(image, form.input_size(size))
+            values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
             if outputs.features is not None and cache.features is not None:
-                grid = cache.features.form.grid(size)
-                values.append(
-                    F.interpolate(outputs.features.float(), grid, mode="bilinear", align_corners=False)
-                )
-            key = image_key(*image_file(samples, index))
+                values.append(fit_features(outputs.features.float(), cache.features.form, size))
             for writer, value in zip(writers, values, strict=True):
-                writer.write(key, size, value)
+                writer.write(_key(samples, index), size, value)
             bar.advance(task)
+    for name, writer in zip(("logits", "features"), writers, strict=False):
+        if writer.clamped:
+            log(
+                f"The teacher's {name} of {writer.clamped} images go beyond {LARGEST:,.0f}, the largest "
+                "number that the cache keeps: they are clamped to it",
+                accelerator,
+            )
 
 
 def _size(image: Tensor) -> tuple[int, int]:
@@ -258,9 +276,7 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def open_image_cache(
-    config: DataConfig, samples: Dataset[Sample], accelerator: Accelerator
-) -> DecodedSamples:
+def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelerator) -> DecodedSamples:
     """The training samples, downscaled, from the cache of decoded images, filled.
 
     Args:
@@ -295,8 +311,7 @@ def fill_image_cache(
     with cache.writer(rank) as writer, progress(accelerator.is_main_process) as bar:
         cache.reload()  # another run may have filled the shard while this one waited for it
         missing = decoded.missing(missing)
-        used = sum(shard.stat().st_size for shard in cache.parts)
-        room = (1e9 * config.cache_gb - used) / world
+        room = (1e9 * config.cache_gb - cache.bytes) / world
         if not missing or room <= 0:
             return
         log(

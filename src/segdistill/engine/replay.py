@@ -60,12 +60,14 @@ def diagnose(state: TrainingState, experiment: Experiment, batch: Batch, step: i
     hooks = [*objective.heads, *(objective.hooks or ())]
     features = [hook.value for hook in hooks]
     terms = objective(batch, logits, batch.teacher_logits, progress)
-    terms["loss"].backward()
     found += [f"{name} loss" for name, term in terms.items() if name != "loss" and not term.isfinite()]
+    # Not `backward`, which in a training of several processes would add up with the others' gradients.
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(terms["loss"], list(parameters.values()), allow_unused=True)
     found += [
         f"gradient of {name}"
-        for name, p in student.named_parameters()
-        if p.grad is not None and not p.grad.isfinite().all()
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None and not gradient.isfinite().all()
     ]
     images: dict[str, dict[str, float]] = {}
     with torch.no_grad():

@@ -17,6 +17,7 @@ from segdistill.console import log, progress
 from segdistill.data.batch import Batch
 from segdistill.data.loaders import training_batches
 from segdistill.data.mixing import mix
+from segdistill.data.sampler import RankSlice
 from segdistill.data.worker import with_plain_errors
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.experiment import Experiment
@@ -274,10 +275,8 @@ def device_batches(
         config,
         steps,
         total=experiment.steps,
-        cache=experiment.cache,
-        stride=stride,
-        rank=rank,
-        world=accelerator.num_processes,
+        cache=experiment.cache and replace(experiment.cache, stride=stride),
+        process=RankSlice(rank, accelerator.num_processes),
     )
     layout = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     for number, batch in enumerate(with_plain_errors(loader)):

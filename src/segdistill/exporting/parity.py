@@ -1,17 +1,18 @@
-"""Whether an exported network still answers as PyTorch does: on drawn images, and in mean IoU.
+"""Whether an exported network computes what PyTorch does: on drawn images, and in mean IoU.
 
 N: images, H, W: rows and columns, K: classes.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from segdistill.data.labels import LabelSet
-from segdistill.data.samples import Sample
+from segdistill.data.samples import FileSamples, Sample
 from segdistill.data.transforms import normalise
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.runtime import make_accelerator
@@ -19,10 +20,10 @@ from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
 
 SIZES = ((1, 1), (7, 5), (33, 65), (64, 64), (97, 128))
-"""H, W of the images that both networks are shown: tiny, odd and even ones."""
+"""H, W of the images that both networks get: tiny, odd and even ones."""
 
 BATCHES = (1, 3)
-"""How many images are shown at once, as far as the format takes them."""
+"""How many images they get at once, as far as the format takes them."""
 
 
 def draw_images(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -35,46 +36,80 @@ def draw_images(count: int, height: int, width: int, generator: torch.Generator)
 
 @torch.inference_mode()
 def compare(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, Any]:
-    """Show both networks the same drawn images at every size and batch, leaving out what the first refuses.
-
-    The exported one sees each twice and is judged by its second answer: OpenVINO's files answer a shape that
-    comes again from another graph.
+    """Run both networks on the same drawn images of every size and batch.
 
     Returns:
-        `sizes`, `batches`, `logit_difference` (largest absolute; None where the file answers with masks) and
-        `same_class` (share of the pixels with the same class).
+        `sizes`, `batches`, `logit_difference` (largest absolute; None where the file outputs masks) and
+        `same_class` (fraction of the pixels with the same class).
+
+    Raises:
+        ValueError: the outputs differ in shape, or the reference takes none of the images.
     """
-    generator = torch.Generator().manual_seed(0)
-    shown: list[list[int]] = []
     batches = [count for count in BATCHES if exported.largest is None or count <= exported.largest[0]]
-    largest, same, pixels = 0.0, 0, 0
+    sizes: list[list[int]] = []
+    difference, same, pixels = 0.0, 0, 0
+    for expected, logits in _outputs(reference, exported, batches):
+        difference = max(difference, float((expected - logits).abs().max()))
+        equal = expected.argmax(dim=1) == logits.argmax(dim=1)
+        same, pixels = same + int(equal.sum()), pixels + equal.numel()
+        size = list(expected.shape[2:])
+        if size not in sizes:
+            sizes.append(size)
+    if not sizes:
+        raise ValueError(f"{reference.spec} cannot be run on any of the images it was tried with: {SIZES}")
+    return {
+        "sizes": sizes,
+        "batches": batches,
+        "logit_difference": None if exported.outputs_masks else difference,
+        "same_class": same / pixels,
+    }
+
+
+def _outputs(
+    reference: TrainedNetwork, exported: TrainedNetwork, batches: list[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both networks' logits, N x K x H x W, of each drawn batch that the reference takes."""
+    generator = torch.Generator().manual_seed(0)
     for count in batches:
-        for height, width in SIZES:
-            image = normalise(draw_images(count, height, width, generator))
+        for size in SIZES:
+            image = normalise(draw_images(count, *size, generator))
             try:
                 expected = reference(image)
             except (RuntimeError, ValueError):  # too small for its padding or pooling, say
                 continue
-            exported(image)
-            found = exported(image)
-            if found.shape != expected.shape:
+            exported(image)  # OpenVINO's files run a shape that comes again in another graph: that one counts
+            logits = exported(image)
+            if logits.shape != expected.shape:
                 raise ValueError(
-                    f"{exported.spec} answers {list(image.shape)} with {list(found.shape)}, "
-                    f"not with {list(expected.shape)}"
+                    f"{exported.spec} outputs {list(logits.shape)} for {list(image.shape)}, "
+                    f"not {list(expected.shape)}"
                 )
-            largest = max(largest, float((expected - found).abs().max()))
-            same += int((expected.argmax(dim=1) == found.argmax(dim=1)).sum())
-            pixels += count * height * width
-            if [height, width] not in shown:
-                shown.append([height, width])
-    if not shown:
-        raise ValueError(f"{reference.spec} cannot be run on any of the images it was tried with: {SIZES}")
-    return {
-        "sizes": shown,
-        "batches": batches,
-        "logit_difference": None if exported.answers_masks else largest,
-        "same_class": same / pixels,
-    }
+            yield expected, logits
+
+
+def compare_scores(
+    reference: TrainedNetwork, exported: TrainedNetwork, samples: FileSamples | None, count: int
+) -> dict[str, Any]:
+    """Mean IoU of both networks on the same images.
+
+    Args:
+        reference: in PyTorch.
+        exported: its file.
+        samples: images with masks; None scores nothing.
+        count: images that are used, evenly spaced; 0 takes all.
+
+    Returns:
+        `images`, `miou_before` and `miou_after`, None where nothing was scored.
+    """
+    if samples is None:
+        return {"images": 0, "miou_before": None, "miou_after": None}
+    total = len(samples)
+    count = min(count or total, total)
+    dataset = Subset(samples, [index * total // count for index in range(count)])
+    sides = [side for side in (reference.size, exported.largest_side) if side is not None]
+    size = min(sides, default=None)
+    before, after = (mean_iou(each, dataset, samples.labels, size) for each in (reference, exported))
+    return {"images": count, "miou_before": before, "miou_after": after}
 
 
 def mean_iou(
@@ -84,3 +119,12 @@ def mean_iou(
     accelerator = make_accelerator("cpu", "fp32")
     scored = Teacher(network, labels)
     return evaluate(scored, samples, labels, accelerator, EvaluationOptions(size=size)).summary()["miou"]
+
+
+def parity_line(parity: Mapping[str, Any]) -> str:
+    """What people are told of a comparison."""
+    line = f"{parity['same_class']:.3%} of the pixels of drawn images have PyTorch's class"
+    if parity["miou_before"] is None or parity["miou_after"] is None:
+        return line
+    scores = f"{parity['miou_before']:.4f} in PyTorch, {parity['miou_after']:.4f} in the file"
+    return f"{line}; mean IoU on {parity['images']} images: {scores}"

@@ -1,4 +1,7 @@
-"""Turns float graphs into files of 8 bits, calibrated on images: NNCF for OpenVINO, onnxruntime for ONNX."""
+"""Writes graphs as int8 files, calibrated on images: NNCF for OpenVINO, onnxruntime for ONNX.
+
+N: images, H, W: rows and columns.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,31 +12,62 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from segdistill.data.images import list_images, read_image
+from segdistill.data.samples import Sample
+from segdistill.data.transforms import resize_long_side
 from segdistill.exporting.writers import make_openvino, quiet, save_openvino, write_onnx
 from segdistill.models.exported import ExportCard
 
 GROUP = 8
-"""Calibration images that are looked at together. What a map's range is, is the mean over such groups.
+"""Calibration images of a batch. A map's range is the mean of its extremes over such groups.
 
-Of single images the mean would cut off what a rare class is known by (10 points of its IoU were lost); the
-extremes of all would make the steps coarser for the rest.
+The mean over single images would cut off the values of a rare class (10 points of its IoU were lost); the
+extremes of all images would make the steps coarser for the others.
 """
 
+CALIBRATION_SIDE = 512
+"""Long side, in pixels, of images to calibrate on for a network without a size: groups take memory."""
 
-def groups(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images, 3 x H x W each -> `GROUP` of them at a time, N x 3 x h x w, cut to their common centre."""
-    found = []
+
+def calibration_images(source: Dataset[Sample] | Path, count: int, size: int | None) -> list[Tensor]:
+    """Up to `count` images, 3 x h x w uint8, evenly spaced, of a data set or of a folder.
+
+    Args:
+        source: where they come from.
+        count: how many.
+        size: the network's, to which their long side is resized; None downscales those above
+            `CALIBRATION_SIDE` to it.
+
+    Raises:
+        ValueError: the source is empty.
+    """
+    files = list(list_images(source)) if isinstance(source, Path) else None
+    total = len(files) if files is not None else len(source)  # type: ignore[arg-type]
+    if total == 0:
+        raise ValueError(f"{source} holds no images to calibrate on")
+    chosen = [index * total // count for index in range(count)] if total > count else range(total)
+    images = (
+        F.pil_to_tensor(read_image(files[i])) if files is not None else source[i].image  # type: ignore[index]
+        for i in chosen
+    )
+    return [resize_long_side(image, size or min(max(image.shape[1:]), CALIBRATION_SIDE)) for image in images]
+
+
+def group_images(images: Sequence[Tensor]) -> list[Tensor]:
+    """Images, 3 x H x W each -> `GROUP` of them at a time, N x 3 x h x w, cropped to their common centre."""
+    batches = []
     for start in range(0, len(images), GROUP):
         group = images[start : start + GROUP]
         common = [min(image.shape[axis] for image in group) for axis in (1, 2)]
-        found.append(torch.stack([F.center_crop(image, common) for image in group]))
-    return found
+        batches.append(torch.stack([F.center_crop(image, common) for image in group]))
+    return batches
 
 
 def as_input(images: Tensor, card: ExportCard) -> np.ndarray:
-    """N x 3 x H x W uint8 RGB -> the form that the file takes."""
+    """N x 3 x H x W uint8 RGB -> the file's input."""
     if card.input == "image":
         return images.permute(0, 2, 3, 1).contiguous().numpy()
     scaled = F.to_dtype(images, torch.float32, scale=True)
@@ -43,12 +77,12 @@ def as_input(images: Tensor, card: ExportCard) -> np.ndarray:
 def quantize_openvino(
     program: ExportedProgram, path: Path, card: ExportCard, images: Sequence[Tensor]
 ) -> None:
-    """Write an 8-bit OpenVINO file: NNCF's post-training quantization, per channel, with bias correction.
+    """Write an int8 OpenVINO file: NNCF's post-training quantization, per channel, with bias correction.
 
     Args:
         program: the float graph.
         path: the .xml file.
-        card: what goes into its metadata.
+        card: its metadata.
         images: 3 x H x W uint8 each, on which the ranges of the maps are measured.
     """
     with quiet():
@@ -57,20 +91,20 @@ def quantize_openvino(
         nncf.set_log_level("ERROR")
         plain = make_openvino(program, card)
         convolutions = [node for node in plain.get_ordered_ops() if node.get_type_name() == "Convolution"]
-        batches = groups(images)
+        batches = group_images(images)
         model = nncf.quantize(
             plain,
             nncf.Dataset(batches, lambda batch: as_input(batch, card)),
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
-            # The first stays in float: in 8 bits it alone changed the class of 13 % of a student's pixels.
+            # The first stays in float: as int8 it alone changed the class of 13 % of a student's pixels.
             ignored_scope=nncf.IgnoredScope(names=[node.get_friendly_name() for node in convolutions[:1]]),
         )
     save_openvino(model, path)
 
 
 def quantize_onnx(program: ExportedProgram, path: Path, card: ExportCard, images: Sequence[Tensor]) -> None:
-    """Write an 8-bit ONNX file: static, per channel, as pairs of QuantizeLinear and DequantizeLinear.
+    """Write an int8 ONNX file: static, per channel, as pairs of QuantizeLinear and DequantizeLinear.
 
     Args: as for `quantize_openvino`.
     """
@@ -81,10 +115,12 @@ def quantize_onnx(program: ExportedProgram, path: Path, card: ExportCard, images
 
         class Reader(CalibrationDataReader):  # type: ignore[misc]
             def __init__(self) -> None:
-                self.left: Iterator[dict[str, Any]] = ({"image": as_input(b, card)} for b in groups(images))
+                self.inputs: Iterator[dict[str, Any]] = (
+                    {"image": as_input(batch, card)} for batch in group_images(images)
+                )
 
             def get_next(self) -> dict[str, Any] | None:
-                return next(self.left, None)
+                return next(self.inputs, None)
 
         plain, ready = Path(folder) / "plain.onnx", Path(folder) / "ready.onnx"
         write_onnx(program, plain, card)
@@ -94,7 +130,7 @@ def quantize_onnx(program: ExportedProgram, path: Path, card: ExportCard, images
             path,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            nodes_to_exclude=_ends(onnx.load(ready).graph.node),
+            nodes_to_exclude=_float_nodes(onnx.load(ready).graph.node),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -102,15 +138,18 @@ def quantize_onnx(program: ExportedProgram, path: Path, card: ExportCard, images
         )
 
 
-def _ends(nodes: Sequence[Any]) -> list[str]:
+def _float_nodes(nodes: Sequence[Any]) -> list[str]:
     """Names of the nodes of a graph up to its first convolution and from its last on: they stay in float.
 
-    In 8 bits the first would see 256 values of a whole image in place of each channel's own 256, and the
-    last would give logits of which many are equal.
+    As int8 the first would get 256 values for the whole image in place of 256 for each channel, and the last
+    would give logits of which many are equal.
     """
-    places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
-    return [node.name for node in (*nodes[: places[0] + 1], *nodes[places[-1] :])] if places else []
+    convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
+    if not convolutions:
+        return []
+    first, last = convolutions[0], convolutions[-1]
+    return [node.name for node in (*nodes[: first + 1], *nodes[last:])]
 
 
 QUANTIZERS = {"openvino": quantize_openvino, "onnx": quantize_onnx}
-"""What writes an 8-bit file of each format that has them."""
+"""What writes an int8 file, by name of the format, as far as it has them."""

@@ -19,68 +19,69 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from segdistill.models.exported import ENTRY, LARGEST, ExportCard, first_line
+from segdistill.files import first_line
+from segdistill.models.exported import ENTRY, FORMATS, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.trained import TrainedNetwork
 
 TRACED = (2, 69, 91)
-"""N, H, W of the example that the graph is traced with: nothing in it is special to a size."""
+"""N, H, W of the example that the graph is traced with: numbers that no network treats specially."""
 
 
 class ExportGraph(nn.Module):
-    """What goes into the file: input form, normalisation, the network, output form.
+    """What the file computes: normalisation, the network, and the output that was chosen.
 
     Args:
         network: to export; it is copied.
-        card: the forms, and the statistics of the normalisation.
+        card: input, output, and the statistics of the normalisation.
         concatenate: see `fuse_for_runtimes`.
     """
 
     def __init__(self, network: TrainedNetwork, card: ExportCard, *, concatenate: bool) -> None:
         super().__init__()
         self.network = fuse_for_runtimes(network.module, concatenate=concatenate)
-        self.takes_images, self.gives_masks = card.input == "image", card.output == "mask"
+        self.inputs_images, self.outputs_masks = card.input == "image", card.output == "mask"
         with torch.no_grad():
-            self.enlarges = network.module(torch.zeros(1, 3, 64, 64)).shape[2:] != (64, 64)
+            self.upsamples = network.module(torch.zeros(1, 3, 64, 64)).shape[2:] != (64, 64)
         self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("gain", 1 / (255 * torch.tensor(card.std).view(1, 3, 1, 1)), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """N x H x W x 3 uint8 or N x 3 x H x W -> N x K x H x W logits, or N x H x W uint8."""
-        if self.takes_images:
+        if self.inputs_images:
             image = (image.permute(0, 3, 1, 2).float() - cast(Tensor, self.mean)) * cast(Tensor, self.gain)
         logits = self.network(image)
-        if self.enlarges:
+        if self.upsamples:
             logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
-        return logits.argmax(dim=1).to(torch.uint8) if self.gives_masks else logits
+        return logits.argmax(dim=1).to(torch.uint8) if self.outputs_masks else logits
 
 
-def trace(network: TrainedNetwork, card: ExportCard, form: str, *, eight_bits: bool) -> ExportedProgram:
-    """The graph of a network, for any number of images of any size, or what `LARGEST` allows.
+def trace(network: TrainedNetwork, card: ExportCard, form: str, *, int8: bool) -> ExportedProgram:
+    """The graph of a network, for any number of images of any size, or what the format allows.
 
     Args:
         network: to export.
-        card: the forms of its input and output.
+        card: its input and output.
         form: the format of the file.
-        eight_bits: it is to be quantized.
+        int8: it is to be quantized.
 
     Raises:
         ValueError: its code decides by the size of the image, so that no graph holds for all sizes.
     """
     count, height, width = TRACED
-    most, longest = LARGEST.get(form, (None, None))
-    count = min(count, most or count)
+    max_batch, max_side = FORMATS[form].largest or (None, None)
+    count = min(count, max_batch or count)
     if card.input == "image":
         example = torch.zeros(count, height, width, 3, dtype=torch.uint8)
         axes = (1, 2)
     else:
         example, axes = torch.zeros(count, 3, height, width), (2, 3)
-    free = {axis: Dim.DYNAMIC(max=longest) for axis in axes}
-    if most != 1:
-        free[0] = Dim.DYNAMIC(max=most)
-    # Convolutions that add up beat one over a concatenation, but not in 8 bits; in ExecuTorch they take 60
-    # times as long.
-    concatenate = eight_bits or form == "executorch"
+    free = {axis: Dim.DYNAMIC(max=max_side) for axis in axes}
+    if max_batch != 1:
+        free[0] = Dim.DYNAMIC(max=max_batch)
+    # The sum of two convolutions is faster than one over a concatenation, but not as int8; in ExecuTorch it
+    # takes 60 times as long.
+    concatenate = int8 or form == "executorch"
     graph = ExportGraph(network, card, concatenate=concatenate).eval()
     try:
         with quiet(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
@@ -97,7 +98,7 @@ def trace(network: TrainedNetwork, card: ExportCard, form: str, *, eight_bits: b
 def _without_conditions(program: ExportedProgram) -> ExportedProgram:
     """Drop what the tracer concluded from its one example: that there are two images or more, and so on.
 
-    Whether the graph does hold for one image of one pixel is measured afterwards, with the others.
+    Whether the graph holds for one image of one pixel is measured afterwards.
     """
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_scalar.default:
@@ -149,7 +150,7 @@ def save_openvino(model: Any, path: Path) -> None:
 
 
 def _simplify_pooling(model: Any) -> None:
-    """2 x 2 pooling that rounds up as pooling with one more row and column of nothing that rounds down.
+    """Replace 2 x 2 pooling that rounds up by pooling that rounds down, padded by one row and column.
 
     OpenVINO's own form of it refuses sides of one pixel, and writes indices that nobody reads.
     """
@@ -158,17 +159,18 @@ def _simplify_pooling(model: Any) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "MaxPool":
             continue
-        said = node.get_attributes()
-        plain = said["kernel"] == said["strides"] == [2, 2] and not any(said["pads_begin"] + said["pads_end"])
-        if plain and said["rounding_type"].startswith("ceil"):
+        form = node.get_attributes()
+        padded = any(form["pads_begin"] + form["pads_end"])
+        halves = form["kernel"] == form["strides"] == [2, 2] and not padded
+        if halves and form["rounding_type"].startswith("ceil"):
             pooled = opset1.max_pool(node.input_value(0), [2, 2], [0, 0], [1, 1], [2, 2], "floor", "explicit")
             node.output(0).replace(pooled.output(0))
 
 
 def _simplify_cropping(model: Any) -> None:
-    """Slices that keep the first rows and columns in the older form of them, through which 8 bits can pass.
+    """Replace slices that keep the first rows and columns by the older operator, which NNCF can quantize.
 
-    NNCF leaves what is before the newer form in float.
+    It leaves what is before the newer operator in float.
     """
     from openvino import opset8
 
@@ -181,10 +183,10 @@ def _simplify_cropping(model: Any) -> None:
             continue
         rank = image.get_partial_shape().rank.get_length()
         kept = [int(axis not in axes % rank) for axis in range(rank)]
-        places = np.zeros(rank, np.int64)
-        places[axes] = np.arange(len(axes))
+        position = np.zeros(rank, np.int64)
+        position[axes] = np.arange(len(axes))
         cropped = opset8.strided_slice(
-            image, np.zeros(rank, np.int64), opset8.gather(stop, places, 0), np.ones(rank, np.int64),
+            image, np.zeros(rank, np.int64), opset8.gather(stop, position, 0), np.ones(rank, np.int64),
             begin_mask=[1] * rank, end_mask=kept,
         )  # fmt: skip
         node.output(0).replace(cropped.output(0))
@@ -221,12 +223,12 @@ WRITERS: dict[str, Write] = {
     "pt2": write_pt2,
     "executorch": write_executorch,
 }
-"""What writes each format."""
+"""What writes a file, by name of the format."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, exporters keep their remarks about their own insides to themselves."""
+    """Within it, log messages and warnings of the exporters are dropped."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

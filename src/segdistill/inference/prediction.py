@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import SUFFIXES, list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_long_side
 from segdistill.files import write_atomic
-from segdistill.inference.segment import largest_class, segment
+from segdistill.inference.segment import class_mask, largest_class, run_network, segment
 from segdistill.models.trained import TrainedNetwork
 
 STRIP = 256
@@ -26,12 +27,12 @@ JPEG_SIDE = 65500
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network sees in one image.
+    """The classes that a network finds in one image.
 
     Attributes:
         image: the picture, upright RGB.
         mask: H x W uint8 class indices.
-        probabilities: K x H x W float32; None where nobody asked for them.
+        probabilities: K x H x W float32; None unless asked for.
         labels: the K classes.
     """
 
@@ -89,15 +90,24 @@ def predict_image(
     Args:
         network: on `device`.
         image: upright RGB.
-        size: long side, in pixels, that the network sees; None for what its run was evaluated at.
-        flip: average with the mirrored view.
+        size: long side of the network's input in pixels; None for what its run was evaluated at.
+        flip: average with the mirrored image.
         probabilities: also keep those of all classes.
         device: where the network is; None for the CPU.
     """
-    pixels = resize_long_side(F.pil_to_tensor(image), size or network.size)
-    logits = segment(network, pixels.to(device or "cpu"), (image.height, image.width), flip=flip)
-    seen = logits.softmax(dim=0).cpu().numpy() if probabilities else None
-    return Prediction(image=image, mask=largest_class(logits), probabilities=seen, labels=network.labels)
+    pixels = network_input(image, size or network.size).to(device or "cpu")
+    full = (image.height, image.width)
+    if not (probabilities or flip):
+        mask, kept = class_mask(run_network(network, pixels[None])[0], full), None
+    else:
+        logits = segment(network, pixels, full, flip=flip)
+        mask, kept = largest_class(logits), logits.softmax(dim=0).cpu().numpy() if probabilities else None
+    return Prediction(image=image, mask=mask, probabilities=kept, labels=network.labels)
+
+
+def network_input(image: Image.Image, long_side: int | None) -> Tensor:
+    """3 x h x w uint8 of an RGB image, its longer side resized to `long_side` pixels (None: as it is)."""
+    return resize_long_side(F.pil_to_tensor(image), long_side)
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
@@ -158,18 +168,18 @@ def _with_legend(picture: Image.Image, prediction: Prediction) -> Image.Image:
     size = max(10, min(28, picture.width // 26))
     font = ImageFont.load_default(size)
     gap = size // 2
-    places, x, y = [], gap, gap
+    entries, x, y = [], gap, gap
     for name, share in prediction.shares.items():
         text = f"{name} {share:.0%}" if share >= 0.01 else f"{name} <1%"
         width = 2 * size + round(font.getlength(text)) + gap
         if x > gap and x + width > picture.width:
             x, y = gap, y + size + gap
-        places.append((x, y, name, text))
+        entries.append((x, y, name, text))
         x += width + gap
     sheet = Image.new("RGB", (picture.width, picture.height + y + size + gap), "white")
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
-    for x, y, name, text in places:
+    for x, y, name, text in entries:
         top = picture.height + y
         colour = prediction.labels.palette[prediction.labels.names.index(name)]
         draw.rectangle((x, top, x + size, top + size), fill=colour, outline="black")

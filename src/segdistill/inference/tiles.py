@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.config.deploy import PredictConfig
-from segdistill.data.images import MOST_PIXELS, image_size, write_raw
+from segdistill.data.images import MOST_PIXELS, write_raw
 from segdistill.inference.prediction import Prediction
 from segdistill.inference.segment import largest_class, run_network
 from segdistill.models.trained import TrainedNetwork
@@ -27,8 +27,8 @@ LARGE = 16_000_000
 GRID = 32
 """Tiles start at multiples of it: a network that halves its maps five times then sees the same grid."""
 
-BLENDED = 0.25
-"""Share of what two tiles share over which one takes over from the other; the rest is seen, and not used."""
+FADE = 0.25
+"""Fraction of two tiles' overlap over which one fades into the other; the rest is context for the network."""
 
 OVERLAY = 2048
 """Longest side of the overlay of a tiled image, in pixels."""
@@ -39,81 +39,90 @@ class Span:
     """A tile along one axis, in pixels, half open.
 
     Attributes:
-        seen: what the network sees.
-        used: what is its own; the neighbours begin where it ends.
-        before, after: pixels at either side of its ends over which it is blended with the neighbour.
+        window: the network's input.
+        core: what no other tile has; the neighbours' begin where it ends.
+        before, after: pixels at either side of the core's ends over which it fades into the neighbour.
     """
 
-    seen: tuple[int, int]
-    used: tuple[int, int]
+    window: tuple[int, int]
+    core: tuple[int, int]
     before: int = 0
     after: int = 0
 
     @property
-    def said(self) -> slice:
-        """What it has a say in, within what it sees."""
-        return slice(self.used[0] - self.before - self.seen[0], self.used[1] + self.after - self.seen[0])
+    def weighted(self) -> slice:
+        """Where its logits count, within the window."""
+        start, stop = self.core[0] - self.before, self.core[1] + self.after
+        return slice(start - self.window[0], stop - self.window[0])
 
     @property
-    def final(self) -> slice:
-        """What is settled once it and the neighbours before it are known, within the image."""
-        return slice(self.used[0] - self.before, self.used[1] - self.after)
+    def complete(self) -> slice:
+        """What needs no logits of a later tile, within the image."""
+        return slice(self.core[0] - self.before, self.core[1] - self.after)
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """A file of H x W x 3 bytes, of which only the part that is asked for is mapped, and only meanwhile."""
+    """A file of H x W x 3 bytes, of which only the window that is read is mapped, and only meanwhile."""
 
     path: Path
     shape: tuple[int, int, int]
 
-    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        return np.array(np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape)[part])
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        return np.array(np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape)[window])
 
 
-def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Tiles along an axis: at most `tile` long, half of `overlap` or more between what is used and a cut.
-
-    Where two meet, they are blended over `BLENDED` of what they share, three at no place.
+def check_tile(tile: int, overlap: int) -> tuple[int, int]:
+    """The margin of a tile on the grid, at least half of the overlap, and the step from tile to tile.
 
     Raises:
         ValueError: the tile leaves nothing between the overlaps on the grid.
     """
     margin = -(-overlap // (2 * GRID)) * GRID
     step = (tile - 2 * margin) // GRID * GRID
-    if length <= tile:
-        return [Span(seen=(0, length), used=(0, length))]
     if step <= 0:
         raise ValueError(
             f"tile is {tile}, but must be {2 * margin + GRID} or more for an overlap of {overlap} pixels"
         )
-    starts = list(range(0, max(1, length - margin), step))  # what is left after them the last one sees too
-    blended = min(int(BLENDED * margin), step // 2)
+    return margin, step
+
+
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Tiles along an axis: at most `tile` long, with a margin of `overlap` / 2 or more around each core.
+
+    Where two meet, they fade over `FADE` of their overlap; nowhere do three.
+
+    Raises:
+        ValueError: as `check_tile`, where one tile does not suffice.
+    """
+    if length <= tile:
+        return [Span(window=(0, length), core=(0, length))]
+    margin, step = check_tile(tile, overlap)
+    starts = list(range(0, max(1, length - margin), step))  # what is left after them is in the last window
+    half = min(int(FADE * margin), step // 2)
     return [
         Span(
-            seen=(max(0, start - margin), min(length, start + step + margin)),
-            used=(start, start + step if start < starts[-1] else length),
-            before=blended if start else 0,
-            after=blended if start < starts[-1] else 0,
+            window=(max(0, start - margin), min(length, start + step + margin)),
+            core=(start, start + step if start < starts[-1] else length),
+            before=half if start else 0,
+            after=half if start < starts[-1] else 0,
         )
         for start in starts
     ]
 
 
-def needs_tiles(path: Path, network: TrainedNetwork, config: PredictConfig) -> bool:
-    """Whether an image is cut into tiles: where that was asked for, or it is large and is not reduced.
+def needs_tiles(size: tuple[int, int], network: TrainedNetwork, config: PredictConfig) -> bool:
+    """Whether an image of W, H pixels is cut into tiles: where asked for, or large and not downscaled.
 
-    Large is also what an exported file does not take whole.
-
-    One of more than `MOST_PIXELS` must be asked for: a small file can claim to be enormous.
+    Large is also what an exported file does not take whole. One of more than `MOST_PIXELS` must be asked for:
+    a small file can claim to be enormous.
     """
     if config.tile:
         return True
-    reduced = config.size or network.size
-    width, height = image_size(path)
-    large = width * height > LARGE or max(width, height) > (network.largest_side or math.inf)
-    wanted = large and not (reduced or config.probabilities or config.flip)
-    return wanted and width * height <= MOST_PIXELS
+    pixels = size[0] * size[1]
+    large = pixels > LARGE or max(size) > (network.largest_side or math.inf)
+    whole = config.size or network.size or config.probabilities or config.flip
+    return large and not whole and pixels <= MOST_PIXELS
 
 
 @torch.inference_mode()
@@ -126,11 +135,10 @@ def segment_tiles(
 ) -> np.ndarray:
     """H x W x 3 uint8 RGB -> H x W uint8 mask, one tile in memory at a time.
 
-    Around the line where two tiles meet, the logits of one fade into those of the other. A pixel has no say
-    of a tile where less than (1 - `BLENDED`) / 2 of `overlap` lies between it and the tile's cut: a network
-    that looks no further, and halves its maps up to five times, answers exactly as to the whole image. Beside
-    the tile, the logits of the rows that fade into those below are in memory: K x (`BLENDED` * `overlap`) x W
-    floats.
+    Around the line where two tiles meet, the logits of one fade into those of the other. A tile counts
+    nowhere within (1 - `FADE`) / 2 of `overlap` of its cut: a network with no larger receptive field, and
+    which halves its maps up to five times, gives exactly the mask of the whole image. Beside the tile, the
+    logits of the rows that fade into those below are in memory: K x (`FADE` * `overlap`) x W floats.
     """
     height, width = image.shape[:2]
     mask = np.empty((height, width), dtype=np.uint8)
@@ -138,45 +146,44 @@ def segment_tiles(
     for row in spans(height, tile, overlap):
         beside: Tensor | None = None
         for column in spans(width, tile, overlap):
-            window = np.array(image[slice(*row.seen), slice(*column.seen)])
-            pixels = torch.from_numpy(window).permute(2, 0, 1).to(device or torch.device("cpu"))
-            logits = run_network(network, pixels[None])[0]
-            logits = logits[:, row.said, column.said]
+            pixels = np.array(image[slice(*row.window), slice(*column.window)])
+            given = torch.from_numpy(pixels).permute(2, 0, 1).to(device or torch.device("cpu"))
+            logits = run_network(network, given[None])[0, :, row.weighted, column.weighted]
             logits, beside = fade(logits, beside, column, axis=2)
             if above is None:
                 above = logits.new_empty(len(logits), 2 * row.after, width)
-            shared = above[..., column.final]
+            shared = above[..., column.complete]
             logits, below = fade(logits, shared, row, axis=1)
             if row.after:
                 shared.copy_(below)
-            mask[row.final, column.final] = largest_class(logits)
+            mask[row.complete, column.complete] = largest_class(logits)
     return mask
 
 
-def fade(logits: Tensor, earlier: Tensor | None, span: Span, axis: int) -> tuple[Tensor, Tensor]:
-    """Fade in the beginning of what a tile says, and fade out its end.
+def fade(logits: Tensor, previous: Tensor | None, span: Span, axis: int) -> tuple[Tensor, Tensor]:
+    """Fade in the beginning of a tile's logits, and fade out their end.
 
     Args:
         logits: K x h x w; changed.
-        earlier: what the tile before it returned last; None where there is none.
+        previous: the faded end of the tile before it; None where there is none.
         span: the tile along the axis.
         axis: 1 for rows, 2 for columns.
 
     Returns:
-        What is settled, and what the next tile's beginning is to be added to.
+        The logits that are complete, and the faded end, which the next tile's beginning is added to.
     """
     if span.before:
-        assert earlier is not None
-        logits.narrow(axis, 0, 2 * span.before).mul_(_ramp(span.before, axis, logits)).add_(earlier)
-    kept = logits.shape[axis] - 2 * span.after
-    settled, end = logits.narrow(axis, 0, kept), logits.narrow(axis, kept, 2 * span.after)
-    return settled, end * (1 - _ramp(span.after, axis, logits))
+        assert previous is not None
+        logits.narrow(axis, 0, 2 * span.before).mul_(_ramp(span.before, axis, logits)).add_(previous)
+    length = logits.shape[axis] - 2 * span.after
+    complete, end = logits.narrow(axis, 0, length), logits.narrow(axis, length, 2 * span.after)
+    return complete, end * (1 - _ramp(span.after, axis, logits))
 
 
 def _ramp(half: int, axis: int, like: Tensor) -> Tensor:
     """Weights that rise from 0 to 1 over twice `half` pixels of an axis."""
-    places = torch.arange(2 * half, device=like.device)
-    return ((places + 0.5) / (2 * half)).view(-1, *[1] * (2 - axis))
+    pixels = torch.arange(2 * half, device=like.device)
+    return ((pixels + 0.5) / (2 * half)).view(-1, *[1] * (2 - axis))
 
 
 def predict_tiles(
@@ -201,7 +208,7 @@ def predict_tiles(
         device: None for the CPU.
 
     Returns:
-        The H x W mask, and a reduced prediction for the overlay (every n-th pixel of image and mask).
+        The H x W mask, and a downscaled prediction for the overlay (every n-th pixel of image and mask).
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tiles-") as folder:
@@ -213,5 +220,5 @@ def predict_tiles(
         step = -(-max(height, width) // OVERLAY)
         rows = [pixels[slice(top, top + 1), slice(None, None, step)] for top in range(0, height, step)]
         small = Image.fromarray(np.concatenate(rows))
-    reduced = Prediction(image=small, mask=mask[::step, ::step], probabilities=None, labels=network.labels)
-    return mask, reduced
+    small_mask = mask[::step, ::step]
+    return mask, Prediction(image=small, mask=small_mask, probabilities=None, labels=network.labels)

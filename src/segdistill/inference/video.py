@@ -39,17 +39,17 @@ def predict_video(
         path: the video; its sound is left out.
         target: path of the outputs without suffix: `_overlay.mp4` (H.264) is added and, with `masks`,
             `_mask.mkv` (lossless FFV1, grey, whose values are class indices).
-        size: long side, in pixels, that the network sees; None for what its run was evaluated at.
+        size: long side of the network's input in pixels; None for what its run was evaluated at.
         masks: also write the masks.
         device: where the network is; None for the CPU.
 
     Yields:
-        What was seen in each frame.
+        The prediction of each frame.
 
     Raises:
         ValueError: PyAV is not installed, or the file is no video.
     """
-    av = _import_av()
+    av = require_av()
     with _open_video(av, path) as source:
         stream = source.streams.video[0]
         stream.thread_type = "AUTO"
@@ -101,18 +101,21 @@ def _outputs(av: Any, target: Path, rate: Fraction, *, masks: bool) -> Iterator[
 
 
 def count_frames(path: Path) -> int | None:
-    """Frames of a video as its header says, or None where it does not.
+    """Frames of a video according to its header; None where that gives none, or the file is no video.
 
     Raises:
-        ValueError: PyAV is not installed, or the file is no video.
+        ValueError: PyAV is not installed.
     """
-    av = _import_av()
-    with _open_video(av, path) as source:
-        stream = source.streams.video[0]
-        if stream.frames:
-            return int(stream.frames)
-        if stream.duration and stream.average_rate:
-            return round(float(stream.duration * stream.time_base * stream.average_rate))
+    av = require_av()
+    try:
+        with _open_video(av, path) as source:
+            stream = source.streams.video[0]
+            if stream.frames:
+                return int(stream.frames)
+            if stream.duration and stream.average_rate:
+                return round(float(stream.duration * stream.time_base * stream.average_rate))
+    except ValueError:
+        return None
     return None
 
 
@@ -150,7 +153,12 @@ class _Writer:
         self.output.mux(self.stream.encode())
 
 
-def _import_av() -> Any:
+def require_av() -> Any:
+    """The module `av`, which reads and writes videos.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         import av
     except ModuleNotFoundError:

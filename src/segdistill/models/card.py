@@ -19,7 +19,7 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json, write_together
 
 WEIGHTS = "model.safetensors"
-WIDEST, LARGEST = 8, 2**14
+MAX_WIDTH, MAX_SIDE = 8, 2**14
 """Of a card: its width and its sides in pixels, so that a few bytes cannot ask for all memory."""
 
 
@@ -53,12 +53,12 @@ class ModelCard:
     def __post_init__(self) -> None:
         sides = [side for side in (self.size, self.evaluate_size) if side is not None]
         require(isinstance(self.spec, str), "spec", self.spec, "the name of a network")
-        require(_number(self.width) and 0 < self.width <= WIDEST, "width", self.width, f"0 to {WIDEST}")
+        require(_number(self.width) and 0 < self.width <= MAX_WIDTH, "width", self.width, f"0 to {MAX_WIDTH}")
         for name, values in {"mean": self.mean, "std": self.std}.items():
             require(len(values) == 3 and all(map(_number, values)), name, values, "three numbers")
         require(min(self.std) > 0, "std", self.std, "above 0")
-        whole = all(isinstance(side, int) and 0 < side <= LARGEST for side in sides)
-        require(whole and self.size is not None, "size and evaluate_size", sides, f"1 to {LARGEST}")
+        whole = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides)
+        require(whole and self.size is not None, "size and evaluate_size", sides, f"1 to {MAX_SIDE}")
 
     def to_json(self) -> str:
         """The content of model.json."""

@@ -1,4 +1,4 @@
-"""Networks in files that carry their own graph: ONNX, OpenVINO, torch.export, ExecuTorch; read and run.
+"""Networks in files that carry their own graph: the table of file formats, and how each is opened and run.
 
 N: images, H, W: rows and columns, K: classes.
 """
@@ -21,17 +21,12 @@ from torch import Tensor, nn
 
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.files import first_line
 
-FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2", ".pte": "executorch"}
-"""Suffix of a file -> its format."""
 ENTRY = "segdistill"
 """Under this name a file that has room for one text keeps its card."""
-LARGEST = {"executorch": (1, 512)}
-"""Most images and longest side of a format whose files reserve, once loaded, the memory that these take."""
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch.runtime"}
-"""The module that runs each format."""
 SURE = 20.0
-"""Logit of the class that a mask names, where the others have 0: its probability is 1 up to rounding."""
+"""Logit of the class of a pixel in a mask, where the others have 0: its probability is 1 up to rounding."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 """One pass: N images in the file's own form -> its first output."""
@@ -39,12 +34,12 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCard:
-    """What an exported file says of itself, in its own metadata and in the JSON file beside it.
+    """Describes an exported file, in the file's own metadata and in the JSON file beside it.
 
     Attributes:
-        labels: what the logits are over; None where a foreign file does not say.
+        labels: what the logits are over; None where the metadata of a foreign file lack it.
         mean, std: of the RGB input in 0 to 1.
-        size: long side, in pixels, of the images it is meant to see; None for any.
+        size: long side, in pixels, of the images it is meant for; None for any.
         input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
         source: run folder or spec that it was made from.
@@ -67,21 +62,20 @@ class ExportCard:
 
     @classmethod
     def read(cls, texts: Mapping[str, str], path: Path) -> Self:
-        """The card among the metadata of a file, each value a JSON text; a foreign file says little of it.
+        """The card in the metadata of a file, each value a JSON text; a foreign file may have a part of it.
 
         Raises:
             ValueError: a value is not what segdistill, or docs/own-networks.md, would write.
         """
         try:
-            said = {key: json.loads(texts[key]) for key in cls.__dataclass_fields__ if key in texts}
-            if said.get("labels") is not None:
-                named = said["labels"]
-                said["labels"] = label_set(
-                    named if isinstance(named, dict) else {"names": list(named)}, str(path)
-                )
-            for key in {"mean", "std"} & said.keys():
-                said[key] = tuple(map(float, said[key]))
-            return cls(**said)
+            values = {key: json.loads(texts[key]) for key in cls.__dataclass_fields__ if key in texts}
+            if values.get("labels") is not None:
+                labels = values["labels"]
+                description = labels if isinstance(labels, dict) else {"names": list(labels)}
+                values["labels"] = label_set(description, str(path))
+            for key in {"mean", "std"} & values.keys():
+                values[key] = tuple(map(float, values[key]))
+            return cls(**values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the metadata of {path} cannot be read: {error}") from None
 
@@ -94,7 +88,7 @@ class ExportedNetwork(nn.Module):
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .pte (ExecuTorch).
         threads: of onnxruntime and OpenVINO; None for PyTorch's number.
-        precision: bf16 lets OpenVINO compute in it, the other runtimes as the file says only.
+        precision: what the runtime computes in; most formats allow fp32 only, see `FORMATS`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -105,42 +99,39 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
-        self.path, self.format = path, FORMATS[path.suffix]
-        if precision != "fp32" and (self.format, precision) != ("openvino", "bf16"):
+        form = format_of(path)
+        assert form is not None
+        self.path, self.format = path, form
+        if precision not in form.precisions:
+            others = [f"{f.name} files in {p}" for f in FORMATS.values() for p in f.precisions if p != "fp32"]
             raise ValueError(
-                f"{path} computes as it was exported, not in {precision}: "
-                "only OpenVINO's can be run in another precision, bf16"
+                f"{path} computes as it was exported, not in {precision}; "
+                f"what can be run in another precision: {', '.join(others)}"
             )
-        opened = {"onnx": _open_onnx, "pt2": _open_pt2, "executorch": _open_executorch}
-        with _reading(path, self.format):
-            if self.format == "openvino":
-                self.run, self.metadata = _open_openvino(path, threads or torch.get_num_threads(), precision)
-            else:
-                self.run, self.metadata = opened[self.format](path, threads or torch.get_num_threads())
+        with _reading(path, form):
+            self.run, self.metadata = form.open(path, threads or torch.get_num_threads(), precision)
         self.card = ExportCard.read(self.metadata, path)
 
     @property
     def largest(self) -> tuple[int, int] | None:
         """Most images and longest side, in pixels, that it takes at once; None for any, or where unknown."""
-        return LARGEST.get(self.format) if self.card.version else None
+        return self.format.largest if self.card.version else None
 
     @property
     def content(self) -> Iterator[bytes]:
         """The bytes of its files."""
-        yield self.path.read_bytes()
-        if self.format == "openvino":
-            yield self.path.with_suffix(".bin").read_bytes()
+        yield from (path.read_bytes() for path in self.format.files(self.path))
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, normalised with the card's mean and std -> N x K x H x W logits on the same device.
 
-        A file that wants images gets them back in 8 bits, so what is no 8-bit image is rounded to one. A file
-        that answers with masks gives logits of `SURE` and 0.
+        For a file that takes images they become 8 bits again, so what is no 8-bit image is rounded to one.
+        For a file that outputs masks the logits are `SURE` and 0.
         """
         values = image.detach().float().cpu()
-        given = self.to_pixels(values) if self.card.input == "image" else values
+        pixels = self.to_pixels(values) if self.card.input == "image" else values
         try:
-            answer = torch.from_numpy(self.run(given.contiguous().numpy()))
+            output = torch.from_numpy(self.run(pixels.contiguous().numpy()))
         except Exception as error:  # the runtimes' own exceptions share no base class but Exception
             shape, hint = "x".join(map(str, values.shape)), "export it with free batch, height and width"
             if self.largest is not None:
@@ -151,9 +142,9 @@ class ExportedNetwork(nn.Module):
             ) from None
         if self.card.output == "mask":
             if self.card.labels is None:
-                raise ValueError(f"{self.path} answers with masks, but does not say of which classes")
-            answer = F.one_hot(answer.long(), len(self.card.labels)).permute(0, 3, 1, 2) * SURE
-        return answer.to(image.device)
+                raise ValueError(f"{self.path} outputs masks, but its metadata lack the classes")
+            output = F.one_hot(output.long(), len(self.card.labels)).permute(0, 3, 1, 2) * SURE
+        return output.to(image.device)
 
     def to_pixels(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, normalised -> N x H x W x 3 uint8."""
@@ -161,25 +152,15 @@ class ExportedNetwork(nn.Module):
         return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def import_runtime(path: Path) -> None:
-    """Import what runs a file, without opening it.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    form = FORMATS[path.suffix]
-    with _reading(path, form), _silent():
-        importlib.import_module(RUNTIMES[form])
-
-
-def _open_onnx(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
+def _open_onnx(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
     import onnxruntime
 
+    del precision
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     available = onnxruntime.get_available_providers()
-    wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-    session = onnxruntime.InferenceSession(path, options, providers=wanted)
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
     name = session.get_inputs()[0].name
     return lambda values: session.run(None, {name: values})[0], session.get_modelmeta().custom_metadata_map
 
@@ -239,8 +220,8 @@ class _OpenVINOGraphs:
         return _openvino().compile_model(model, "CPU", self.settings)
 
 
-def _open_pt2(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
-    del threads
+def _open_pt2(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
+    del threads, precision
     extra = {ENTRY: "{}"}
     module = torch.export.load(path, extra_files=extra).module()
 
@@ -251,8 +232,8 @@ def _open_pt2(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
     return run, _texts(extra[ENTRY])
 
 
-def _open_executorch(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
-    del threads
+def _open_executorch(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
+    del threads, precision
     with _silent():
         from executorch.runtime import Runtime
 
@@ -262,7 +243,7 @@ def _open_executorch(path: Path, threads: int) -> tuple[Run, dict[str, str]]:
     assert method is not None
 
     def run(values: np.ndarray) -> np.ndarray:
-        # Its answer lies in memory that the next pass writes to.
+        # The output lies in memory that the next pass writes to.
         return method.execute([torch.from_numpy(values)])[0].clone().numpy()
 
     return run, _texts(text)
@@ -273,28 +254,104 @@ def _texts(card: str) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in json.loads(card).items()}
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, as far as one line goes."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """A format of exported files.
+
+    Attributes:
+        name: what settings call it.
+        suffix: of the file.
+        extra: of segdistill, which installs what it needs; None where segdistill itself does.
+        title: what errors call such a network, with its article.
+        runtime: the module that runs it.
+        open: path, threads and precision -> one pass, and the file's metadata.
+        companion: suffix of a second file that belongs to it.
+        largest: most images and longest side, in pixels, that its files take at once, because they reserve
+            the memory for these when they are loaded; None for any.
+        int8: whether it can be written in 8 bits.
+        precisions: what its runtime can compute a float32 file in.
+        threads: whether its runtime can be told how many threads to use.
+    """
+
+    name: str
+    suffix: str
+    extra: str | None
+    title: str
+    runtime: str
+    open: Callable[[Path, int, str], tuple[Run, dict[str, str]]]
+    companion: str | None = None
+    largest: tuple[int, int] | None = None
+    int8: bool = False
+    precisions: tuple[str, ...] = ("fp32",)
+    threads: bool = True
+
+    def files(self, path: Path) -> list[Path]:
+        """All files of the network in `path`."""
+        return [path] if self.companion is None else [path, path.with_suffix(self.companion)]
+
+    def import_runtime(self) -> None:
+        """Import what runs such a file, without opening one.
+
+        Raises:
+            ValueError: it is not installed.
+        """
+        try:
+            with _silent():
+                importlib.import_module(self.runtime)
+        except ModuleNotFoundError as error:
+            raise ValueError(self.missing(error)) from None
+
+    def missing(self, error: ModuleNotFoundError) -> str:
+        """What to install for a module that is missing."""
+        package = f"segdistill[{self.extra}]" if self.extra else "segdistill again"
+        return f"{self.name} needs {error.name}: install {package}"
+
+
+FORMATS: dict[str, FileFormat] = {
+    form.name: form
+    for form in (
+        FileFormat(
+            name="onnx", suffix=".onnx", extra="onnx", title="an ONNX network", runtime="onnxruntime",
+            open=_open_onnx, int8=True,
+        ),
+        FileFormat(
+            name="openvino", suffix=".xml", extra="openvino", title="an OpenVINO network", runtime="openvino",
+            open=_open_openvino, companion=".bin", int8=True, precisions=("fp32", "bf16"),
+        ),
+        FileFormat(
+            name="pt2", suffix=".pt2", extra=None, title="a torch.export network", runtime="torch",
+            open=_open_pt2,
+        ),
+        FileFormat(
+            name="executorch", suffix=".pte", extra="executorch", title="an ExecuTorch network",
+            runtime="executorch.runtime", open=_open_executorch, largest=(1, 512), threads=False,
+        ),
+    )
+}  # fmt: skip
+"""The file formats, by name."""
+
+
+def format_of(path: str | Path) -> FileFormat | None:
+    """The format of an exported file, by its suffix; None for anything else."""
+    suffix = Path(path).suffix
+    return next((form for form in FORMATS.values() if form.suffix == suffix), None)
 
 
 @contextlib.contextmanager
-def _reading(path: Path, form: str) -> Iterator[None]:
+def _reading(path: Path, form: FileFormat) -> Iterator[None]:
     """Every failure to open a file becomes one `ValueError` with its path."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ValueError(f"{path} needs {error.name}: install segdistill[{form}]") from None
+        raise ValueError(f"{path}: {form.missing(error)}") from None
     except Exception as error:  # the runtimes' own exceptions share no base class but Exception
-        names = {"onnx": "an ONNX", "openvino": "an OpenVINO", "pt2": "a torch.export"}
-        kind = names.get(form, "an ExecuTorch")
-        raise ValueError(f"{path} is not {kind} network: {first_line(error)}") from None
+        raise ValueError(f"{path} is not {form.title}: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Within it, warnings and what native code writes to standard error are dropped: ExecuTorch says much."""
-    kept = os.dup(2)
+    """Within it, warnings and what native code writes to standard error are dropped: ExecuTorch logs much."""
+    stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -302,6 +359,6 @@ def _silent() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)

@@ -16,7 +16,7 @@ from segdistill.models.student import Block, DSUNet, Up
 class FusedBlock(nn.Module):
     """A `Block` in eval mode, its batch norm folded into the pointwise convolution.
 
-    Where the block's input is two maps one after the other (a decoder's), they are taken as they are: a
+    Where the block's input is a concatenation of two maps (a decoder's), they are taken one by one: a
     convolution of a concatenation is the sum of two convolutions.
 
     Args:
@@ -24,101 +24,107 @@ class FusedBlock(nn.Module):
         split: channels of the first of two inputs; None for one input.
     """
 
+    depthwise: Tensor
+    depthwise_bias: Tensor
+    pointwise: Tensor
+    shortcut: Tensor
+    bias: Tensor
+
     def __init__(self, block: Block, split: int | None = None) -> None:
         super().__init__()
         pointwise, norm = block.pointwise, block.bn
-        gain = norm.weight / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
-        point = pointwise.weight * gain.view(-1, 1, 1, 1)
-        bias = cast(Tensor, pointwise.bias) - cast(Tensor, norm.running_mean)
-        bias = bias * gain + norm.bias + cast(Tensor, block.shortcut.bias)
+        mean, variance, bias = norm.running_mean, norm.running_var, pointwise.bias
+        depthwise_bias, shortcut_bias = block.depthwise.bias, block.shortcut.bias
+        assert mean is not None
+        assert variance is not None
+        assert bias is not None
+        assert depthwise_bias is not None
+        assert shortcut_bias is not None
+        gain = norm.weight / (variance + norm.eps).sqrt()
+        bias = (bias - mean) * gain + norm.bias + shortcut_bias
         channels = block.depthwise.in_channels
         self.sizes = [channels] if split is None else [split, channels - split]
         self.dilation = int(block.depthwise.dilation[0])
-        self.register_buffer("taps", block.depthwise.weight.detach().clone())
-        self.register_buffer("taps_bias", cast(Tensor, block.depthwise.bias).detach().clone())
-        self.register_buffer("point", point.detach().clone())
-        self.register_buffer("cut", block.shortcut.weight.detach().clone())
+        self.register_buffer("depthwise", block.depthwise.weight.detach().clone())
+        self.register_buffer("depthwise_bias", depthwise_bias.detach().clone())
+        self.register_buffer("pointwise", (pointwise.weight * gain.view(-1, 1, 1, 1)).detach().clone())
+        self.register_buffer("shortcut", block.shortcut.weight.detach().clone())
         self.register_buffer("bias", bias.detach().clone())
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """X N x C x H x W and skip N x C' x H x W -> N x C_out x H x W."""
+        weights = (self.depthwise, self.depthwise_bias, self.pointwise, self.shortcut)
         if skip is None:
-            mixed = F.conv2d(
-                x, cast(Tensor, self.taps), cast(Tensor, self.taps_bias), padding=self.dilation,
-                dilation=self.dilation, groups=sum(self.sizes),
-            )  # fmt: skip
-            added = F.conv2d(mixed, cast(Tensor, self.point), cast(Tensor, self.bias))
-            return (added + F.conv2d(x, cast(Tensor, self.cut))).relu_()
-        taps = torch.split(cast(Tensor, self.taps), self.sizes)
-        taps_bias = torch.split(cast(Tensor, self.taps_bias), self.sizes)
-        point = torch.split(cast(Tensor, self.point), self.sizes, dim=1)
-        cut = torch.split(cast(Tensor, self.cut), self.sizes, dim=1)
-        out = None
-        for part, value in enumerate((x, skip)):
-            mixed = F.conv2d(
-                value, taps[part], taps_bias[part], padding=self.dilation, dilation=self.dilation,
-                groups=self.sizes[part],
-            )  # fmt: skip
-            bias = cast(Tensor, self.bias) if part == 0 else None
-            added = F.conv2d(mixed, point[part], bias) + F.conv2d(value, cut[part])
-            out = added if out is None else out + added
-        assert out is not None
-        return out.relu_()
+            return self._branch(x, weights, self.bias).relu_()
+        # Input channels are the first axis of the depthwise weights, and the second of the others.
+        halves = [torch.split(w, self.sizes, dim=axis) for w, axis in zip(weights, (0, 0, 1, 1), strict=True)]
+        first, second = zip(*halves, strict=True)
+        return (self._branch(x, first, self.bias) + self._branch(skip, second, None)).relu_()
+
+    def _branch(self, x: Tensor, weights: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
+        """The block's convolutions of one input: pointwise(depthwise(x)) + shortcut(x)."""
+        depthwise, depthwise_bias, pointwise, shortcut = weights
+        mixed = F.conv2d(
+            x, depthwise, depthwise_bias, padding=self.dilation, dilation=self.dilation, groups=len(depthwise)
+        )
+        return F.conv2d(mixed, pointwise, bias) + F.conv2d(x, shortcut)
 
 
 class DenseBlock(nn.Module):
-    """A `FusedBlock` as one 3x3 convolution, the same function: cheaper where few channels come in.
+    """A `FusedBlock` as one 3x3 convolution, the same function: cheaper for few input channels.
 
-    The depthwise, pointwise and shortcut convolutions are linear and lie between no non-linearity, so the
-    product of the first two plus the third, at the centre, is one kernel.
+    The depthwise, pointwise and shortcut convolutions are linear, without a non-linearity between them, so
+    the product of the first two plus the third, at the centre, is one kernel.
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, fused: FusedBlock) -> None:
         super().__init__()
-        taps, point, cut = cast(Tensor, fused.taps), cast(Tensor, fused.point), cast(Tensor, fused.cut)
-        weight = point * taps.permute(1, 0, 2, 3)
-        weight[:, :, 1:2, 1:2] += cut
+        weight = fused.pointwise * fused.depthwise.permute(1, 0, 2, 3)
+        weight[:, :, 1:2, 1:2] += fused.shortcut
         self.dilation = fused.dilation
         self.register_buffer("weight", weight)
-        self.register_buffer(
-            "bias", cast(Tensor, fused.bias) + point[:, :, 0, 0] @ cast(Tensor, fused.taps_bias)
-        )
+        self.register_buffer("bias", fused.bias + fused.pointwise[:, :, 0, 0] @ fused.depthwise_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W -> N x C_out x H x W."""
-        weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
-        return F.conv2d(x, weight, bias, padding=self.dilation, dilation=self.dilation).relu_()
+        return F.conv2d(x, self.weight, self.bias, padding=self.dilation, dilation=self.dilation).relu_()
 
 
 class KernelBlock(nn.Module):
     """A `FusedBlock` as one Triton kernel, for CUDA; see `segdistill.models.triton_block`."""
 
+    depthwise: Tensor
+    depthwise_bias: Tensor
+    pointwise: Tensor
+    shortcut: Tensor
+    bias: Tensor
+
     def __init__(self, fused: FusedBlock) -> None:
         super().__init__()
         self.dilation = fused.dilation
-        channels = sum(fused.sizes)
-        taps = cast(Tensor, fused.taps).reshape(channels, 9).T.contiguous()
-        self.register_buffer("taps", taps)
-        self.register_buffer("taps_bias", cast(Tensor, fused.taps_bias))
-        self.register_buffer("point", cast(Tensor, fused.point)[:, :, 0, 0].T.contiguous())
-        self.register_buffer("cut", cast(Tensor, fused.cut)[:, :, 0, 0].T.contiguous())
-        self.register_buffer("bias", cast(Tensor, fused.bias))
+        self.register_buffer("depthwise", fused.depthwise.reshape(sum(fused.sizes), 9).T.contiguous())
+        self.register_buffer("depthwise_bias", fused.depthwise_bias)
+        self.register_buffer("pointwise", fused.pointwise[:, :, 0, 0].T.contiguous())
+        self.register_buffer("shortcut", fused.shortcut[:, :, 0, 0].T.contiguous())
+        self.register_buffer("bias", fused.bias)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """X N x C x H x W and skip N x C' x H x W -> N x C_out x H x W."""
-        from segdistill.models.triton_block import fused_block
+        from segdistill.models.triton_block import KernelWeights, fused_block
 
-        weights = list(self.buffers())
+        weights = KernelWeights(self.depthwise, self.depthwise_bias, self.pointwise, self.shortcut, self.bias)
         if torch.is_autocast_enabled(x.device.type):  # which reaches torch's own operators, not this one
             dtype = torch.get_autocast_dtype(x.device.type)
-            weights = [weight.to(dtype) for weight in weights]
+            weights = KernelWeights(*(weight.to(dtype) for weight in weights))
             x, skip = x.to(dtype), None if skip is None else skip.to(dtype)
-        taps, taps_bias, point, cut, bias = weights
-        return fused_block(x, skip, taps, taps_bias, point, cut, bias, self.dilation)
+        return fused_block(x, skip, weights, self.dilation)
 
 
 class FusedUp(nn.Module):
-    """A decoder stage whose first block takes the enlarged map and the skip without concatenating them."""
+    """A decoder stage whose first block takes the upsampled map and the skip without a concatenation."""
 
     def __init__(self, stage: Up) -> None:
         super().__init__()

@@ -4,17 +4,19 @@ N: images, K: classes, H, W: rows and columns.
 """
 
 from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+QuantizedLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
 AXES: dict[type[nn.Module], int] = {nn.Conv2d: 0, nn.ConvTranspose2d: 1, nn.Linear: 0}
 """Layers that 8-bit files compute in 8 bits -> the axis of their weights that counts outputs."""
 
-LARGEST = 127
+MAX_LEVEL = 127
 """Weights become whole multiples, from minus this to this, of a scale of each output's own."""
 
 AVERAGING = 0.01
@@ -24,6 +26,11 @@ AVERAGING = 0.01
 class Range(nn.Module):
     """Rounds a map to 256 values between the averages of its smallest and largest value, 0 among them."""
 
+    low: Tensor
+    high: Tensor
+    scale: Tensor
+    zero: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("low", torch.tensor([torch.inf]))
@@ -32,20 +39,22 @@ class Range(nn.Module):
         self.register_buffer("zero", torch.zeros(1, dtype=torch.int32))
 
     def forward(self, x: Tensor, observe: bool) -> Tensor:
-        """Any shape; the gradient passes where `x` lies in the range, and is 0 elsewhere."""
-        moves, rounds = (torch.tensor([flag], device=x.device) for flag in (int(observe), 1))
-        low, high, scale, zero = self.buffers()
+        """Any shape; the gradient passes where `x` lies in the range, and is 0 elsewhere.
+
+        With `observe` the averages take in `x` first.
+        """
+        observer_on, fake_quant_on = (torch.tensor([flag], device=x.device) for flag in (int(observe), 1))
         return torch.fused_moving_avg_obs_fake_quant(
-            x, moves, rounds, low, high, scale, zero, AVERAGING, 0, 255, 0
+            x, observer_on, fake_quant_on, self.low, self.high, self.scale, self.zero, AVERAGING, 0, 255, 0
         )
 
 
 class FakeQuantized(nn.Module):
     """A network as its 8-bit file will compute, with gradients as if nothing were rounded.
 
-    Weights are rounded per output channel, symmetrically; the maps that enter a layer as a whole. What sees
-    the image itself stays as it is, as in the files. Norms keep their statistics: the file has them folded
-    into the weights, whose rounding that does not change. Nothing stays on the network after a pass.
+    Weights are rounded per output channel, symmetrically; the maps that enter a layer as a whole. The layers
+    whose input is the image stay as they are, as in the files. Norms keep their statistics: the file has them
+    folded into the weights, whose rounding that does not change. No hook stays on the network after a pass.
 
     Sources: Jacob et al. 2018 (training with fake quantization), Bengio et al. 2013 (straight-through).
 
@@ -54,7 +63,7 @@ class FakeQuantized(nn.Module):
         ranges: those of another network of the same layers, shared; None for new ones.
 
     Attributes:
-        observing: whether the maps of training batches still move the ranges.
+        observing: whether the ranges still follow the maps of training batches.
     """
 
     def __init__(self, network: nn.Module, ranges: nn.ModuleList | None = None) -> None:
@@ -75,10 +84,12 @@ class FakeQuantized(nn.Module):
         """N x 3 x H x W -> N x K x H x W, in float32: bfloat16 is no finer than what is imitated here."""
         layers = {name: self.network.get_submodule(name) for name in self.names}
         with torch.autocast(image.device.type, enabled=False):
-            weights = {f"{name}.weight": round_weight(layer) for name, layer in layers.items()}
+            weights = {
+                f"{name}.weight": round_weight(layer) for name, layer in layers.items() if is_quantized(layer)
+            }
             handles = [
-                layer.register_forward_pre_hook(self._rounding(seen))
-                for layer, seen in zip(layers.values(), self.ranges, strict=True)
+                layer.register_forward_pre_hook(self._rounding(input_range))
+                for layer, input_range in zip(layers.values(), self.ranges, strict=True)
             ]
             try:
                 return functional_call(self.network, weights, (image.float(),))
@@ -86,24 +97,23 @@ class FakeQuantized(nn.Module):
                 for handle in handles:
                     handle.remove()
 
-    def _rounding(self, seen: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+    def _rounding(self, input_range: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
         observe = self.training and self.observing
-        return lambda _, inputs: seen(inputs[0], observe)
+        return lambda _, inputs: input_range(inputs[0], observe)
 
 
-def is_quantized(layer: nn.Module) -> bool:
-    """Whether a layer has 8 bits: all convolutions and linear ones but those that see the image itself."""
-    return type(layer) in AXES and _inputs(layer) > 3
+def is_quantized(layer: nn.Module) -> TypeGuard[QuantizedLayer]:
+    """Whether a layer has 8 bits: all convolutions and linear ones but those whose input is the image."""
+    if type(layer) not in AXES:
+        return False
+    assert isinstance(layer, QuantizedLayer)
+    return (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels) > 3
 
 
-def _inputs(layer: nn.Module) -> int:
-    return int(cast(Any, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels))
-
-
-def round_weight(layer: nn.Module) -> Tensor:
+def round_weight(layer: QuantizedLayer) -> Tensor:
     """The weights of a layer, each output's own rounded to 255 values around 0; the gradient passes."""
-    weight, axis = cast(Tensor, layer.weight), AXES[type(layer)]
+    weight, axis = layer.weight, AXES[type(layer)]
     others = [dim for dim in range(weight.ndim) if dim != axis]
-    scale = (weight.detach().abs().amax(dim=others) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    scale = (weight.detach().abs().amax(dim=others) / MAX_LEVEL).clamp(min=torch.finfo(torch.float32).tiny)
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, axis, -LARGEST, LARGEST)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, axis, -MAX_LEVEL, MAX_LEVEL)

@@ -1,4 +1,4 @@
-"""The teacher: a trained network, frozen, that answers in the student's classes at the student's size."""
+"""The teacher: a frozen network with logits over the student's classes, at the student's size."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ class Teacher(nn.Module):
         network: the trained network.
         labels: the student's label set, onto which the network's is mapped by name.
         rename: network class -> student class, for names that differ.
-        scale: enlargement of the student's view before the network looks at it.
+        scale: upsampling of the student's crop before the network gets it.
 
     Raises:
         ValueError: the label sets do not map.
@@ -47,8 +47,8 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def answer(self, image: Tensor) -> Tensor:
-        """N x 3 x H x W, ImageNet-normalised, not enlarged -> N x K x H x W logits, the student's classes."""
+    def unscaled(self, image: Tensor) -> Tensor:
+        """As `forward`, without the upsampling by `scale`: the image is at the network's own size already."""
         return self.to_student(self.network(image))
 
     @torch.no_grad()
@@ -56,20 +56,18 @@ class Teacher(nn.Module):
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits over the student's classes."""
         size = image.shape[2:]
         if self.scale != 1:
-            view = [max(1, round(side * self.scale)) for side in size]
-            image = F.interpolate(image, size=view, mode="bilinear", align_corners=False)
-        logits = self.answer(image)
-        return (
-            F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            if self.scale != 1
-            else logits
-        )
+            scaled = [max(1, round(side * self.scale)) for side in size]
+            image = F.interpolate(image, size=scaled, mode="bilinear", align_corners=False)
+        logits = self.unscaled(image)
+        if self.scale != 1:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits
 
     def fingerprint(self) -> str:
-        """Equal for teachers that answer alike: the network's fingerprint, and where its classes go."""
+        """Equal for teachers of equal logits: the network's fingerprint, and where its classes go."""
         mapped = json.dumps([self.network.fingerprint(), self.to_student.sources])
         return hashlib.sha256(mapped.encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """What a model card says of its teacher."""
+        """What a model card records of its student's teacher."""
         return {"spec": self.network.spec, "scale": self.scale, "fingerprint": self.network.fingerprint()}

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -15,36 +16,30 @@ from torch import Tensor, nn
 
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.files import refuse_bomb
-from segdistill.models.card import CARD, WEIGHTS, is_run, read_card, read_weights
-from segdistill.models.exported import FORMATS, ExportedNetwork, first_line
-from segdistill.models.zoo import (
-    TORCHVISION,
-    TorchvisionNetwork,
-    build_model,
-    call_function,
-    output_classes,
-    require_trust,
-    unknown,
-)
+from segdistill.files import first_line, refuse_bomb
+from segdistill.models.card import CARD, WEIGHTS, read_card, read_weights
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.spec import Kind, NetworkSpec, parse_spec, require_trust
+from segdistill.models.zoo import MainOutput, TorchvisionNetwork, build_model, call_function, output_classes
 
-KNOWN = ("labels", "mean", "std")
-"""What a network may say of itself: class names (or a label set), and its input's statistics."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What each precision computes in."""
 
 
 class TrainedNetwork(nn.Module):
-    """A network in eval mode that knows what its logits mean and what input it wants.
+    """A network in eval mode with the label set of its logits and the statistics of its input.
 
     Args:
         module: maps normalised images to logits.
-        labels: what the logits are over; None takes the module's own, see `load_network`.
+        labels: what the logits are over.
         spec: where it came from.
         mean, std: of the RGB input in 0 to 1 that `module` was trained with.
-        size: long side, in pixels, of the images it is meant to see; None for any.
+        size: long side, in pixels, of the images it is meant for; None for any.
         dtype: what convolutions and products compute in; a file computes as it was opened.
     """
+
+    gain: Tensor
+    offset: Tensor
 
     def __init__(
         self,
@@ -61,7 +56,7 @@ class TrainedNetwork(nn.Module):
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
         self.dtype = dtype
         self.mean, self.std = tuple(mean), tuple(std)
-        # x is (rgb - imagenet_mean) / imagenet_std; the module wants (rgb - mean) / std = x * gain + offset.
+        # x is (rgb - imagenet_mean) / imagenet_std; the module takes (rgb - mean) / std = x * gain + offset.
         gain = torch.tensor(IMAGENET_STD) / torch.tensor(std)
         offset = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
         self.register_buffer("gain", gain.view(1, 3, 1, 1), persistent=False)
@@ -71,7 +66,7 @@ class TrainedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits."""
         if self.renormalises:
-            image = image * cast(Tensor, self.gain) + cast(Tensor, self.offset)
+            image = image * self.gain + self.offset
         if self.dtype == torch.float32:
             logits = self.module(image)  # in whatever precision the caller has chosen
         else:
@@ -82,8 +77,8 @@ class TrainedNetwork(nn.Module):
         return logits
 
     @property
-    def answers_masks(self) -> bool:
-        """Whether it is an exported file that knows the class of a pixel, and no logits or probabilities."""
+    def outputs_masks(self) -> bool:
+        """Whether it is an exported file that outputs class indices, and no logits or probabilities."""
         return isinstance(self.module, ExportedNetwork) and self.module.card.output == "mask"
 
     @property
@@ -108,6 +103,33 @@ class TrainedNetwork(nn.Module):
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What the caller of `load_network` asks for; see there."""
+
+    weights: Path | None
+    labels: LabelSet | None
+    precision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A module with its weights, and what its source declares of it; None where it declares nothing.
+
+    Attributes:
+        module: maps normalised images to logits.
+        labels: a label set, its description, or class names.
+        mean, std: of the RGB input in 0 to 1.
+        size: long side, in pixels, of the images it is meant for.
+    """
+
+    module: nn.Module
+    labels: LabelSet | Mapping[str, Any] | list[str] | tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: int | None = None
+
+
 def load_network(
     spec: str,
     *,
@@ -115,15 +137,15 @@ def load_network(
     labels: LabelSet | None = None,
     precision: str = "fp32",
 ) -> TrainedNetwork:
-    """A trained network of the zoo, in eval mode.
+    """A trained network, in eval mode.
 
     Args:
-        spec: a run folder, an exported file (.onnx, .xml, .pt2, .pte), a torchvision name (whose published
-            weights torchvision downloads and checks), a function that returns a trained network, or any other
-            spec together with `weights`.
+        spec: a run folder, an exported file, a torchvision name (whose published weights torchvision
+            downloads and checks), a function that returns a trained network, or any other spec together with
+            `weights`.
         weights: a .safetensors or .pth state dict to load instead.
         labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
-        precision: what it computes in: fp32, bf16 or fp16; OpenVINO's files fp32 or bf16, other files fp32.
+        precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
 
     Label set and normalisation come from the run folder, from torchvision's or the file's metadata, or
     from attributes `labels` (class names or a label set), `mean` and `std` of a function's module.
@@ -133,47 +155,104 @@ def load_network(
             be run in this precision.
         FileNotFoundError: a file does not exist.
     """
-    dtype = DTYPES[precision]
-    known: Mapping[str, Any] = {}
-    size = None
-    if is_run(spec):
-        card = read_card(Path(spec))
-        require_trust(card.spec, Path(spec) / CARD)
-        module = build_model(card.spec, len(card.labels), width=card.width)
-        load_state(module, Path(weights) if weights else Path(spec) / WEIGHTS)
-        known = {"labels": card.labels, "mean": card.mean, "std": card.std}
-        size = card.evaluate_size
-    elif Path(spec).suffix in FORMATS:
-        module = ExportedNetwork(Path(spec), precision=precision)
-        dtype = torch.float32
-        said, size = module.card, module.card.size
-        known = {"labels": said.labels, "mean": said.mean, "std": said.std}
-    elif spec in TORCHVISION:
-        module, categories = _torchvision(spec, weights)
-        known = {"labels": categories}
-    elif ":" in spec and not spec.startswith("smp:"):
-        module = call_function(spec, len(labels) if labels else None)
-        own = {key: getattr(module, key, None) for key in KNOWN}
-        known = {key: value for key, value in own.items() if isinstance(value, list | tuple | LabelSet)}
-        if weights:
-            load_state(module, Path(weights))
-    elif Path(spec).is_dir():
-        read_card(Path(spec))  # raises: the folder holds no model
-        raise AssertionError
+    parsed = parse_spec(spec)
+    options = LoadOptions(weights=Path(weights) if weights else None, labels=labels, precision=precision)
+    loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
+    return TrainedNetwork(
+        loaded.module,
+        _label_set(loaded, spec, labels),
+        spec,
+        mean=loaded.mean or IMAGENET_MEAN,
+        std=loaded.std or IMAGENET_STD,
+        size=loaded.size,
+        dtype=torch.float32 if parsed.kind == "file" else DTYPES[precision],
+    ).eval()
+
+
+def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
+    """The student of a run folder."""
+    assert spec.path is not None
+    card = read_card(spec.path)
+    require_trust(card.spec, spec.path / CARD)
+    module = build_model(card.spec, len(card.labels), width=card.width)
+    load_state(module, options.weights or spec.path / WEIGHTS)
+    return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.evaluate_size)
+
+
+def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
+    """An exported file, in its own runtime."""
+    assert spec.path is not None
+    module = ExportedNetwork(spec.path, precision=options.precision)
+    card = module.card
+    return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.size)
+
+
+def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
+    """A torchvision network and its class names, with published weights or those of a file."""
+    name = spec.architecture
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    if options.weights:
+        state = read_state(options.weights)
     else:
-        module = _built_in(spec, weights, labels)
-    classes = _classes(module.eval(), spec, known.get("labels"), labels)
-    statistics = {key: tuple(map(float, known[key])) for key in ("mean", "std") if key in known}
-    return TrainedNetwork(module, classes, spec, size=size, dtype=dtype, **statistics).eval()
+        try:
+            state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+        except (URLError, OSError) as error:
+            raise ValueError(
+                f"the weights of {name} could not be downloaded ({error}). Download {published.url} "
+                "elsewhere and pass the file with --teacher.weights FILE"
+            ) from None
+    categories = published.meta["categories"]
+    module = TorchvisionNetwork(
+        name, len(categories), auxiliary=any("aux_classifier" in key for key in state)
+    )
+    load_state(module.inner, options.weights or Path(published.url), state)
+    return Loaded(module=module, labels=categories)
 
 
-def _classes(module: nn.Module, spec: str, named: Any, given: LabelSet | None) -> LabelSet:
-    """The label set of a network: the one it names, else the given one, else VOC's. It must fit."""
-    outputs = output_classes(module, spec)
-    if isinstance(named, LabelSet):
-        labels = named
-    elif named:
-        labels = label_set(named if isinstance(named, Mapping) else {"names": list(named)}, spec)
+def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
+    """What a function returns, with its attributes `labels`, `mean` and `std`."""
+    module = call_function(spec, len(options.labels) if options.labels else None)
+    inner = module.inner if isinstance(module, MainOutput) else module
+    if options.weights:
+        load_state(inner, options.weights)
+    labels = getattr(inner, "labels", None)  # of another type they are something of the module's own
+    labels = labels if isinstance(labels, list | tuple | LabelSet) else None
+    mean, std = (
+        tuple(map(float, values)) if isinstance(values, list | tuple) else None
+        for values in (getattr(inner, "mean", None), getattr(inner, "std", None))
+    )
+    return Loaded(module=module, labels=labels, mean=mean, std=std)
+
+
+def _load_with_weights(spec: NetworkSpec, options: LoadOptions) -> Loaded:
+    """A network of the zoo that nobody publishes weights for, with those of a file."""
+    if not options.weights:
+        raise ValueError(
+            f"{spec.text} has no published weights: name a run folder, or a state dict with its weights"
+        )
+    module = build_model(spec.text, len(options.labels or VOC))
+    load_state(module, options.weights)
+    return Loaded(module=module)
+
+
+LOADERS: dict[Kind, Callable[[NetworkSpec, LoadOptions], Loaded]] = {
+    "run": _load_run,
+    "file": _load_file,
+    "torchvision": _load_torchvision,
+    "function": _load_function,
+}
+"""What loads each kind of spec; any other kind is built, and loads a state dict that is named beside it."""
+
+
+def _label_set(loaded: Loaded, spec: str, given: LabelSet | None) -> LabelSet:
+    """The label set of a network: the one it declares, else the given one, else VOC's. It must fit."""
+    outputs = output_classes(loaded.module, spec)
+    declared = loaded.labels
+    if isinstance(declared, LabelSet):
+        labels = declared
+    elif declared:
+        description = declared if isinstance(declared, Mapping) else {"names": list(declared)}
+        labels = label_set(description, spec)
     elif given is not None:
         labels = given
     elif outputs == len(VOC):
@@ -183,39 +262,6 @@ def _classes(module: nn.Module, spec: str, named: Any, given: LabelSet | None) -
     if outputs != len(labels):
         raise ValueError(f"network {spec!r} gives {outputs} logits per pixel for {len(labels)} classes")
     return labels
-
-
-def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, list[str]]:
-    """A torchvision network and its class names, with published weights or those of a file."""
-    published = torchvision.models.get_model_weights(name).DEFAULT
-    if weights:
-        state = read_state(Path(weights))
-    else:
-        try:
-            state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
-        except (URLError, OSError) as error:
-            raise ValueError(
-                f"the weights of {name} could not be downloaded ({error}). Download {published.url} "
-                "elsewhere and pass the file with --teacher.weights FILE"
-            ) from None
-    module = TorchvisionNetwork(
-        name, len(published.meta["categories"]), auxiliary=any("aux_classifier" in key for key in state)
-    )
-    load_state(module.inner, Path(weights or published.url), state)
-    return module, published.meta["categories"]
-
-
-def _built_in(spec: str, weights: str | Path | None, labels: LabelSet | None) -> nn.Module:
-    """A network of the zoo that nobody publishes weights for, with those of a file."""
-    if spec != "dsunet" and not spec.startswith("smp:"):
-        raise unknown(spec)
-    if not weights:
-        raise ValueError(
-            f"{spec} has no published weights: name a run folder, or a state dict with its weights"
-        )
-    module = build_model(spec, len(labels or VOC))
-    load_state(module, Path(weights))
-    return module
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

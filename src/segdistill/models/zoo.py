@@ -1,13 +1,15 @@
-"""Names networks: a spec string becomes an `nn.Module` from N x 3 x H x W images to N x K x H x W logits."""
+"""The zoo: spec strings become modules from N x 3 x H x W images to N x K x H x W logits.
 
-import difflib
+N: images, K: classes, H, W: rows and columns.
+"""
+
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,24 +17,43 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from segdistill.models.spec import CHOICES, Kind, NetworkSpec, parse_architecture, remember_call
 from segdistill.models.student import DSUNet
 
+PROBE_SIDE = 64
+"""Side, in pixels, of the image that a network is probed with."""
 
-class TorchvisionNetwork(nn.Module):
-    """A torchvision segmentation network; of its dictionary of outputs the main logits."""
 
-    deepest = "inner.backbone"
+class MainOutput(nn.Module):
+    """A network that outputs a dictionary; of it the logits, which are its entry `out` or `logits`."""
 
-    def __init__(self, name: str, num_classes: int, *, auxiliary: bool = False) -> None:
+    def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        # Published weights carry an auxiliary classifier, which a state dict can only be loaded with.
-        more = {"aux_loss": True} if auxiliary and not name.startswith("lraspp") else {}
-        self.inner = torchvision.models.get_model(
-            name, weights=None, weights_backbone=None, num_classes=num_classes, **more
-        )
+        self.inner = inner
+        deepest = getattr(inner, "deepest", None)
+        self.deepest = None if deepest is None else f"inner.{deepest}"
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.inner(image)["out"]
+        output = self.inner(image)
+        return output["out"] if "out" in output else output["logits"]
+
+
+class TorchvisionNetwork(MainOutput):
+    """A torchvision segmentation network, with random weights.
+
+    Args:
+        name: torchvision's.
+        num_classes: K.
+        auxiliary: with an auxiliary classifier, as published weights have it; they load in no other network.
+    """
+
+    def __init__(self, name: str, num_classes: int, *, auxiliary: bool = False) -> None:
+        options = {"aux_loss": True} if auxiliary and not name.startswith("lraspp") else {}
+        inner = torchvision.models.get_model(
+            name, weights=None, weights_backbone=None, num_classes=num_classes, **options
+        )
+        super().__init__(inner)
+        self.deepest = "inner.backbone"
 
 
 class PaddedNetwork(nn.Module):
@@ -52,21 +73,6 @@ class PaddedNetwork(nn.Module):
         return self.inner(F.pad(image, (0, right, 0, below))).narrow(2, 0, height).narrow(3, 0, width)
 
 
-TORCHVISION = (
-    "fcn_resnet50",
-    "fcn_resnet101",
-    "deeplabv3_resnet50",
-    "deeplabv3_resnet101",
-    "deeplabv3_mobilenet_v3_large",
-    "lraspp_mobilenet_v3_large",
-)
-BUILT_IN: tuple[str, ...] = ("dsunet", *TORCHVISION)
-FORMS = (
-    f"a built-in ({', '.join(BUILT_IN)}), smp:ARCHITECTURE/ENCODER, path/to/file.py:function, "
-    "package.module:function, an exported file (.onnx, .xml, .pt2, .pte), or a run folder"
-)
-
-
 def build_model(spec: str, num_classes: int, *, width: float = 1.0) -> nn.Module:
     """A network of the zoo with fresh weights.
 
@@ -84,117 +90,109 @@ def build_model(spec: str, num_classes: int, *, width: float = 1.0) -> nn.Module
         ValueError: the spec is unknown, or the network takes no `width`.
         FileNotFoundError: the file of a function does not exist.
     """
-    if spec == "dsunet":
+    parsed = parse_architecture(spec)
+    if parsed.kind == "builtin":
         return DSUNet(num_classes, width)
-    if spec not in TORCHVISION and ":" not in spec:
-        raise unknown(spec)
     if width != 1.0:
         raise ValueError(f"width is {width}, but only dsunet can be made wider or narrower, not {spec}")
-    if spec in TORCHVISION:
-        return TorchvisionNetwork(spec, num_classes)
-    if spec.startswith("smp:"):
-        return _smp(spec, num_classes)
-    return call_function(spec, num_classes)
+    return BUILDERS[parsed.kind](parsed, num_classes)
 
 
-def unknown(spec: str) -> ValueError:
-    """The error for a spec that names nothing, with the nearest name that does."""
-    near = difflib.get_close_matches(spec, BUILT_IN, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    return ValueError(f"there is no network {spec!r}{hint} A network is {FORMS}")
+def _build_torchvision(spec: NetworkSpec, num_classes: int) -> nn.Module:
+    return TorchvisionNetwork(spec.architecture, num_classes)
 
 
-def load_function(spec: str) -> Callable[..., Any]:
-    """The function of `path/to/file.py:function` or `package.module:function`; importing runs its code."""
-    source, _, name = spec.rpartition(":")
-    if source.endswith(".py"):
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist (network {spec!r})")
-        module_spec = importlib.util.spec_from_file_location(f"segdistill_network_{path.stem}", path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[module_spec.name] = module
-        module_spec.loader.exec_module(module)
-    elif not source or source.startswith("."):
-        raise unknown(spec)
-    else:
-        try:
-            module = importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"network {spec!r}: {error}. A network is {FORMS}") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"network {spec!r}: {source} has no function {name!r}")
-    return function
+def _build_smp(spec: NetworkSpec, num_classes: int) -> nn.Module:
+    try:
+        smp = importlib.import_module("segmentation_models_pytorch")
+    except ModuleNotFoundError:
+        raise ValueError(f"{spec.text} needs segmentation-models-pytorch: install segdistill[zoo]") from None
+    try:
+        inner = smp.create_model(
+            spec.architecture, spec.encoder or "resnet34", encoder_weights=None, classes=num_classes
+        )
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"there is no network {spec.text!r}: {error.args[0]}") from None
+    return PaddedNetwork(inner)
 
 
-def require_trust(spec: str, source: Path) -> None:
-    """Refuse to run code only because a file names it, whoever made that file.
-
-    Args:
-        spec: of a network, as `source` names it.
-        source: a model.json or config.yaml, which may be a stranger's.
+def call_function(spec: NetworkSpec, num_classes: int | None) -> nn.Module:
+    """The network that the function of a spec returns, called with K where it takes `num_classes`.
 
     Raises:
-        ValueError: the spec names a function which nobody named in this process, and the environment variable
-            `SEGDISTILL_TRUST` is not 1.
+        ValueError: there is no such function, or it returns something else.
+        FileNotFoundError: its file does not exist.
     """
-    code = ":" in spec and not spec.startswith("smp:")
-    if code and spec not in _named and os.environ.get("SEGDISTILL_TRUST") != "1":
-        raise ValueError(
-            f"{source} names the network {spec!r}, whose code would run with your rights: if you trust it, "
-            "set the environment variable SEGDISTILL_TRUST=1"
-        )
-
-
-_named: set[str] = set()
-"""Specs of functions that were called in this process: somebody named them."""
-
-
-def call_function(spec: str, num_classes: int | None) -> nn.Module:
-    """The network that the function of a spec returns; it is told K where it takes `num_classes`."""
     function = load_function(spec)
-    _named.add(spec)
+    remember_call(spec)
     takes_classes = num_classes is not None and "num_classes" in inspect.signature(function).parameters
     module = function(num_classes=num_classes) if takes_classes else function()
     if not isinstance(module, nn.Module):
         raise ValueError(
-            f"network {spec!r}: the function returned a {type(module).__name__}, not an nn.Module"
+            f"network {spec.text!r}: the function returned a {type(module).__name__}, not an nn.Module"
         )
+    output = probe(module)
+    named = isinstance(output, Mapping) and not {"out", "logits"}.isdisjoint(output)
+    return MainOutput(module) if named else module
+
+
+BUILDERS: dict[Kind, Callable[[NetworkSpec, int], nn.Module]] = {
+    "torchvision": _build_torchvision,
+    "smp": _build_smp,
+    "function": call_function,
+}
+"""What builds each kind of spec with fresh weights; the built-in dsunet takes a width too."""
+
+
+def load_function(spec: NetworkSpec) -> Callable[..., Any]:
+    """The function of `path/to/file.py:function` or `package.module:function`; importing runs its code."""
+    module = _load_module(spec)
+    function = getattr(module, spec.function, None)
+    if not callable(function):
+        source = spec.path or spec.module
+        raise ValueError(f"network {spec.text!r}: {source} has no function {spec.function!r}")
+    return function
+
+
+def _load_module(spec: NetworkSpec) -> ModuleType:
+    path = spec.path
+    if path is None:
+        try:
+            return importlib.import_module(spec.module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"network {spec.text!r}: {error}. {CHOICES}") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist (network {spec.text!r})")
+    module_spec = importlib.util.spec_from_file_location(f"segdistill_network_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
+    module_spec.loader.exec_module(module)
     return module
 
 
-def _smp(spec: str, num_classes: int) -> nn.Module:
+@torch.no_grad()
+def probe(network: nn.Module) -> Any:
+    """What a network outputs for one black 64 x 64 image on its own device; all modes are restored."""
+    tensor = next(chain(network.parameters(), network.buffers()), None)
+    image = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=None if tensor is None else tensor.device)
+    modes = [(module, module.training) for module in network.modules()]
     try:
-        smp = importlib.import_module("segmentation_models_pytorch")
-    except ModuleNotFoundError:
-        raise ValueError(f"{spec} needs segmentation-models-pytorch: install segdistill[zoo]") from None
-    architecture, _, encoder = spec.removeprefix("smp:").partition("/")
-    try:
-        inner = smp.create_model(
-            architecture, encoder or "resnet34", encoder_weights=None, classes=num_classes
-        )
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"there is no network {spec!r}: {error.args[0]}") from None
-    return PaddedNetwork(inner)
+        return network.eval()(image)
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
-def output_classes(network: nn.Module, spec: str, *, device: torch.device | None = None) -> int:
-    """K of a network, found by showing it one grey 64 x 64 image; the mode it was in is restored.
+def output_classes(network: nn.Module, spec: str) -> int:
+    """K of a network, found by a forward pass of one small image.
 
     Raises:
         ValueError: it does not turn images into N x K x H x W logits.
     """
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = network(torch.zeros(1, 3, 64, 64, device=device))
-    finally:
-        network.train(training)
+    logits = probe(network)
     if not isinstance(logits, Tensor) or logits.ndim != 4 or len(logits) != 1:
         kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"network {spec!r} answers a 1x3x64x64 image with {kind}, not with 1xKxHxW logits")
+        raise ValueError(f"network {spec!r} turns a 1x3x64x64 image into {kind}, not into 1xKxHxW logits")
     return logits.shape[1]

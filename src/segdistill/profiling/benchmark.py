@@ -4,30 +4,28 @@ N: images, H, W: rows and columns, K: classes.
 """
 
 import copy
-import os
-import resource
 import statistics
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
-from segdistill.models.exported import FORMATS, ExportedNetwork, import_runtime
+from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
 from segdistill.models.fused import fuse
 from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
+from segdistill.profiling.memory import peak_memory, resident_memory
 from segdistill.profiling.process import WorkerProcess
+from segdistill.profiling.timing import count_operations, count_parameters, in_turns, timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +42,6 @@ class Entry:
     form: str
     precision: str
 
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-        return f"{self.target}, {self.form}, {self.precision}"
-
 
 def entries(targets: list[str], config: BenchmarkConfig) -> list[Entry]:
     """What is measured: of PyTorch's targets every form in every precision, of files what they can do.
@@ -58,10 +51,10 @@ def entries(targets: list[str], config: BenchmarkConfig) -> list[Entry]:
     """
     found = []
     for target in targets:
-        form = FORMATS.get(Path(target).suffix)
-        if form is not None:
-            wanted = config.precisions if form == "openvino" else ["fp32"]
-            found += [Entry(target=target, form=form, precision=precision) for precision in wanted]
+        file = format_of(target)
+        if file is not None:
+            possible = [p for p in config.precisions if p in file.precisions] or ["fp32"]
+            found += [Entry(target=target, form=file.name, precision=precision) for precision in possible]
             continue
         for name in config.forms:
             found += [Entry(target=target, form=name, precision=precision) for precision in config.precisions]
@@ -82,13 +75,13 @@ class Measured:
         # eager is what PyTorch does by itself; of files, their own runtime decides about their memory.
         if entry.form in {"kept", "fused", "compiled"} and config.device == "cpu":
             keep_freed_memory()
-        self.device = torch.device(config.device)
-        if entry.form in FORMATS.values():
-            import_runtime(Path(entry.target))
-        self.before = _resident()
-        image = torch.randn(config.batch, 3, *config.size, generator=torch.Generator().manual_seed(0))
+        self.form, self.device = entry.form, torch.device(config.device)
+        if entry.form in FORMATS:
+            FORMATS[entry.form].import_runtime()
+        self.before = resident_memory()
+        image = torch.randn(config.batch, 3, *config.height_width, generator=torch.Generator().manual_seed(0))
         self.network: nn.Module | None = None
-        if entry.form in FORMATS.values():
+        if entry.form in FORMATS:
             self.run = _file_pass(entry, config, image)
         else:
             self.network = _open_network(entry.target, config.classes)
@@ -102,44 +95,37 @@ class Measured:
         caches, and put threads to sleep.
         """
         self.run()
-        self._wait()
-        started = time.perf_counter()
-        self.run()
-        self._wait()
-        return time.perf_counter() - started
+        return timed(self.run, self.device)
 
-    @torch.inference_mode()
-    def cost(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Parameters, and operations for one image (a multiplication and an addition are two)."""
+    def cost(self, size: tuple[int, int]) -> dict[str, int | None]:
+        """Parameters, and operations for one image of `size` (height, width); None of a file."""
         if self.network is None:
             return {"parameters": None, "flops": None}
-        plain = self.network
-        with FlopCounterMode(display=False) as counter:
-            plain(torch.zeros(1, 3, *size))
-        parameters = sum(p.numel() for p in plain.parameters())
-        return {"parameters": parameters, "flops": counter.get_total_flops()}
+        flops = count_operations(self.network, torch.zeros(1, 3, *size))
+        return {"parameters": count_parameters(self.network), "flops": flops}
 
-    def memory(self) -> dict[str, int]:
-        """Peak memory of the process, and what of it the network and its passes added, in bytes."""
+    def memory(self) -> dict[str, int | None]:
+        """Peak memory of the process, and what of it the network and its passes added, in bytes.
+
+        None where the system does not tell.
+        """
         if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated()
+            peak: int | None = torch.cuda.max_memory_allocated()
             return {"peak_bytes": peak, "added_bytes": peak}
         peak = peak_memory()
-        return {"peak_bytes": peak, "added_bytes": max(0, peak - self.before)}
+        added = None if peak is None or self.before is None else max(0, peak - self.before)
+        return {"peak_bytes": peak, "added_bytes": added}
 
-    def threads(self) -> int:
-        """Threads that PyTorch uses here, and the runtimes that can be told."""
-        return torch.get_num_threads()
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+    def threads(self) -> int | None:
+        """Threads that the network runs on; None where its runtime cannot be told."""
+        told = self.form not in FORMATS or FORMATS[self.form].threads
+        return torch.get_num_threads() if told else None
 
 
 def measure(
     targets: list[str], config: BenchmarkConfig, advance: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Measure targets in turns, so that a machine that slows down slows all of them alike.
+    """Measure targets in turns, each in a process of its own.
 
     Args:
         targets: run folders, exported files, names of the zoo (with random weights where they have none).
@@ -159,47 +145,42 @@ def measure(
         raise ValueError("nothing to measure: name a run folder, a file or a network")
     with ExitStack() as stack:
         processes = [stack.enter_context(WorkerProcess(Measured, entry, config)) for entry in listed]
-        costs = [process.call("cost", config.size) for process in processes]
-        times: list[list[float]] = [[] for _ in processes]
-        for turn in range(config.warmup + config.repeats):
-            for process, taken in zip(processes, times, strict=True):
-                seconds = process.call("seconds")
-                if turn >= config.warmup:
-                    taken.append(seconds)
-            advance()
-        memory = [process.call("memory") for process in processes]
-        threads = [process.call("threads") for process in processes]
-    medians = [statistics.median(taken) for taken in times]
+        records = [process.call("cost", config.height_width) for process in processes]
+        timers = [partial(process.call, "seconds") for process in processes]
+        seconds = in_turns(timers, warmup=config.warmup, repeats=config.repeats, advance=advance)
+        for record, process in zip(records, processes, strict=True):
+            record |= process.call("memory") | {"threads": process.call("threads")}
+    first = statistics.median(seconds[0])
     return {
         "device": config.device,
-        "input": [config.batch, 3, *config.size],
+        "input": [config.batch, 3, *config.height_width],
         "repeats": config.repeats,
         "entries": [
-            {
-                "target": entry.target,
-                "form": entry.form,
-                "precision": entry.precision,
-                **costs[i],
-                "file_bytes": file_bytes(entry.target),
-                "median_ms": 1000 * medians[i],
-                "p95_ms": 1000 * float(np.quantile(times[i], 0.95)),
-                "images_per_second": config.batch / medians[i],
-                **memory[i],
-                "threads": None if entry.form == "executorch" else threads[i],
-                "ratio": medians[0] / medians[i],
-            }
-            for i, entry in enumerate(listed)
+            vars(entry)
+            | {"file_bytes": file_bytes(entry.target)}
+            | record
+            | _speed(times, config.batch, first)
+            for entry, record, times in zip(listed, records, seconds, strict=True)
         ],
+    }
+
+
+def _speed(seconds: Sequence[float], batch: int, first: float) -> dict[str, float]:
+    """What an entry's passes say of its speed; `first`: median seconds of the first entry."""
+    median = statistics.median(seconds)
+    return {
+        "median_ms": 1000 * median,
+        "p95_ms": 1000 * float(np.quantile(seconds, 0.95)),
+        "images_per_second": batch / median,
+        "ratio": first / median,
     }
 
 
 def file_bytes(target: str) -> int | None:
     """Bytes of an exported file (an OpenVINO model's two), or of a run's weights; None for other networks."""
-    path = Path(target)
-    if path.suffix in FORMATS:
-        weights = path.with_suffix(".bin")
-        more = weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0
-        return path.stat().st_size + more
+    path, file = Path(target), format_of(target)
+    if file is not None:
+        return sum(each.stat().st_size for each in file.files(path) if each == path or each.is_file())
     return (path / WEIGHTS).stat().st_size if is_run(target) else None
 
 
@@ -240,25 +221,3 @@ def _file_pass(entry: Entry, config: BenchmarkConfig, image: Tensor) -> Callable
     given = network.to_pixels(image) if network.card.input == "image" else image
     values = given.contiguous().numpy()
     return lambda: network.run(values)
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes.
-
-    Where there is /proc it is read there: `getrusage` starts a process with the peak of the one that made it.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _resident() -> int:
-    """Resident memory of this process now, in bytes; where the system does not say, its peak."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return peak_memory()
-    return pages * os.sysconf("SC_PAGE_SIZE")

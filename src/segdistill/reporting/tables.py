@@ -59,8 +59,8 @@ def benchmark_table(record: Mapping[str, Any]) -> Table:
             f"{entry['median_ms']:.1f}",
             f"{entry['p95_ms']:.1f}",
             f"{entry['images_per_second']:.1f}",
-            f"{entry['peak_bytes'] / 1e6:.0f}",
-            f"{entry['added_bytes'] / 1e6:.0f}",
+            _or_dash(entry["peak_bytes"], "{:.0f}", 1e6),
+            _or_dash(entry["added_bytes"], "{:.0f}", 1e6),
             f"{entry['ratio']:.2f}",
         )
     return table

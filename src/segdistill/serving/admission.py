@@ -1,4 +1,4 @@
-"""The places of a server: how many requests it holds at a time, and which gives way when all are taken."""
+"""Admission: how many requests are in progress at a time, and which is evicted for a new one."""
 
 import asyncio
 import time
@@ -9,134 +9,140 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segdistill.engine.runtime import release_freed_memory
 from segdistill.serving.connections import ABORT
-from segdistill.serving.limits import error_response
+from segdistill.serving.middleware import error_response
+from segdistill.serving.paths import SEGMENT_PATH
 
 GRACE_S = 0.25
-"""Seconds that a client may keep the server waiting before its request may have to give way."""
+"""Seconds that a request may wait for its client before it may be evicted."""
 
-REST_S = 5.0
-"""Seconds without a request after which memory goes back to the system."""
+IDLE_S = 5.0
+"""Seconds without a request after which freed memory goes back to the system."""
 
 
 class Ticket:
-    """A request that is held, from its first byte until its client has taken in the answer.
+    """An admitted request, from its first byte until its client has read the response.
 
     Attributes:
-        moved: bytes that came from the client or were taken in by it.
-        waited: seconds in which the server waited for the client, up to `since`.
-        since: when it began to wait, while it does.
+        task: that handles it.
+        transferred: bytes of its body that were received, and of its response that the client has read.
+        client_s: seconds that it has waited for its client, up to `waiting_since`.
+        waiting_since: when it began to wait for its client (monotonic clock); None while it does not.
+        response_started: whether part of the response has been sent.
+        evicted: whether it was ended for another request.
     """
 
     def __init__(self) -> None:
         self.task = asyncio.current_task()
-        self.moved, self.waited = 0, 0.0
-        self.since: float | None = None
-        self.answered, self.gives_way = False, False
+        self.transferred, self.client_s = 0, 0.0
+        self.waiting_since: float | None = None
+        self.response_started, self.evicted = False, False
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Within it, it is the client that is waited for."""
-        self.since = time.monotonic()
+    def waiting_for_client(self) -> Iterator[None]:
+        """Count the time within as spent waiting for the client."""
+        self.waiting_since = time.monotonic()
         try:
             yield
         finally:
-            self.waited += time.monotonic() - self.since
-            self.since = None
+            self.client_s += time.monotonic() - self.waiting_since
+            self.waiting_since = None
 
-    def pace(self, now: float) -> float | None:
-        """Bytes per second of a client that is waited for and has had its grace, else None."""
-        seconds = self.waited + now - (self.since or now)
-        return None if self.since is None or seconds < GRACE_S else self.moved / seconds
+    def rate(self, now: float) -> float | None:
+        """Bytes per second of the client; None while it is not waited for, and for the first `GRACE_S`."""
+        if self.waiting_since is None:
+            return None
+        seconds = self.client_s + now - self.waiting_since
+        return None if seconds < GRACE_S else self.transferred / seconds
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """End the request where it waits."""
-        self.gives_way = True
+        self.evicted = True
         assert self.task is not None
         self.task.cancel()
 
 
 class Admission:
-    """As many requests as a server holds; one more takes the place of the slowest client's, or is refused.
+    """At most `limit` requests at a time; one more evicts that of the slowest client, or is refused.
 
-    Slow clients so keep a place only as long as nobody else wants it.
+    A slow client therefore keeps a request open only as long as no other client needs its place.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.taken: set[Ticket] = set()
-        self.rest: asyncio.TimerHandle | None = None
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.tickets: set[Ticket] = set()
+        self.idle_timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Requests that are held."""
-        return len(self.taken)
-
-    def around(self, app: ASGIApp, path: str) -> ASGIApp:
-        """`app`, of whose requests those for `path` take a place."""
-
-        async def held(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["path"] != path or scope["method"] != "POST":
-                await app(scope, receive, send)
-            elif self.room():
-                await self._hold(app, scope, receive, send)
-            else:
-                full = "too many requests wait; try again in a moment"
-                await error_response(503, full, {"Retry-After": "1"})(scope, receive, send)
-
-        return held
-
-    def room(self) -> bool:
-        """Whether there is a place for one more request; made where it can be."""
-        if len(self.taken) >= self.most and (place := self.slowest()) is not None:
-            place.give_way()
-            self.taken.discard(place)
-        return len(self.taken) < self.most
+        """Admitted requests."""
+        return len(self.tickets)
 
     @property
     def full(self) -> bool:
         """Whether one more request would be refused."""
-        return len(self.taken) >= self.most and self.slowest() is None
+        return len(self.tickets) >= self.limit and self.slowest() is None
+
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """`app` with its requests for a mask limited; all others pass."""
+
+        async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] != SEGMENT_PATH or scope["method"] != "POST":
+                await app(scope, receive, send)
+            elif self.admit():
+                await self._run(app, scope, receive, send)
+            else:
+                full = "too many requests wait; try again in a moment"
+                await error_response(503, full, {"Retry-After": "1"})(scope, receive, send)
+
+        return limited
+
+    def admit(self) -> bool:
+        """Whether one more request is admitted; the slowest client's is evicted where that is necessary."""
+        if len(self.tickets) >= self.limit and (ticket := self.slowest()) is not None:
+            ticket.evict()
+            self.tickets.discard(ticket)
+        return len(self.tickets) < self.limit
 
     def slowest(self) -> Ticket | None:
-        """The request whose client is slowest, if there is one that may have to give way."""
+        """The request with the slowest client among those that may be evicted."""
         now = time.monotonic()
-        slow = [(pace, place) for place in self.taken if (pace := place.pace(now)) is not None]
+        slow = [(rate, ticket) for ticket in self.tickets if (rate := ticket.rate(now)) is not None]
         return min(slow, key=lambda found: found[0])[1] if slow else None
 
-    async def _hold(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        place = Ticket()
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        ticket = Ticket()
 
-        async def receive_slowly() -> Message:
-            with place.waiting():
+        async def timed_receive() -> Message:
+            with ticket.waiting_for_client():
                 message = await receive()
-            place.moved += len(message.get("body", b""))
+            ticket.transferred += len(message.get("body", b""))
             return message
 
-        async def send_slowly(message: Message) -> None:
-            place.answered = True
+        async def timed_send(message: Message) -> None:
+            ticket.response_started = True
             if message["type"] != "http.response.body":
                 await send(message)
                 return
-            with place.waiting():  # uvicorn sends the second part once the client has taken in the first
+            with ticket.waiting_for_client():  # uvicorn sends the empty rest once the body has been read
                 await send({**message, "more_body": True})
                 if not message.get("more_body"):
                     await send({"type": "http.response.body", "body": b""})
-            place.moved += len(message.get("body", b""))
+            ticket.transferred += len(message.get("body", b""))
 
-        self.taken.add(place)
-        if self.rest is not None:
-            self.rest.cancel()
+        self.tickets.add(ticket)
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
         try:
-            await app(scope, receive_slowly, send_slowly)
+            await app(scope, timed_receive, timed_send)
         except asyncio.CancelledError:
-            if not place.gives_way or place.task is None:
+            if not ticket.evicted or ticket.task is None:
                 raise
-            place.task.uncancel()
-            if place.answered:
+            ticket.task.uncancel()
+            if ticket.response_started:
                 scope["state"][ABORT]()
             else:
-                late = "the body came too slowly while others waited"
-                await error_response(408, late)(scope, receive, send)
+                slow = "the body came too slowly while others waited"
+                await error_response(408, slow)(scope, receive, send)
         finally:
-            self.taken.discard(place)
-            if not self.taken:
-                self.rest = asyncio.get_running_loop().call_later(REST_S, release_freed_memory)
+            self.tickets.discard(ticket)
+            if not self.tickets:
+                self.idle_timer = asyncio.get_running_loop().call_later(IDLE_S, release_freed_memory)

@@ -1,6 +1,6 @@
-"""Micro-batching: pictures of one size that arrive together go through the network together.
+"""Batching: images of one size that arrive together go through the network together.
 
-N: images, C: channels, h, w: rows and columns that the network sees, K: classes.
+N: images, h, w: rows and columns of the network's input, K: classes.
 """
 
 import logging
@@ -22,31 +22,31 @@ logger = logging.getLogger("segdistill.serve")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One picture that waits for its logits.
+    """One image that waits for its logits.
 
     Attributes:
-        pixels: 3 x h x w uint8 RGB.
+        image: 3 x h x w uint8 RGB.
         logits: will be K x h x w float32 on the network's device.
-        since: seconds of `time.monotonic` at which it came.
+        since: when it was submitted, on the monotonic clock.
     """
 
-    pixels: Tensor
+    image: Tensor
     logits: Future[Tensor] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """A thread that runs a network on batches; `submit` hands it pictures from any thread.
+    """A thread that runs a network on batches; `submit` takes images from any thread.
 
-    The oldest picture decides the size of a batch, and when it is run: as soon as it is full, or when the
-    oldest has waited `wait_s`.
+    A batch holds images of the oldest one's size. It is run as soon as it is full, or when the oldest has
+    waited `wait_s`.
 
     Args:
         network: on `device`, in eval mode.
         device: where it computes.
-        max_batch: most pictures of a batch; 1 for networks that take no more.
-        wait_s: seconds that a picture waits for others.
-        observe: is told the size of each batch.
+        max_batch: most images of a batch; 1 for networks that take no more.
+        wait_s: seconds that an image waits for others.
+        observe: called with the size of each batch.
     """
 
     def __init__(
@@ -66,9 +66,13 @@ class Batcher:
         self.thread = threading.Thread(target=self._work, name="network", daemon=True)
         self.thread.start()
 
-    def submit(self, pixels: Tensor) -> Future[Tensor]:
-        """The K x h x w float32 logits that a 3 x h x w uint8 picture will get; cancelling saves the work."""
-        job = Job(pixels=pixels)
+    def submit(self, image: Tensor) -> Future[Tensor]:
+        """The future K x h x w float32 logits of a 3 x h x w uint8 image; cancelling saves the computation.
+
+        Raises:
+            RuntimeError: the batcher is closed.
+        """
+        job = Job(image=image)
         with self.changed:
             if self.closing:
                 raise RuntimeError("the batcher is closed")
@@ -77,11 +81,11 @@ class Batcher:
         return job.logits
 
     def __len__(self) -> int:
-        """Pictures that wait."""
+        """Images that wait."""
         return len(self.jobs)
 
     def close(self) -> None:
-        """Run what was submitted, then end the thread."""
+        """Run what has been submitted, then end the thread."""
         with self.changed:
             self.closing = True
             self.changed.notify()
@@ -94,34 +98,33 @@ class Batcher:
                 self._run(running)
 
     def _next_batch(self) -> list[Job]:
-        """Wait for the next batch and take it; nothing once the batcher is closed and all is done."""
+        """Wait for the next batch and take it; empty once the batcher is closed and no job is left."""
         with self.changed:
             while not self.jobs and not self.closing:
                 self.changed.wait()
             if not self.jobs:
                 return []
             oldest = self.jobs[0]
-            while len(self._alike(oldest)) < self.max_batch and not self.closing:
+            while len(self._batch_of(oldest)) < self.max_batch and not self.closing:
                 left = oldest.since + self.wait_s - time.monotonic()
                 if left <= 0:
                     break
                 self.changed.wait(left)
-            batch = self._alike(oldest)
+            batch = self._batch_of(oldest)
             for job in batch:
                 self.jobs.remove(job)
             return batch
 
-    def _alike(self, oldest: Job) -> list[Job]:
-        """The jobs of the oldest one's size, as many as fit a batch."""
-        alike = [job for job in self.jobs if job.pixels.shape == oldest.pixels.shape]
-        return alike[: self.max_batch]
+    def _batch_of(self, oldest: Job) -> list[Job]:
+        """The jobs with an image of the oldest one's size, as many as fit a batch."""
+        same_size = [job for job in self.jobs if job.image.shape == oldest.image.shape]
+        return same_size[: self.max_batch]
 
     def _run(self, jobs: list[Job]) -> None:
         try:
-            images = torch.stack([job.pixels for job in jobs]).to(self.device)
-            logits = run_network(self.network, images)
-        except Exception as error:  # whatever a network does, the next batch must still be served
-            logger.exception("the network failed on a batch of %s", [tuple(job.pixels.shape) for job in jobs])
+            logits = run_network(self.network, torch.stack([job.image for job in jobs]).to(self.device))
+        except Exception as error:  # whatever a network raises, the next batch must still be run
+            logger.exception("the network failed on a batch of %s", [tuple(job.image.shape) for job in jobs])
             for job in jobs:
                 job.logits.set_exception(error)
             return
@@ -135,8 +138,7 @@ def largest_batch(network: TrainedNetwork, device: torch.device, wanted: int) ->
     if wanted == 1:
         return 1
     try:
-        with torch.inference_mode():
-            two = network(torch.zeros(2, 3, 64, 64, device=device))
+        two = run_network(network, torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device=device))
     except (ValueError, RuntimeError):
         return 1
     return wanted if len(two) == 2 else 1

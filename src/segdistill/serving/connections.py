@@ -1,4 +1,8 @@
-"""The server's connections: how many there are, how long each may keep it waiting, and who makes room."""
+"""The server's connections: how many are open, how long a client may stall each, and which are aborted.
+
+`LimitedProtocol` overrides methods of uvicorn's `H11Protocol`, which are not part of uvicorn's public API:
+`pyproject.toml` bounds its version, and `tests/serving/test_connections.py` checks what is used here.
+"""
 
 import asyncio
 import json
@@ -10,157 +14,158 @@ import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from segdistill.serving.limits import HEADERS, Metrics, error_response
+from segdistill.serving.metrics import Metrics
+from segdistill.serving.middleware import HEADERS, error_response
 
-REFUSED = 256
-"""Connections beyond the limit that wait, at most, to be told so."""
+MAX_REFUSED = 256
+"""Connections above the limit that are kept open until they have been answered 503."""
 
-ABORT = "hang_up"
-"""Name in a request's state of what ends its connection at once, whatever is still to be sent."""
+ABORT = "abort"
+"""Key in a request's state of the function that ends its connection at once, sending nothing more."""
 
 
 @dataclass
 class Connections:
-    """Which connections there are, and what is allowed them.
+    """The open connections and their limits.
 
-    Where all are taken, a new one takes the place of the one on which no request has been worked on for
-    longest. Where requests are worked on on all of them, a request on the new one is answered 503; of those
-    that wait for this, `REFUSED` at most, the oldest is hung up on.
+    When all are in use, a new connection replaces the one that has been idle for longest. When none is idle,
+    requests on the new one are answered 503; of the connections that wait for this answer there are
+    `MAX_REFUSED` at most, and the oldest is aborted for a new one.
     """
 
-    most: int
-    """Open at a time."""
-    patience_s: float
-    """Seconds in which a client must finish a request's header or a refused request's body, and take in an
-    answer; it is hung up on otherwise."""
+    limit: int
+    """Connections that are admitted at a time."""
+    timeout_s: float
+    """Seconds in which a client must finish a request's header, or a refused request's body, and read a
+    response; then its connection is aborted."""
     metrics: Metrics
-    """Are told of the requests that are refused."""
-    inside: set["LimitedProtocol"] = field(default_factory=set)
-    """Those whose requests are answered."""
-    resting: dict["LimitedProtocol", None] = field(default_factory=dict)
-    """Those of them whose clients are waited for, longest first."""
-    outside: dict["LimitedProtocol", None] = field(default_factory=dict)
-    """Those that wait to be told that the server is full, longest first."""
+    """Count the refused requests."""
+    admitted: set["LimitedProtocol"] = field(default_factory=set)
+    """Connections whose requests reach the application."""
+    idle: dict["LimitedProtocol", None] = field(default_factory=dict)
+    """The admitted ones without a request in progress, longest idle first."""
+    refused: dict["LimitedProtocol", None] = field(default_factory=dict)
+    """Connections whose requests are answered 503, oldest first."""
 
-    def let_in(self, protocol: "LimitedProtocol") -> bool:
-        """Make room for a new connection, here or outside; whether it is inside."""
-        if len(self.inside) >= self.most and self.resting:
-            next(iter(self.resting)).hang_up()
-        if len(self.inside) < self.most:
-            self.inside.add(protocol)
+    def admit(self, protocol: "LimitedProtocol") -> bool:
+        """Add a new connection, aborting another one if necessary; returns whether it is admitted."""
+        if len(self.admitted) >= self.limit and self.idle:
+            next(iter(self.idle)).abort()
+        if len(self.admitted) < self.limit:
+            self.admitted.add(protocol)
             return True
-        if len(self.outside) >= REFUSED:
-            next(iter(self.outside)).hang_up()
-        self.outside[protocol] = None
+        if len(self.refused) >= MAX_REFUSED:
+            next(iter(self.refused)).abort()
+        self.refused[protocol] = None
         return False
 
-    def forget(self, protocol: "LimitedProtocol") -> None:
-        """A connection has ended."""
-        self.inside.discard(protocol)
-        self.resting.pop(protocol, None)
-        self.outside.pop(protocol, None)
+    def discard(self, protocol: "LimitedProtocol") -> None:
+        """Remove a connection that has ended."""
+        self.admitted.discard(protocol)
+        self.idle.pop(protocol, None)
+        self.refused.pop(protocol, None)
 
     def __contains__(self, protocol: "LimitedProtocol") -> bool:
-        return protocol in self.inside or protocol in self.outside
+        return protocol in self.admitted or protocol in self.refused
 
     async def refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What answers the requests of those outside."""
+        """ASGI application for the requests of refused connections."""
         started = time.perf_counter()
         headers = {"Retry-After": "1", "Connection": "close"} | HEADERS
         await error_response(503, "too many connections; try again in a moment", headers)(
             scope, receive, send
         )
-        self.metrics.answered(scope["path"], 503, time.perf_counter() - started)
+        self.metrics.count(scope["path"], 503, time.perf_counter() - started)
 
 
 class LimitedProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1 on one connection, among `all_connections` and with their limits."""
+    """Uvicorn's HTTP/1.1 protocol of one connection, with the limits of `all_connections`."""
 
     all_connections: ClassVar[Connections]
-    owing: asyncio.TimerHandle | None = None
-    taking: asyncio.TimerHandle | None = None
+    idle_timer: asyncio.TimerHandle | None = None
+    write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Admit or refuse a new connection."""
         super().connection_made(transport)
-        if not self.all_connections.let_in(self):
+        if not self.all_connections.admit(self):
             self.app = self.all_connections.refuse
-        self._watch()
+        self._update_idle()
 
     def handle_events(self) -> None:
-        """Bytes have come."""
+        """Handle received bytes."""
         super().handle_events()
         if self.scope is not None:
-            self.scope["state"][ABORT] = self.hang_up
-        self._watch()
+            self.scope["state"][ABORT] = self.abort
+        self._update_idle()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in the form of every other error."""
+        """Refuse what is not HTTP, as JSON like every other error."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # or it would go on to send an answer of its own
+            self.cycle.disconnected = True  # or it would go on to send a response of its own
             self.cycle.message_event.set()
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            self.hang_up()
+            self.abort()
             return
         error = json.dumps({"error": "the request is no HTTP/1.1, or its header is too large"}).encode()
         headers = {"Content-Type": "application/json", "Connection": "close"} | HEADERS
-        answer = h11.Response(status_code=400, reason=b"Bad Request", headers=list(headers.items()))
-        for event in (answer, h11.Data(data=error), h11.EndOfMessage()):
+        response = h11.Response(status_code=400, reason=b"Bad Request", headers=list(headers.items()))
+        for event in (response, h11.Data(data=error), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
         self.transport.close()
 
     def on_response_complete(self) -> None:
-        """An answer is written."""
+        """The response has been written: the connection may be idle now."""
         super().on_response_complete()
-        self._watch()
+        self._update_idle()
 
     def pause_writing(self) -> None:
-        """The client takes nothing in at present."""
+        """The client does not read; abort unless it reads on in time."""
         super().pause_writing()
-        self.taking = self.loop.call_later(self.all_connections.patience_s, self.hang_up)
+        self.write_timer = self.loop.call_later(self.all_connections.timeout_s, self.abort)
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """The client reads again."""
         super().resume_writing()
-        _cancel(self.taking)
+        _cancel(self.write_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
-        self._forget()
+        self._discard()
         super().connection_lost(exc)
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End the connection at once."""
-        self._forget()
+        self._discard()
         self.transport.abort()
 
-    def _watch(self) -> None:
-        """Be impatient for as long as no request is worked on, from the moment that this began."""
-        every = self.all_connections
-        if self not in every:
+    def _update_idle(self) -> None:
+        """Start the idle timer where no request is in progress, from the first such moment; else stop it."""
+        connections = self.all_connections
+        if self not in connections:
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            _cancel(self.owing)
-            self.owing = None
-            every.resting.pop(self, None)
-        elif self.owing is None:
-            self.owing = self.loop.call_later(every.patience_s, self.hang_up)
-            if self in every.inside:
-                every.resting[self] = None
+            _cancel(self.idle_timer)
+            self.idle_timer = None
+            connections.idle.pop(self, None)
+        elif self.idle_timer is None:
+            self.idle_timer = self.loop.call_later(connections.timeout_s, self.abort)
+            if self in connections.admitted:
+                connections.idle[self] = None
 
-    def _forget(self) -> None:
-        self.all_connections.forget(self)
-        _cancel(self.owing)
-        _cancel(self.taking)
+    def _discard(self) -> None:
+        self.all_connections.discard(self)
+        _cancel(self.idle_timer)
+        _cancel(self.write_timer)
 
 
-def make_protocol(connections: int, patience_s: float, metrics: Metrics) -> type[H11Protocol]:
-    """Uvicorn's HTTP/1.1 with limits of its own on connections.
+def make_protocol(limit: int, timeout_s: float, metrics: Metrics) -> type[LimitedProtocol]:
+    """The protocol class of one server.
 
     Args: as the fields of `Connections`.
     """
-    every = Connections(most=connections, patience_s=patience_s, metrics=metrics)
-    return type("Protocol", (LimitedProtocol,), {"all_connections": every})
+    connections = Connections(limit=limit, timeout_s=timeout_s, metrics=metrics)
+    return type("ServerProtocol", (LimitedProtocol,), {"all_connections": connections})
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

@@ -1,110 +1,101 @@
-"""The routes of the server, and the pages among them."""
+"""The routes of the server: the API, health, metrics and the page."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from segdistill.serving.limits import error_response
-from segdistill.serving.pictures import Format
-from segdistill.serving.schemas import (
-    CLOSED,
-    ERROR,
-    ERRORS,
-    EVERYWHERE,
-    METRICS,
-    MODEL,
-    SEGMENT,
-    SEGMENTED,
-    STATE,
-    answer,
+from segdistill.serving.codec import ResponseFormat
+from segdistill.serving.middleware import error_response, internal_error
+from segdistill.serving.paths import (
+    DOCS_PATH,
+    HEALTH_PATH,
+    METRICS_PATH,
+    MODEL_PATH,
+    OPENAPI_PATH,
+    PAGE_FILES,
+    READY_PATH,
+    SEGMENT_PATH,
 )
+from segdistill.serving.schemas import (
+    METRICS_RESPONSE,
+    OPEN_ERRORS,
+    SEGMENT_ERRORS,
+    SEGMENT_RESPONSE,
+    TOKEN_ERRORS,
+    UPLOAD,
+    Error,
+    Model,
+    State,
+)
+from segdistill.serving.service import Service
 from segdistill.version import __version__
-
-if TYPE_CHECKING:
-    from segdistill.serving.server import Service
-
 
 PAGE = Path(__file__).with_name("page")
 
-FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/drawing.js": ("drawing.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-"""The page: path, file in `PAGE`, media type. Nothing else is ever read from disk for a client."""
-
-OPEN_PATHS = frozenset(FILES) | {"/healthz", "/readyz"}
-"""Need no token."""
-
-SEGMENT_PATH = "/v1/segment"
-
-PATHS = OPEN_PATHS | {SEGMENT_PATH, "/v1/model", "/metrics", "/docs", "/openapi.json"}
-
-ACCEPTED: dict[str, Format] = {
+ACCEPTED: dict[str, ResponseFormat] = {
     "application/json": "json", "image/png": "mask", "image/*": "mask", "*/*": "mask", "": "mask",
     "image/png;variant=mask": "mask", "image/png;variant=overlay": "overlay",
 }  # fmt: skip
-"""What an Accept header's media types stand for, with their parameter `variant` where they have one."""
+"""Media type of an Accept header, with its parameter `variant` where it has one -> response format."""
 
 
-def make_app(service: "Service") -> FastAPI:
+def make_app(service: Service) -> FastAPI:
     """The application."""
     app = FastAPI(
         title="segdistill",
         version=__version__,
-        description="Segments pictures with one network.",
-        docs_url=None,  # FastAPI's own loads scripts from a network of strangers
+        description="Segments images with one network.",
+        openapi_url=OPENAPI_PATH,
+        docs_url=None,  # FastAPI's own page loads scripts from other hosts
         redoc_url=None,
     )
     _add_api(app, service)
     _add_states(app, service)
     _add_pages(app)
-    _add_errors(app)
+    _add_error_handlers(app)
     return app
 
 
-def _add_api(app: FastAPI, service: "Service") -> None:
+def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(
         SEGMENT_PATH,
-        summary="The mask of a picture",
-        openapi_extra=SEGMENT,
+        summary="The mask of an image",
+        openapi_extra=UPLOAD,
         response_class=Response,
-        responses={200: SEGMENTED, **ERRORS},
+        responses={200: SEGMENT_RESPONSE, **SEGMENT_ERRORS},
     )
-    async def segment(request: Request, format: Format | None = None) -> Response:
+    async def segment(request: Request, format: ResponseFormat | None = None) -> Response:
         """Post an image as multipart/form-data, in the field `image`.
 
-        `?format=mask`, `json` or `overlay` says what comes back. Without it the Accept header does:
+        `?format=mask`, `json` or `overlay` chooses the response. Without it the Accept header does:
         application/json for JSON, `image/png; variant=overlay` for the overlay, anything else with PNG for
         the mask.
         """
-        return await service.answer(request, format or accepted(request.headers.get("accept", "")))
+        return await service.segment(request, format or negotiate(request.headers.get("accept", "")))
 
     @app.get(
-        "/v1/model",
+        MODEL_PATH,
         summary="The model card",
-        responses={200: answer("the card", "application/json", MODEL), **CLOSED},
+        responses=TOKEN_ERRORS,
+        response_description="the card",
     )
-    async def model() -> dict[str, Any]:
+    async def model() -> Model:
         """Name, classes with their colours, input size, parameters, scores, and the server's limits."""
         return service.card
 
 
-def accepted(header: str) -> Format:
-    """What an Accept header asks for: of its media types that there are the first of the highest quality.
+def negotiate(header: str) -> ResponseFormat:
+    """The response format for an Accept header: of the known media types the first with the highest quality.
 
     Raises:
-        HTTPException: 406, there is none of them.
+        HTTPException: 406, none of them is known.
     """
-    found: Format | None = None
+    found: ResponseFormat | None = None
     best = 0.0
     for part in header.lower().split(","):
         kind, *fields = (field.strip() for field in part.split(";"))
@@ -116,7 +107,7 @@ def accepted(header: str) -> Format:
         if form is not None and quality > best:
             found, best = form, quality
     if found is None:
-        raise HTTPException(406, "answers are image/png, image/png; variant=overlay or application/json")
+        raise HTTPException(406, "responses are image/png, image/png; variant=overlay or application/json")
     return found
 
 
@@ -127,34 +118,35 @@ def _quality(text: str) -> float:
         return 0.0
 
 
-def _add_states(app: FastAPI, service: "Service") -> None:
+def _add_states(app: FastAPI, service: Service) -> None:
     @app.get(
-        "/healthz",
-        summary="Whether the server lives",
-        responses={200: answer("it does", "application/json", STATE), **EVERYWHERE},
+        HEALTH_PATH,
+        summary="Whether the server is alive",
+        responses=OPEN_ERRORS,
+        response_description="it is",
     )
-    async def healthz() -> dict[str, str]:
-        """Answers as long as the process works."""
-        return {"status": "alive"}
+    async def healthz() -> State:
+        """200 as long as the process works."""
+        return State(status="alive")
 
     @app.get(
-        "/readyz",
-        summary="Whether it would take a request",
-        responses={
-            200: answer("it would", "application/json", STATE),
-            **EVERYWHERE,
-            503: answer("not now", "application/json", {"anyOf": [STATE, ERROR]}),
-        },
+        READY_PATH,
+        summary="Whether the server would take a request",
+        responses=OPEN_ERRORS | {503: {"model": State | Error, "description": "it would not"}},
+        response_description="it would",
     )
-    async def readyz() -> JSONResponse:
+    async def readyz(response: Response) -> State:
         """503 while the queue is full or the network's thread has ended."""
-        return JSONResponse({"status": "ready" if service.ready else "full"}, 200 if service.ready else 503)
+        if service.ready:
+            return State(status="ready")
+        response.status_code = 503
+        return State(status="full")
 
     @app.get(
-        "/metrics",
+        METRICS_PATH,
         summary="Counters for Prometheus",
         response_class=Response,
-        responses={200: METRICS, **CLOSED},
+        responses={200: METRICS_RESPONSE, **TOKEN_ERRORS},
     )
     async def metrics() -> Response:
         """Requests by status, seconds, queue length, batch sizes, the process's memory."""
@@ -168,10 +160,10 @@ def _add_pages(app: FastAPI) -> None:
 
         app.add_api_route(path, page, include_in_schema=False)
 
-    for path, (name, media_type) in FILES.items():
+    for path, (name, media_type) in PAGE_FILES.items():
         add(path, (PAGE / name).read_bytes(), media_type)
 
-    @app.get("/docs", include_in_schema=False)
+    @app.get(DOCS_PATH, include_in_schema=False)
     async def docs() -> HTMLResponse:
         environment = Environment(
             loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -179,11 +171,11 @@ def _add_pages(app: FastAPI) -> None:
         return HTMLResponse(environment.get_template("docs.html.j2").render(api=app.openapi()))
 
 
-def _add_errors(app: FastAPI) -> None:
-    """Every error leaves as one line of JSON."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error becomes one line of JSON."""
 
-    @app.exception_handler(AnyHTTPException)
-    async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         return error_response(error.status_code, error.detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -193,4 +185,4 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return error_response(500, "internal error; the server's log says more")
+        return internal_error()

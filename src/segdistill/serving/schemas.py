@@ -1,137 +1,140 @@
-"""What openapi.json says of the answers, beside what FastAPI finds out by itself."""
+"""The JSON of the server's responses as pydantic models, from which FastAPI makes openapi.json."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-ERROR: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "additionalProperties": False,
-    "properties": {"error": {"type": "string", "description": "what is wrong, on one line"}},
-}
+from pydantic import BaseModel, ConfigDict, Field
 
-COLOUR = {
-    "type": "array", "minItems": 3, "maxItems": 3,
-    "items": {"type": "integer", "minimum": 0, "maximum": 255},
-}  # fmt: skip
+Count = Annotated[int, Field(ge=0)]
+Channel = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Channel, Channel, Channel]
+ClassIndex = Annotated[int, Field(ge=0, le=254)]
 
-COUNT = {"type": "integer", "minimum": 0}
+PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
-CLASS = {
-    "type": "object",
-    "required": ["index", "name", "colour", "pixels", "share", "runs"],
-    "properties": {
-        "index": {"type": "integer", "minimum": 0, "maximum": 254},
-        "name": {"type": "string"},
-        "colour": COLOUR,
-        "pixels": COUNT,
-        "share": {"type": "number", "minimum": 0, "maximum": 1, "description": "of all pixels"},
-        "runs": {
-            "type": "array",
-            "items": COUNT,
-            "description": "start, length, start, length, ... in the mask read row by row",
-        },
-    },
-}
 
-MASK: dict[str, Any] = {
-    "type": "object",
-    "required": ["width", "height", "seconds", "classes"],
-    "properties": {
-        "width": COUNT,
-        "height": COUNT,
-        "seconds": {"type": "object", "additionalProperties": {"type": "number"}},
-        "classes": {"type": "array", "items": CLASS, "description": "largest first"},
-    },
-}
+class Error(BaseModel):
+    """The body of every response that is an error."""
 
-MODEL: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "classes", "parameters", "metrics", "size", "device", "limits"],
-    "properties": {
-        "name": {"type": "string"},
-        "classes": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["index", "name", "colour"],
-                "properties": {"index": COUNT, "name": {"type": "string"}, "colour": COLOUR},
-            },
-        },
-        "parameters": {"type": ["integer", "null"]},
-        "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
-        "architecture": {"type": "string"},
-        "size": {"type": ["integer", "null"], "description": "long side that the network sees, in pixels"},
-        "device": {"type": "string"},
-        "limits": {"type": "object", "additionalProperties": {"type": "number"}},
-    },
-}
+    model_config = ConfigDict(extra="forbid")
 
-STATE: dict[str, Any] = {
-    "type": "object", "required": ["status"], "properties": {"status": {"type": "string"}},
-}  # fmt: skip
+    error: str = Field(description="what is wrong, on one line")
 
-SEGMENT: dict[str, Any] = {
+
+class State(BaseModel):
+    """Health or readiness."""
+
+    status: Literal["alive", "ready", "full"]
+
+
+class MaskClass(BaseModel):
+    """A class that occurs in a mask."""
+
+    index: ClassIndex
+    name: str
+    colour: Colour
+    pixels: Count
+    share: float = Field(ge=0, le=1, description="of all pixels")
+    runs: list[Count] = Field(description="start, length, start, length, ... in the mask read row by row")
+
+
+class Mask(BaseModel):
+    """A mask as runs of its classes."""
+
+    width: Count
+    height: Count
+    classes: list[MaskClass] = Field(description="largest first")
+    seconds: dict[str, float] = Field(description="what decoding and the network took")
+
+
+class ModelClass(BaseModel):
+    """A class of a network."""
+
+    index: ClassIndex
+    name: str
+    colour: Colour
+
+
+class NetworkCard(BaseModel):
+    """What a network is, without a path of the server's machine."""
+
+    name: str
+    classes: list[ModelClass]
+    parameters: int | None
+    architecture: str | None = Field(description="spec of a run's student; null for other networks")
+    metrics: dict[str, float] = Field(description="scores of the run's last evaluation")
+
+
+class Limits(BaseModel):
+    """What the server accepts."""
+
+    max_bytes: int
+    max_pixels: int
+    timeout_s: float
+
+
+class Model(NetworkCard):
+    """The model card: the network, how it is run, and what the server accepts."""
+
+    size: int | None = Field(description="long side of the network's input in pixels; null for the image's")
+    device: str
+    limits: Limits
+
+
+class Upload(BaseModel):
+    """The form of a request for a mask."""
+
+    image: bytes = Field(description="a JPEG, PNG, WebP, BMP or TIFF file")
+
+
+UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "a JPEG, PNG, WebP, BMP or TIFF file",
-                        }
-                    },
-                }
-            }
-        },
+        "content": {"multipart/form-data": {"schema": Upload.model_json_schema()}},
     }
 }
+"""The request body of /v1/segment, which FastAPI does not parse itself: see `codec.read_upload`."""
+
+Responses = dict[int | str, dict[str, Any]]
 
 
-def answer(description: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """One answer of a path."""
-    return {"description": description, "content": {media_type: {"schema": schema}}}
+def errors(descriptions: dict[int, str]) -> Responses:
+    """Error responses by status, each an `Error`."""
+    return {status: {"model": Error, "description": text} for status, text in descriptions.items()}
 
 
-def error(description: str) -> dict[str, Any]:
-    """An error: one line of JSON."""
-    return answer(description, "application/json", ERROR)
+OPEN_ERRORS = errors(
+    {
+        400: "the request is no HTTP, or its form cannot be read",
+        431: "the header is too large",
+        500: "a fault of the server; its log has the details",
+        503: "the server is full; Retry-After has the seconds to wait",
+    }
+)
+"""Errors of every path."""
 
+TOKEN_ERRORS = OPEN_ERRORS | errors({401: "the token is missing or wrong"})
+"""Errors of a path that needs the token."""
 
-Answers = dict[int | str, dict[str, Any]]
+SEGMENT_ERRORS = TOKEN_ERRORS | errors(
+    {
+        406: "the Accept header names no media type that the server has",
+        408: "the body did not arrive in time, or too slowly while others waited",
+        413: "too many bytes or pixels",
+        415: "no image of a known format",
+        422: "the image is damaged or missing, or `format` is unknown",
+        504: "the mask was not computed in time",
+    }
+)
+"""Errors of /v1/segment."""
 
-EVERYWHERE: Answers = {
-    400: error("the request is no HTTP, or its form cannot be read"),
-    431: error("the header is too large"),
-    500: error("a fault of the server's; its log says more"),
-    503: error("the server is full; Retry-After says when to come back"),
-}
-"""Errors that any path may answer with."""
-
-CLOSED: Answers = EVERYWHERE | {401: error("the token is missing or wrong")}
-"""Those of a path that needs the token."""
-
-ERRORS: Answers = CLOSED | {
-    406: error("the Accept header asks for nothing that there is"),
-    408: error("the body did not arrive in time, or too slowly while others waited"),
-    413: error("too many bytes or pixels"),
-    415: error("no image of a known format"),
-    422: error("the image is damaged or missing, or `format` is unknown"),
-    504: error("no answer was found in time"),
-}
-"""Those of /v1/segment."""
-
-SEGMENTED: dict[str, Any] = {
-    "description": "mask: PNG of class indices with the classes' colours. overlay: PNG of the picture under "
-    "its colours. json: the classes, largest first, and where they are",
-    "content": {
-        "image/png": {"schema": {"type": "string", "format": "binary"}},
-        "application/json": {"schema": MASK},
-    },
+SEGMENT_RESPONSE: dict[str, Any] = {
+    "model": Mask,
+    "description": "mask: PNG of class indices with the classes' colours. overlay: PNG of the image under "
+    "its classes' colours. json: the classes, largest first, and their pixels",
+    "content": PNG,
 }
 
-METRICS = answer("Prometheus's text form", "text/plain", {"type": "string"})
+METRICS_RESPONSE: dict[str, Any] = {
+    "description": "Prometheus's text format",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}

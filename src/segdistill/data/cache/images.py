@@ -1,6 +1,6 @@
 """The decoded training images in memory-mapped files: for small crops, decoding costs more than the step.
 
-H, W: rows and columns of an image file, h, w: of the image as it is kept (reduced, where it is).
+H, W: rows and columns of an image file, h, w: of the image as it is kept (downscaled, where it is).
 """
 
 import hashlib
@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from segdistill.data.cache.store import ShardStore, ShardWriter
 from segdistill.data.labels import VOID
-from segdistill.data.samples import DownscaledSamples, Sample, image_file, source
+from segdistill.data.samples import DownscaledSamples, Sample, Samples
 
 RECORD = np.dtype(
     [
@@ -31,7 +30,7 @@ RECORD = np.dtype(
         ("crc", "<u4"),
     ]
 )
-"""One line of a part's index; planes is 4 for an image with a mask, 3 for one without."""
+"""One line of a shard's index; planes is 4 for an image with a mask, 3 for one without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +38,15 @@ class DecodedFormat:
     """What decides the bytes of a decoded image beside its files.
 
     Attributes:
-        long_side: that images are reduced to; None keeps their size.
+        long_side: that images are downscaled to; None keeps their size.
         layout: number of the layout of the bytes.
         pillow: version of the library that decodes.
-        torchvision: version of the library that reduces.
+        torchvision: version of the library that resizes.
         torch: version of the library beneath it.
     """
 
     long_side: int | None
-    layout: int = 1
+    layout: int = 2
     pillow: str = version("pillow")
     torchvision: str = version("torchvision")
     torch: str = version("torch")
@@ -85,7 +84,7 @@ class DecodedCache(ShardStore):
 
     def writer(self, rank: int) -> ShardWriter:
         """What process `rank` appends with; two processes must not have the same one."""
-        return ShardWriter(self.part(rank), RECORD)
+        return ShardWriter(self.shard(rank), RECORD)
 
 
 class DecodedSamples(DownscaledSamples):
@@ -93,11 +92,11 @@ class DecodedSamples(DownscaledSamples):
 
     Args:
         samples: at the size of their files, as `open_training` returns them.
-        long_side: that they are reduced to, in pixels; None keeps their size.
+        long_side: that they are downscaled to, in pixels; None keeps their size.
         root: folder of the cache.
     """
 
-    def __init__(self, samples: Dataset[Sample], long_side: int | None, root: Path) -> None:
+    def __init__(self, samples: Samples, long_side: int | None, root: Path) -> None:
         super().__init__(samples, long_side)
         self.cache = DecodedCache(root, DecodedFormat(long_side=long_side))
         self.keys = np.fromiter((sample_key(samples, i) for i in range(len(self))), np.uint64, len(self))
@@ -107,11 +106,11 @@ class DecodedSamples(DownscaledSamples):
         if kept is None:
             return super().__getitem__(index)
         image, mask, native = kept
-        return Sample(image, mask, image_file(self.samples, index)[0], native)
+        return Sample(image, mask, self.files(index).id, native)
 
-    def missing(self, share: Iterable[int]) -> list[int]:
-        """The samples of `share` that the cache does not hold, or whose bytes there are damaged."""
-        return [index for index in share if not self.cache.holds(int(self.keys[index]))]
+    def missing(self, indices: Iterable[int]) -> list[int]:
+        """Those of the samples `indices` that the cache does not hold, or whose bytes there are damaged."""
+        return [index for index in indices if not self.cache.holds(int(self.keys[index]))]
 
     def kept(self) -> int:
         """How many of the samples the cache holds."""
@@ -119,7 +118,7 @@ class DecodedSamples(DownscaledSamples):
 
     def write(self, writer: ShardWriter, index: int, sample: Sample, room: float) -> int:
         """Append a sample as it was read, if it takes `room` bytes at most; returns the bytes it took."""
-        masked = source(self.samples, index)[0].masks is not None
+        masked = self.files(index).mask is not None
         planes = [sample.image.permute(1, 2, 0), *([sample.mask[..., None]] if masked else [])]
         data = np.concatenate([plane.numpy().ravel() for plane in planes])
         if len(data) > room:
@@ -129,13 +128,12 @@ class DecodedSamples(DownscaledSamples):
         return len(data)
 
 
-def sample_key(samples: Dataset[Sample], index: int) -> int:
+def sample_key(samples: Samples, index: int) -> int:
     """What a sample is looked up by: its id, its files with length and time, and what its mask means."""
-    dataset, own = source(samples, index)
-    facts = [str(dataset.ids[own]), str(len(dataset.labels)), str(dataset.labels.void)]
-    for files in (dataset.images, dataset.masks):
-        if files is not None:
-            path = Path(files[own]).absolute()
+    files = samples.files(index)
+    facts = [files.id, str(len(samples.labels)), str(files.void)]
+    for path in (files.image, files.mask):
+        if path is not None:
             state = path.stat()
-            facts += [str(path), str(state.st_size), str(state.st_mtime_ns)]
+            facts += [str(path.absolute()), str(state.st_size), str(state.st_mtime_ns)]
     return int.from_bytes(hashlib.blake2b("\0".join(facts).encode(), digest_size=8).digest(), "little")

@@ -1,6 +1,5 @@
-"""Byte strings by key in a folder of part files: written by several processes, read by any number."""
+"""Byte strings by key in a folder of shards: written by several processes, read by any number."""
 
-import fcntl
 import hashlib
 import json
 import zlib
@@ -10,11 +9,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from segdistill.files import write_atomic
 
-INDEX = "index.json"
+DESCRIPTION = "index.json"
+"""What the folder holds, for people: the format."""
+DATA, INDEX, LOCK = ".bin", ".idx", ".lock"
+"""Suffixes of a shard's files."""
 
 Bytes = NDArray[np.uint8]
 
@@ -22,7 +25,7 @@ Bytes = NDArray[np.uint8]
 class ShardStore(ABC):
     """Records of many keys in one folder.
 
-    Each process appends to a part of its own: the data to `part-N.bin`, then a line to `part-N.idx` that
+    Each process appends to a shard of its own: the data to `shard-N.bin`, then a line to `shard-N.idx` that
     points to it. What a process that died left half written is not in an index, or fails its checksum, and
     counts as absent. Reading maps the files into memory, so that all processes share their pages.
 
@@ -44,20 +47,22 @@ class ShardStore(ABC):
 
     def reload(self) -> None:
         """Read the indexes again, after other processes have written."""
-        self.parts = sorted(self.folder.glob("part-*.bin"))
-        found, size = [], self.line.itemsize
-        for number, part in enumerate(self.parts):
-            raw = part.with_suffix(".idx").read_bytes() if part.with_suffix(".idx").is_file() else b""
-            records = np.frombuffer(raw[: len(raw) // size * size], self.line)
-            found.append((np.full(len(records), number), records))
-        part_of = np.concatenate([numbers for numbers, _ in found]) if found else np.empty(0, np.int64)
-        records = np.concatenate([records for _, records in found]) if found else np.empty(0, self.line)
+        self.shards = sorted(self.folder.glob(f"shard-*{DATA}"))
+        found = [read_index(shard, self.line) for shard in self.shards]
+        numbers = [np.full(len(records), number) for number, records in enumerate(found)]
+        records = np.concatenate(found) if found else np.empty(0, self.line)
         order = np.argsort(records["key"], kind="stable")
-        self.records, self.part_of = records[order], part_of[order]
+        self.records = records[order]
+        self.shard_of = (np.concatenate(numbers) if found else np.empty(0, np.int64))[order]
         self._maps: dict[int, Bytes] = {}
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def bytes(self) -> int:
+        """Length of all shards together."""
+        return sum(shard.stat().st_size for shard in self.shards)
 
     def holds(self, key: int) -> bool:
         """Whether there is whole data of `key`."""
@@ -70,41 +75,53 @@ class ShardStore(ABC):
 
     def data(self, row: int) -> Bytes | None:
         """A copy of the bytes of a record; None where they are torn or their checksum is wrong."""
-        part, record = int(self.part_of[row]), self.records[row]
-        if part not in self._maps:
-            empty = self.parts[part].stat().st_size == 0  # cannot be mapped
-            self._maps[part] = np.empty(0, np.uint8) if empty else np.memmap(self.parts[part], np.uint8, "r")
+        number, record = int(self.shard_of[row]), self.records[row]
+        if number not in self._maps:
+            shard = self.shards[number]
+            empty = shard.stat().st_size == 0  # cannot be mapped
+            self._maps[number] = np.empty(0, np.uint8) if empty else np.memmap(shard, np.uint8, "r")
         length, offset = self.length(record), int(record["offset"])
-        data = np.array(self._maps[part][offset : offset + length])
+        data = np.array(self._maps[number][offset : offset + length])
         return data if len(data) == length and zlib.crc32(data.data) == record["crc"] else None
 
-    def part(self, rank: int) -> Path:
-        """The part that process `rank` appends to, in a folder that is there; two must not have the same."""
+    def shard(self, rank: int) -> Path:
+        """The shard that process `rank` appends to, in a folder that is there; two must not have the same."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
             text = json.dumps(json.loads(self.description), indent=2) + "\n"
-            write_atomic(self.folder / INDEX, text)
-        return self.folder / f"part-{rank:05d}.bin"
+            write_atomic(self.folder / DESCRIPTION, text)
+        return self.folder / f"shard-{rank:05d}{DATA}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Loader workers open the files themselves."""
+        """Loader workers map the files themselves."""
         return self.__dict__ | {"_maps": {}}
 
 
+def read_index(shard: Path, line: np.dtype[Any]) -> NDArray[Any]:
+    """The whole lines of a shard's index; none where it has no index yet."""
+    index = shard.with_suffix(INDEX)
+    raw = index.read_bytes() if index.is_file() else b""
+    return np.frombuffer(raw[: len(raw) // line.itemsize * line.itemsize], line)
+
+
 class ShardWriter:
-    """Appends to one part; a context manager. A second run that would write the same part waits for it.
+    """Appends to one shard; a context manager. A second run that would write the same shard waits for it.
+
+    The lock is a file of its own beside the shard. It is let go of when the writer is closed and when its
+    process ends, also where loader processes that were forked meanwhile go on.
 
     Args:
-        path: the part.
+        path: the shard.
         line: type of a line of its index.
     """
 
     def __init__(self, path: Path, line: np.dtype[Any]) -> None:
         self.line = line
+        self.lock = FileLock(path.with_suffix(LOCK))
+        self.lock.acquire()
         self.file = path.open("ab")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        self.file.seek(0, 2)  # what another run wrote while this one waited
-        index = path.with_suffix(".idx")
+        self.file.seek(0, 2)
+        index = path.with_suffix(INDEX)
         torn = index.stat().st_size % line.itemsize if index.is_file() else 0
         if torn:
             with index.open("r+b") as file:
@@ -123,5 +140,8 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.index.close()
+        try:
+            self.file.close()
+            self.index.close()
+        finally:
+            self.lock.release()

@@ -1,61 +1,93 @@
 """Reads folders of images and masks that a dataset.yaml describes."""
 
 from pathlib import Path
+from typing import Any, Self
 
-from segdistill.data.formats.voc import find_devkit
+from segdistill.data.formats.layout import (
+    DESCRIPTION,
+    LABEL_KEYS,
+    FileList,
+    Layout,
+    UnknownSplitError,
+    find_description,
+    read_description,
+)
 from segdistill.data.images import list_images
-from segdistill.data.labels import read_yaml
+from segdistill.data.labels import label_set
 
-DESCRIPTION = "dataset.yaml"
+SPLIT = "{split}"
+"""Stands, in a description's paths, for the name of the split."""
+STEM = "{stem}"
+"""Stands, in `mask_name`, for the image's name without its suffix."""
+KEYS = LABEL_KEYS | {"images", "masks", "mask_name"}
 
 
-def description_file(folder: Path, layout: str | Path | None) -> Path:
-    """Where the dataset.yaml of a data set is, or would be."""
-    return Path(layout) if layout else (find_devkit(folder) or folder) / DESCRIPTION
+class FolderLayout(Layout):
+    """Folders of images and masks.
 
+    Args:
+        root: the folder that the description's paths are below.
+        source: the description's file.
+        description: `images` and `masks` are folders, `mask_name` is a mask's file name.
+    """
 
-def require_dataset(root: str | Path, layout: str | Path | None = None) -> None:
-    """Raise a `FileNotFoundError` unless a folder holds a data set, without opening it."""
-    folder = Path(root)
-    if root == "" or not folder.is_dir():
-        raise FileNotFoundError(
-            f"data.root {str(root)!r} is not a folder; name the data set with --data.root"
+    def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
+        self.root, self.source, self.description = root, source, description
+        self.labels = label_set(description, str(source))
+        self.one_split = SPLIT not in str(description.get("images"))
+
+    @classmethod
+    def find(cls, folder: Path, description: Path | None) -> Self | None:
+        """The data set whose description lies in `folder`, or is named."""
+        described = find_description(description, folder / DESCRIPTION)
+        return None if described is None else cls(folder, described, read_description(described, KEYS))
+
+    def splits(self) -> list[str]:
+        """What `{split}` can stand for in the path of the images; ["all"] where it is not in it."""
+        try:
+            images = self.path("images")
+        except ValueError:
+            return []
+        if self.one_split:
+            return ["all"]
+        steps = Path(images).parts
+        depth = next(number for number, step in enumerate(steps) if SPLIT in step)
+        before, after = steps[depth].split(SPLIT, 1)
+        found = self.root.glob("/".join(steps).replace(SPLIT, "*"))
+        names = (path.parts[len(self.root.parts) + depth] for path in found if path.is_dir())
+        return sorted({name.removeprefix(before).removesuffix(after) for name in names})
+
+    def list_files(self, split: str) -> FileList:
+        """The images below the folder of a split, and their masks at the same places."""
+        paths = {key: self.path(key) for key in ("images", "masks")}
+        name = self.path("mask_name", default=f"{STEM}.png")
+        images, masks = (self.root / path.replace(SPLIT, split) for path in paths.values())
+        for folder in (images, masks):
+            if not folder.is_dir():
+                others = ", ".join(self.splits()) or "none"
+                raise UnknownSplitError(
+                    f"{folder} is not a folder (split {split!r} of {self.root}; splits here: {others})"
+                )
+        found = list(list_images(images))
+        relative = [path.relative_to(images) for path in found]
+        return FileList(
+            [path.with_suffix("").as_posix() for path in relative],
+            found,
+            [masks / path.parent / name.replace(STEM, path.stem) for path in relative],
         )
-    if description_file(folder, layout).is_file():
-        return
-    if layout:
-        raise FileNotFoundError(f"data.layout {layout} does not exist")
-    if find_devkit(folder) is None:
-        raise FileNotFoundError(
-            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION}; "
-            "docs/own-data.md shows how to write one"
-        )
 
+    def path(self, key: str, default: str | None = None) -> str:
+        """A path of the description.
 
-def folder_files(root: Path, split: str, source: Path) -> tuple[list[str], list[Path], list[Path]]:
-    """Ids and files of a folder layout: `images` and `masks` are folders, `mask_name` a mask's file name."""
-    description = read_yaml(source)
-    for key in ("images", "masks"):
-        if not isinstance(description.get(key), str):
-            raise ValueError(f"{source} has no `{key}` (the folder, where {{split}} stands for the split)")
-    name = description.get("mask_name", "{stem}.png")
-    for key, value in {
-        "images": description["images"],
-        "masks": description["masks"],
-        "mask_name": name,
-    }.items():
+        Raises:
+            ValueError: it is missing, or leads out of the data set's folder.
+        """
+        value = self.description.get(key, default)
+        if default is None and not isinstance(value, str):
+            raise ValueError(f"{self.source} has no `{key}` (the folder, where {SPLIT} stands for the split)")
         # A description comes with the data, and so from anyone: it names what is inside the data's folder.
         if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
-            raise ValueError(f"{source}: {key} is {value!r}, but must be a path below {root}, without ..")
-    images = root / description["images"].replace("{split}", split)
-    masks = root / description["masks"].replace("{split}", split)
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder (split {split!r} of {root})")
-    found = list(list_images(images))
-    relative = [path.relative_to(images) for path in found]
-    return (
-        [path.with_suffix("").as_posix() for path in relative],
-        found,
-        [masks / path.parent / name.replace("{stem}", path.stem) for path in relative],
-    )
+            raise ValueError(
+                f"{self.source}: {key} is {value!r}, but must be a path below {self.root}, without .."
+            )
+        return value

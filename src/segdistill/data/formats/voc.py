@@ -1,29 +1,64 @@
 """Reads the layout of a PASCAL VOC devkit."""
 
 from pathlib import Path
+from typing import Self
 
+from segdistill.data.formats.layout import (
+    DESCRIPTION,
+    LABEL_KEYS,
+    FileList,
+    Layout,
+    UnknownSplitError,
+    find_description,
+    read_description,
+)
 from segdistill.data.images import SUFFIXES
+from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.files import read_text
 
 LIST_BYTES = 2**28
 """Largest list of a split: some ten million names."""
 
 
-def find_devkit(folder: Path) -> Path | None:
-    """The VOC devkit that `folder` is or holds."""
-    return next((d for d in (folder, folder / "VOCdevkit" / "VOC2012") if (d / "ImageSets").is_dir()), None)
+class VocLayout(Layout):
+    """Images in JPEGImages, masks in SegmentationClass, splits in ImageSets/Segmentation/*.txt.
 
+    Args:
+        devkit: the folder that holds these.
+        labels: VOC's 21 classes where the devkit has no dataset.yaml.
+    """
 
-def voc_files(devkit: Path, split: str) -> tuple[list[str], list[Path], list[Path]]:
-    """Ids and files of a VOC split; `train_aug` takes its masks from SegmentationClassAug (SBD)."""
-    lists = devkit / "ImageSets" / "Segmentation"
-    listed = Path(split) if split.endswith(".txt") else lists / f"{split}.txt"
-    if not listed.is_file():
-        available = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
-        raise FileNotFoundError(f"{listed} does not exist; lists here: {available}")
-    # The SBD lists name image and mask paths, VOC's own only the id, which may have dots in it.
-    first = [Path(line.split()[0]) for line in read_text(listed, LIST_BYTES).splitlines() if line.strip()]
-    ids = [path.stem if path.suffix.lower() in SUFFIXES else path.name for path in first]
-    masks = devkit / ("SegmentationClassAug" if listed.stem.endswith("_aug") else "SegmentationClass")
-    images = devkit / "JPEGImages"
-    return ids, [images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids]
+    def __init__(self, devkit: Path, labels: LabelSet) -> None:
+        self.root, self.labels = devkit, labels
+        self.lists = devkit / "ImageSets" / "Segmentation"
+
+    @classmethod
+    def find(cls, folder: Path, description: Path | None) -> Self | None:
+        """The devkit that `folder` is or holds."""
+        candidates = (folder, folder / "VOCdevkit" / "VOC2012")
+        devkit = next((path for path in candidates if (path / "ImageSets").is_dir()), None)
+        if devkit is None:
+            return None
+        described = find_description(description, devkit / DESCRIPTION)
+        if described is None:
+            return cls(devkit, VOC)
+        return cls(devkit, label_set(read_description(described, LABEL_KEYS), str(described)))
+
+    def splits(self) -> list[str]:
+        """Names of the list files."""
+        return sorted(path.stem for path in self.lists.glob("*.txt"))
+
+    def list_files(self, split: str) -> FileList:
+        """The samples of a list file; `train_aug` takes its masks from SegmentationClassAug (SBD)."""
+        listed = Path(split) if split.endswith(".txt") else self.lists / f"{split}.txt"
+        if not listed.is_file():
+            available = ", ".join(self.splits()) or "none"
+            raise UnknownSplitError(f"{listed} does not exist; lists here: {available}")
+        # The SBD lists name image and mask paths, VOC's own only the id, which may have dots in it.
+        lines = (line for line in read_text(listed, LIST_BYTES).splitlines() if line.strip())
+        first = [Path(line.split()[0]) for line in lines]
+        ids = [path.stem if path.suffix.lower() in SUFFIXES else path.name for path in first]
+        augmented = listed.stem.endswith("_aug")
+        masks = self.root / ("SegmentationClassAug" if augmented else "SegmentationClass")
+        images = self.root / "JPEGImages"
+        return FileList(ids, [images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids])

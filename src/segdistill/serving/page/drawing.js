@@ -14,11 +14,11 @@ export class Drawing {
   /**
    * @param canvas to draw on
    * @param picture an ImageBitmap, or null where the browser cannot show it
-   * @param answer the server's JSON: width, height, classes
+   * @param mask the server's JSON: width, height, classes
    * @param hidden indices of classes without colour
    */
-  constructor(canvas, picture, answer, hidden) {
-    const { width, height, classes } = answer;
+  constructor(canvas, picture, mask, hidden) {
+    const { width, height, classes } = mask;
     Object.assign(canvas, { width, height });
     this.canvas = canvas;
     this.picture = picture;

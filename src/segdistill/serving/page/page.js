@@ -1,4 +1,4 @@
-// The page: takes a picture in, asks the server for its mask, and lets the visitor look at it.
+// The page: takes a picture, requests its mask and shows it class by class.
 import { Drawing } from "./drawing.js";
 
 const $ = (id) => document.getElementById(id);
@@ -6,10 +6,10 @@ const KEY = "segdistill-token";
 let card = null; // the server's model card
 let drawing = null;
 let shown = null; // the file that is on the screen
-let asked = 0; // counts the questions: an answer to an older one is not shown
+let latest = 0; // number of the latest request: the response to an older one is not shown
 
-/** Ask the server; a refusal becomes an Error with its one line. */
-async function ask(path, body) {
+/** A response of the server; an error response becomes an Error with its one line. */
+async function request(path, body) {
   const token = sessionStorage.getItem(KEY);
   let response;
   try {
@@ -22,10 +22,10 @@ async function ask(path, body) {
     sessionStorage.removeItem(KEY);
     $("entry").hidden = false;
     $("token").focus();
-    throw new Error(token ? "The server does not know this token." : "");
+    throw new Error(token ? "The server refuses this token." : "");
   }
-  const said = await response.json().then((answer) => answer.error, () => `status ${response.status}`);
-  throw new Error(`${said}.`);
+  const message = await response.json().then(({ error }) => error, () => `status ${response.status}`);
+  throw new Error(`${message}.`);
 }
 
 function form(file) {
@@ -48,7 +48,7 @@ function busy(text) {
 
 async function loadCard() {
   try {
-    card = await (await ask("v1/model")).json();
+    card = await (await request("v1/model")).json();
   } catch (error) {
     fail(error);
     return;
@@ -64,13 +64,13 @@ async function loadCard() {
       return chip;
     }),
   );
-  $("known").hidden = Boolean(drawing);
+  $("overview").hidden = Boolean(drawing);
   $("limits").textContent = `JPEG, PNG, WebP, BMP or TIFF, up to ${Number((card.limits.max_bytes / 2 ** 20).toFixed(1))} MB.`;
 }
 
 /** Segment a file and show the result. */
 async function segment(file) {
-  const question = ++asked;
+  const number = ++latest;
   $("error").hidden = true;
   if (card && file.size > card.limits.max_bytes) {
     fail(new Error(`The file has ${(file.size / 2 ** 20).toFixed(1)} MB, more than this server takes.`));
@@ -80,39 +80,39 @@ async function segment(file) {
   const started = performance.now();
   try {
     const picture = createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
-    const answer = await (await ask("v1/segment?format=json", form(file))).json();
+    const mask = await (await request("v1/segment?format=json", form(file))).json();
     const milliseconds = performance.now() - started;
     const bitmap = await picture;
-    if (question !== asked) return;
+    if (number !== latest) return;
     shown = file;
-    show(answer, bitmap, milliseconds);
+    show(mask, bitmap, milliseconds);
   } catch (error) {
-    if (question !== asked) return;
+    if (number !== latest) return;
     busy("");
     fail(error, file.name ? `${file.name}: ` : "");
   }
 }
 
-function show(answer, bitmap, milliseconds) {
+function show(mask, bitmap, milliseconds) {
   // A background is what is left over: it starts without colour, as in the files that `predict` writes.
-  const hidden = new Set(answer.classes.filter(({ index, name }) => index === 0 && name === "background").map(({ index }) => index));
-  drawing = new Drawing($("canvas"), bitmap, answer, hidden);
-  listClasses(answer.classes, hidden);
+  const hidden = new Set(mask.classes.filter(({ index, name }) => index === 0 && name === "background").map(({ index }) => index));
+  drawing = new Drawing($("canvas"), bitmap, mask, hidden);
+  listClasses(mask.classes, hidden);
   const times = [
     ["From click to mask", milliseconds],
-    ["In the network, with waiting", 1000 * answer.seconds.network],
-    ["Decoding", 1000 * answer.seconds.decode],
+    ["In the network, with waiting", 1000 * mask.seconds.network],
+    ["Decoding", 1000 * mask.seconds.decode],
   ];
   $("timing").replaceChildren(
     ...times.flatMap(([name, value]) => [element("dt", name), element("dd", `${value.toFixed(0)} ms`)]),
     element("dt", "Picture"),
-    element("dd", `${answer.width} × ${answer.height}`),
+    element("dd", `${mask.width} × ${mask.height}`),
   );
-  $("drop").hidden = $("known").hidden = true;
+  $("drop").hidden = $("overview").hidden = true;
   $("view").hidden = $("result").hidden = false;
   redraw();
   busy("");
-  const names = answer.classes.map(({ name }) => name);
+  const names = mask.classes.map(({ name }) => name);
   const note = bitmap ? "" : " This browser cannot show the picture itself, so only the colours are drawn.";
   $("status").textContent = `Done: ${names.length} ${names.length === 1 ? "class" : "classes"} in ${milliseconds.toFixed(0)} ms.${note}`;
 }
@@ -175,7 +175,7 @@ function tick(checked) {
 async function download() {
   busy("Fetching the mask …");
   try {
-    const blob = await (await ask("v1/segment?format=mask", form(shown))).blob();
+    const blob = await (await request("v1/segment?format=mask", form(shown))).blob();
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = `${(shown.name || "picture").replace(/\.[^.]*$/, "")}_mask.png`;

@@ -1,0 +1,276 @@
+"""Image files and videos in, masks and overlays out: decoded and written in threads, batched by size.
+
+K: classes, h, w: rows and columns of the network's input.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segdistill.config.deploy import TILE, PredictConfig
+from segdistill.data.images import decode_image, open_image
+from segdistill.inference.prediction import (
+    Prediction,
+    network_input,
+    predict_image,
+    write_image,
+    write_prediction,
+)
+from segdistill.inference.segment import class_mask, run_network
+from segdistill.inference.tiles import needs_tiles, predict_tiles
+from segdistill.inference.video import VIDEO_SUFFIXES, predict_video
+from segdistill.models.trained import TrainedNetwork
+
+CHUNK = 16
+"""Most images that are decoded while those before them go through the network."""
+CHUNK_PIXELS = 32_000_000
+"""Most pixels that they have together; a larger image is decoded alone."""
+BATCH = 8
+"""Most images of a batch."""
+BATCH_PIXELS = 2**20
+"""Most pixels of a batch's network inputs; a larger input is run alone."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Threads that decode and write. PyTorch computes in the caller's thread alone, with threads of its own."""
+
+Result = tuple[Path, Prediction]
+"""A mask file and what it holds; of a video, the overlay video and one frame."""
+
+
+class UnreadableFilesError(ValueError):
+    """Some files could not be read, or the network did not take them; all others were predicted.
+
+    Attributes:
+        reasons: why, by file.
+    """
+
+    def __init__(self, reasons: Mapping[Path, str], count: int) -> None:
+        self.reasons = dict(reasons)
+        listed = "; ".join(self.reasons.values())
+        super().__init__(listed if count == 1 else f"{len(reasons)} of {count} files failed: {listed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One file that is to be predicted.
+
+    Attributes:
+        path: an image or a video.
+        name: relative path of its outputs, without suffix.
+        pixels: of an image that is decoded whole; None for a video, or an image that is cut into tiles.
+    """
+
+    path: Path
+    name: Path
+    pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """A decoded image and what the network gets of it: 3 x h x w uint8."""
+
+    image: Image.Image
+    pixels: Tensor
+
+
+class Pipeline:
+    """Predicts files one after the other, in their order.
+
+    While a chunk of images goes through the network, threads decode the next one and write the masks. Which
+    images share a batch follows from the files alone, not from how fast they are decoded.
+
+    Args:
+        network: on `device`, in eval mode.
+        config: output folder, input size, ...
+        device: where the network computes.
+    """
+
+    def __init__(self, network: TrainedNetwork, config: PredictConfig, device: torch.device) -> None:
+        self.network, self.config, self.device = network, config, device
+        self.batch = BATCH if network.largest is None else min(BATCH, network.largest[0])
+        self.opened: dict[Path, Image.Image] = {}
+        self.failed: dict[Path, str] = {}
+
+    def run(self, files: Sequence[tuple[Path, Path]]) -> Iterator[Result]:
+        """Predict files, each given with the relative path (without suffix) of its outputs.
+
+        Raises:
+            UnreadableFilesError: after the last file, where some could not be predicted.
+        """
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            chunk: list[Item] = []
+            decoding: list[Future[Image.Image]] = []
+            for ahead in chunks(self._items(files)):
+                started = [pool.submit(self._decode, item) for item in ahead if item.pixels is not None]
+                yield from self._finish(chunk, decoding, pool)
+                chunk, decoding = ahead, started
+            yield from self._finish(chunk, decoding, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for image in self.opened.values():  # where the caller stopped early
+                image.close()
+        if self.failed:
+            ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
+            raise UnreadableFilesError(ordered, len(files))
+
+    def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[Item]:
+        """The files that can be opened. An image's header says whether it is cut into tiles."""
+        for path, name in files:
+            if path.suffix.lower() in VIDEO_SUFFIXES or self.config.tile:
+                yield Item(path=path, name=name)
+                continue
+            try:
+                image = open_image(path)
+            except (FileNotFoundError, ValueError) as error:
+                self.failed[path] = str(error)
+                continue
+            if needs_tiles(image.size, self.network, self.config):
+                image.close()
+                yield Item(path=path, name=name)
+            else:
+                self.opened[name] = image
+                yield Item(path=path, name=name, pixels=image.width * image.height)
+
+    def _decode(self, item: Item) -> Image.Image:
+        return decode_image(item.path, self.opened.pop(item.name))
+
+    def _finish(
+        self, chunk: list[Item], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor
+    ) -> Iterator[Result]:
+        """Predict and write the files of a chunk; a result comes once those before it are written."""
+        if chunk and chunk[0].pixels is None:
+            yield from self._predict_alone(chunk[0])
+            return
+        inputs: dict[Item, Input] = {}
+        for item, future in zip(chunk, decoding, strict=True):
+            try:
+                image = future.result()
+            except (FileNotFoundError, ValueError) as error:
+                self.failed[item.path] = str(error)
+            else:
+                inputs[item] = Input(image, network_input(image, self.config.size or self.network.size))
+        waiting = deque(inputs)
+        written: dict[Item, Future[Result]] = {}
+        while inputs:
+            batch = self._next_batch(inputs)
+            for item, prediction in self._predict_batch(batch):
+                written[item] = pool.submit(self._write, item, prediction)
+            while waiting and (waiting[0] in written) and written[waiting[0]].done():
+                yield written[waiting.popleft()].result()
+        yield from (written[item].result() for item in waiting if item in written)
+
+    def _next_batch(self, inputs: dict[Item, Input]) -> dict[Item, Input]:
+        """Take the first input, and those of its size that fit into a batch with it."""
+        shape = next(iter(inputs.values())).pixels.shape
+        whole_logits = self.config.probabilities or self.config.flip
+        most = 1 if whole_logits else max(1, min(self.batch, BATCH_PIXELS // (shape[1] * shape[2])))
+        alike = [item for item, given in inputs.items() if given.pixels.shape == shape]
+        return {item: inputs.pop(item) for item in alike[:most]}
+
+    def _predict_batch(self, batch: dict[Item, Input]) -> Iterator[tuple[Item, Prediction]]:
+        """Run the network on inputs of one size; those that it does not take are noted as failed."""
+        if len(batch) > 1:
+            logits = self._run_batch([given.pixels for given in batch.values()])
+            if logits is not None:
+                for (item, given), values in zip(batch.items(), logits, strict=True):
+                    yield item, self._prediction(given.image, values)
+                return
+        for item, given in batch.items():
+            try:
+                if self.config.probabilities or self.config.flip:
+                    yield item, self._predict_whole(given.image)
+                else:
+                    logits = run_network(self.network, given.pixels[None].to(self.device))
+                    yield item, self._prediction(given.image, logits[0])
+            except ValueError as error:
+                self.failed[item.path] = f"{item.path}: {error}"
+
+    def _run_batch(self, pixels: list[Tensor]) -> Tensor | None:
+        """N x K x h x w logits; None, from then on, where the network takes one image at a time."""
+        try:
+            logits = run_network(self.network, torch.stack(pixels).to(self.device))
+        except (RuntimeError, ValueError):  # a file with a fixed batch, say
+            logits = None
+        if logits is None or len(logits) != len(pixels):
+            self.batch = 1
+            return None
+        return logits
+
+    def _prediction(self, image: Image.Image, logits: Tensor) -> Prediction:
+        """The prediction of K x h x w logits."""
+        mask = class_mask(logits, (image.height, image.width))
+        return Prediction(image=image, mask=mask, probabilities=None, labels=self.network.labels)
+
+    def _predict_whole(self, image: Image.Image) -> Prediction:
+        """A prediction that needs the logits at the image's own size."""
+        return predict_image(
+            self.network,
+            image,
+            size=self.config.size,
+            flip=self.config.flip,
+            probabilities=self.config.probabilities,
+            device=self.device,
+        )
+
+    def _write(self, item: Item, prediction: Prediction) -> Result:
+        out, probabilities = Path(self.config.out), self.config.probabilities
+        return write_prediction(prediction, out, item.name, probabilities=probabilities), prediction
+
+    def _predict_alone(self, item: Item) -> Iterator[Result]:
+        """Predict a video frame by frame, or an image tile by tile."""
+        target = Path(self.config.out) / item.name
+        try:
+            if item.path.suffix.lower() in VIDEO_SUFFIXES:
+                video = target.with_name(f"{target.name}_overlay.mp4")
+                for frame in predict_video(
+                    self.network,
+                    item.path,
+                    target,
+                    size=self.config.size,
+                    masks=self.config.mask_video,
+                    device=self.device,
+                ):
+                    yield video, frame
+            else:
+                yield self._predict_tiled(item.path, target)
+        except (FileNotFoundError, ValueError) as error:
+            self.failed[item.path] = str(error)
+
+    def _predict_tiled(self, path: Path, target: Path) -> Result:
+        """Segment one image tile by tile; its overlay is downscaled to a size that can be looked at."""
+        mask, downscaled = predict_tiles(
+            self.network,
+            path,
+            tile=self.config.tile or min(TILE, self.network.largest_side or TILE),
+            overlap=self.config.overlap,
+            scratch=Path(self.config.out),
+            device=self.device,
+        )
+        file = target.with_name(f"{target.name}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(file, replace(downscaled, mask=mask).palette_mask(), "PNG")
+        write_image(target.with_name(f"{target.name}_overlay.jpg"), downscaled.overlay(), "JPEG")
+        return file, downscaled
+
+
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Consecutive items that may be in memory together; a video or an image in tiles is alone."""
+    chunk: list[Item] = []
+    total = 0
+    for item in items:
+        alone = item.pixels is None or (bool(chunk) and chunk[0].pixels is None)
+        full = len(chunk) == CHUNK or total + (item.pixels or 0) > CHUNK_PIXELS
+        if chunk and (alone or full):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += item.pixels or 0
+    if chunk:
+        yield chunk

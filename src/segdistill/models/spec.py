@@ -1,0 +1,181 @@
+"""Spec strings: every way to name a network, parsed here and nowhere else."""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from segdistill.models.card import is_run
+from segdistill.models.exported import FORMATS, format_of
+
+Kind = Literal["run", "file", "builtin", "torchvision", "smp", "function"]
+
+BUILTIN = ("dsunet",)
+TORCHVISION = (
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """A parsed spec string.
+
+    Attributes:
+        text: as it was written.
+        kind: what it names.
+        path: a run folder, an exported file, or the Python file of a function.
+        module: the Python module of a function that is in no file.
+        function: name of the function.
+        architecture: a built-in name, torchvision's name, or a library's architecture.
+        encoder: a library's encoder; empty for its default.
+    """
+
+    text: str
+    kind: Kind
+    path: Path | None = None
+    module: str = ""
+    function: str = ""
+    architecture: str = ""
+    encoder: str = ""
+
+    @property
+    def is_code(self) -> bool:
+        """Whether opening it runs code that the spec names."""
+        return self.kind == "function"
+
+
+@dataclass(frozen=True)
+class SpecKind:
+    """One way to name a network.
+
+    Attributes:
+        form: what it looks like, for error messages.
+        parse: the parsed spec, or None where the text has another form.
+        trained: names a trained network with its weights, and no architecture to build.
+    """
+
+    form: str
+    parse: Callable[[str], NetworkSpec | None]
+    trained: bool = False
+
+
+def _parse_run(text: str) -> NetworkSpec | None:
+    return NetworkSpec(text=text, kind="run", path=Path(text)) if is_run(text) else None
+
+
+def _parse_file(text: str) -> NetworkSpec | None:
+    path = Path(text)
+    return None if format_of(path) is None else NetworkSpec(text=text, kind="file", path=path)
+
+
+def _parse_builtin(text: str) -> NetworkSpec | None:
+    return NetworkSpec(text=text, kind="builtin", architecture=text) if text in BUILTIN else None
+
+
+def _parse_torchvision(text: str) -> NetworkSpec | None:
+    return NetworkSpec(text=text, kind="torchvision", architecture=text) if text in TORCHVISION else None
+
+
+def _parse_smp(text: str) -> NetworkSpec | None:
+    prefix, _, name = text.partition(":")
+    if prefix != "smp":
+        return None
+    architecture, _, encoder = name.partition("/")
+    return NetworkSpec(text=text, kind="smp", architecture=architecture, encoder=encoder)
+
+
+def _parse_function(text: str) -> NetworkSpec | None:
+    source, _, function = text.rpartition(":")
+    if source.endswith(".py"):
+        return NetworkSpec(text=text, kind="function", path=Path(source), function=function)
+    if not source or source.startswith("."):
+        return None
+    return NetworkSpec(text=text, kind="function", module=source, function=function)
+
+
+KINDS: dict[Kind, SpecKind] = {
+    "run": SpecKind("a run folder", _parse_run, trained=True),
+    "file": SpecKind(
+        f"an exported file ({', '.join(form.suffix for form in FORMATS.values())})", _parse_file, trained=True
+    ),
+    "builtin": SpecKind(f"a built-in ({', '.join(BUILTIN)})", _parse_builtin),
+    "torchvision": SpecKind(f"one of torchvision's ({', '.join(TORCHVISION)})", _parse_torchvision),
+    "smp": SpecKind("smp:ARCHITECTURE/ENCODER", _parse_smp),
+    "function": SpecKind("path/to/file.py:function or package.module:function", _parse_function),
+}
+"""In the order in which they are tried; what builds or opens each is in `zoo.py` and `trained.py`."""
+
+CHOICES = "A network is " + ", ".join(
+    kind.form for kind in sorted(KINDS.values(), key=lambda kind: kind.trained)
+)
+
+
+def parse_spec(text: str) -> NetworkSpec:
+    """What a spec string names.
+
+    Raises:
+        ValueError: it names nothing.
+    """
+    for kind in KINDS.values():
+        if (spec := kind.parse(text)) is not None:
+            return spec
+    if Path(text).is_dir():
+        return NetworkSpec(text=text, kind="run", path=Path(text))  # whose missing model.json is then named
+    raise unknown_spec(text)
+
+
+def parse_architecture(text: str) -> NetworkSpec:
+    """What a spec string names that can be built with fresh weights; no folder or file of that name counts.
+
+    Raises:
+        ValueError: it names nothing of the kind.
+    """
+    for kind in KINDS.values():
+        if not kind.trained and (spec := kind.parse(text)) is not None:
+            return spec
+    raise unknown_spec(text)
+
+
+def unknown_spec(text: str) -> ValueError:
+    """The error for a spec that names nothing, with the nearest name that does."""
+    near = difflib.get_close_matches(text, [*BUILTIN, *TORCHVISION], n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return ValueError(f"there is no network {text!r}{hint} {CHOICES}")
+
+
+def require_trust(text: str, source: Path) -> None:
+    """Refuse to run code only because a file names it, whoever made that file.
+
+    Args:
+        text: the spec of a network, as `source` names it.
+        source: a model.json or config.yaml, which may be a stranger's.
+
+    Raises:
+        ValueError: the spec names a function that was not called in this process before, and the environment
+            variable `SEGDISTILL_TRUST` is not 1.
+    """
+    try:
+        code = parse_architecture(text).is_code  # also where an exported file has this name
+    except ValueError:
+        return
+    if code and text not in _called and os.environ.get("SEGDISTILL_TRUST") != "1":
+        raise ValueError(
+            f"{source} names the network {text!r}, whose code would run with your rights: if you trust it, "
+            "set the environment variable SEGDISTILL_TRUST=1"
+        )
+
+
+_called: set[str] = set()
+"""Specs of the functions that were called in this process: its user named them."""
+
+
+def remember_call(spec: NetworkSpec) -> None:
+    """From now on the function of `spec` counts as trusted in this process."""
+    _called.add(spec.text)

@@ -1,0 +1,24 @@
+"""The server's paths, in one table: what they are, which belong to the page, and which need no token."""
+
+SEGMENT_PATH = "/v1/segment"
+MODEL_PATH = "/v1/model"
+HEALTH_PATH = "/healthz"
+READY_PATH = "/readyz"
+METRICS_PATH = "/metrics"
+DOCS_PATH = "/docs"
+OPENAPI_PATH = "/openapi.json"
+
+PAGE_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/drawing.js": ("drawing.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The page: path -> file in `page/`, media type. No other file is ever read for a client."""
+
+OPEN_PATHS = frozenset(PAGE_FILES) | {HEALTH_PATH, READY_PATH}
+"""Need no token."""
+
+PATHS = OPEN_PATHS | {SEGMENT_PATH, MODEL_PATH, METRICS_PATH, DOCS_PATH, OPENAPI_PATH}
+"""All of them."""

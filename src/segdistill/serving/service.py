@@ -1,0 +1,187 @@
+"""A network with its queue, its limits and its model card: what the server's routes call.
+
+H, W: rows and columns of an image, h, w: those of the network's input.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+import torch
+from fastapi import HTTPException, Request, Response
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from segdistill.config.deploy import ServeConfig
+from segdistill.console import log
+from segdistill.data.transforms import resize_long_side
+from segdistill.models.card import is_run, read_card
+from segdistill.models.fused import fuse
+from segdistill.models.spec import parse_architecture, parse_spec
+from segdistill.models.student import DSUNet
+from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.serving.admission import Admission
+from segdistill.serving.batching import Batcher, largest_batch
+from segdistill.serving.codec import ResponseFormat, decode_image, encode_mask, read_upload
+from segdistill.serving.metrics import Metrics
+from segdistill.serving.schemas import Limits, Model, ModelClass, NetworkCard
+
+MAX_SIDE = 1024
+"""Longest side, in pixels, of the input of a network without a size of its own."""
+
+T = TypeVar("T")
+
+
+class Service:
+    """Turns requests into masks.
+
+    Args:
+        network: on `device`, in eval mode.
+        card: of the network, see `network_card`.
+        config: limits and batching.
+        device: where it computes.
+
+    Raises:
+        ValueError: the network does not take images of the size that is asked for.
+    """
+
+    def __init__(
+        self, network: TrainedNetwork, card: NetworkCard, config: ServeConfig, device: torch.device
+    ) -> None:
+        self.labels, self.config = network.labels, config
+        self.size = config.size or network.size
+        self.max_side = min(MAX_SIDE, network.largest_side or MAX_SIDE)
+        if network.largest_side is not None and (self.size or 0) > self.max_side:
+            raise ValueError(
+                f"the file takes no image of {self.size} pixels: serve it with --size {self.max_side}"
+            )
+        batch = largest_batch(network, device, config.max_batch)
+        if batch < config.max_batch:
+            log(f"{card.name} takes one image at a time: requests are not batched")
+        self.metrics = Metrics()
+        self.batcher = Batcher(
+            network, device, max_batch=batch, wait_s=config.max_wait_ms / 1000,
+            observe=self.metrics.batches.observe,
+        )  # fmt: skip
+        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="images")
+        self.admission = Admission(config.queue)
+        self.metrics.working.set_function(lambda: len(self.admission))
+        self.metrics.queue.set_function(lambda: len(self.batcher))
+        limits = Limits(max_bytes=config.max_bytes, max_pixels=config.max_pixels, timeout_s=config.timeout_s)
+        self.card = Model(**dict(card), size=self.size, device=device.type, limits=limits)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what has been submitted, and end the threads."""
+        self.batcher.close()
+        self.pool.shutdown()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return self.batcher.thread.is_alive() and not self.admission.full
+
+    async def segment(self, request: Request, form: ResponseFormat) -> Response:
+        """The mask of a request's image.
+
+        Raises:
+            HTTPException: the time is over, or the image is refused.
+        """
+        data = None
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                data = await read_upload(request, self.config.max_bytes)
+                return await self._segment(data, form)
+        except TimeoutError:
+            late = "the body did not arrive" if data is None else "the mask was not computed"
+            status = 408 if data is None else 504
+            raise HTTPException(status, f"{late} within {self.config.timeout_s:g} s") from None
+
+    async def _segment(self, data: bytes, form: ResponseFormat) -> Response:
+        started = time.perf_counter()
+        image, size = await self._in_pool(lambda: self._network_input(data))
+        decoded = time.perf_counter()
+        logits = await asyncio.wrap_future(self.batcher.submit(image))
+        seconds = {
+            "decode": round(decoded - started, 4),
+            "network": round(time.perf_counter() - decoded, 4),
+        }
+        body, media_type = await self._in_pool(
+            lambda: encode_mask(logits, lambda: self._decode(data), size, self.labels, form, seconds)
+        )
+        return Response(body, media_type=media_type)
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        """What `work` returns, run in a thread: the event loop stays free."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+    def _network_input(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
+        """The network's input, 3 x h x w uint8, and H, W of the image."""
+        image = self._decode(data)
+        long_side = self.size
+        if long_side is None and max(image.size) > self.max_side:
+            long_side = self.max_side
+        return resize_long_side(F.pil_to_tensor(image), long_side), (image.height, image.width)
+
+    def _decode(self, data: bytes) -> Image.Image:
+        return decode_image(data, self.config.max_pixels)
+
+
+def open_network(
+    spec: str, device: torch.device, precision: str = "fp32"
+) -> tuple[TrainedNetwork, NetworkCard]:
+    """A network for a server, on `device` and fused where it is the dsunet student; and its card.
+
+    Raises:
+        ValueError: the spec is code or names nothing, or its files are damaged.
+        FileNotFoundError: a file does not exist.
+    """
+    refuse_code(spec)
+    network = load_network(spec, precision=precision)
+    card = network_card(network)
+    network = network.to(device)
+    if any(isinstance(module, DSUNet) for module in network.modules()):
+        return cast(TrainedNetwork, fuse(network)), card
+    return network.to(memory_format=torch.channels_last), card
+
+
+def network_card(network: TrainedNetwork) -> NetworkCard:
+    """The card of a network that is not fused yet: fusing changes the number of its parameters."""
+    spec, labels = network.spec, network.labels
+    run = read_card(Path(spec)) if is_run(spec) else None
+    return NetworkCard(
+        name=Path(spec).resolve().name if Path(spec).exists() else spec,
+        classes=[
+            ModelClass(index=index, name=name, colour=labels.palette[index])
+            for index, name in enumerate(labels.names)
+        ],
+        parameters=sum(p.numel() for p in network.parameters()) or None,
+        architecture=run.spec if run else None,
+        metrics={k: v for k, v in run.metrics.items() if isinstance(v, float)} if run else {},
+    )
+
+
+def refuse_code(spec: str) -> None:
+    """Refuse to run code that a spec names, on the command line or in a run folder's card.
+
+    Raises:
+        ValueError: it names some.
+    """
+    network = parse_spec(spec)
+    if network.kind == "run":
+        network = parse_architecture(read_card(Path(spec)).spec)
+    if network.is_code:
+        raise ValueError(
+            f"{network.text} is code, which a server does not run: "
+            "serve a run folder, an exported file or a built-in network"
+        )

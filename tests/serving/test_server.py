@@ -1,0 +1,135 @@
+"""The server as a process: its socket, its limit on open files, how it stops; and the command's errors."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from segdistill import cli
+from segdistill.config.deploy import ServeConfig
+from segdistill.serving.server import allow_files, is_loopback, listen, listening_socket
+
+pytestmark = pytest.mark.integration
+
+WITHOUT_RESOURCE = """if True:
+    import sys
+    import segdistill.api
+    from segdistill.cli import main
+    sys.modules["resource"] = None
+    sys.exit(main())
+"""
+"""The command, whose server does not find the module `resource`, as on Windows."""
+
+
+def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
+    """`segdistill serve` as a process of its own, without `resource`, and its URL."""
+    command = [sys.executable, "-c", WITHOUT_RESOURCE, "serve", *map(str, arguments)]
+    command += ["--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise AssertionError(process.communicate()[1])
+    return process, json.loads(line)["url"]
+
+
+def test_a_stopped_server_finishes_the_requests_that_it_admitted(
+    run: Path, encoded: Callable[..., bytes]
+) -> None:
+    process, url = start(run)
+    large = encoded(Image.new("RGB", (1024, 1024), (90, 30, 200)), "JPEG")
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client, ThreadPoolExecutor(6) as clients:
+        responses = [clients.submit(client.post, "/v1/segment", files={"image": large}) for _ in range(6)]
+        while "segdistill_requests_working 6.0" not in client.get("/metrics").text:
+            assert not any(response.done() for response in responses)
+        process.send_signal(signal.SIGTERM)
+        assert [response.result().status_code for response in responses] == [200] * 6
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out == ""
+    assert "Traceback" not in err
+    assert "is served at http://127.0.0.1:" in err
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_an_address_in_use_is_one_line(server: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = server.url.rpartition(":")[2]
+    assert cli.main(["serve", str(run), "--port", port, "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"segdistill: error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nowhere.onnx"], "nowhere.onnx does not exist"),
+        (["dsunet", "--port", "70000"], "port is 70000, but must be from 0 to 65535"),
+        (["nets.py:make"], "nets.py:make is code, which a server does not run"),
+    ],
+)
+def test_the_command_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str], error: str) -> None:
+    assert cli.main(["serve", *arguments]) == 1
+    assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warns"), [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "t", False)]
+)
+def test_an_open_address_without_a_token_is_warned_of(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    host: str, token: str | None, warns: bool,
+) -> None:  # fmt: skip
+    with serve(token=token) as running:
+        object.__setattr__(running.service.config, "host", host)
+        monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
+        urls: list[str] = []
+        listen(running.service, urls.append)
+        assert urls[0].startswith(f"http://{host}:")
+    assert ("Warning: everyone who reaches" in capsys.readouterr().err) == warns
+
+
+def test_an_ipv6_address_is_bracketed_in_the_url() -> None:
+    try:
+        listener, url = listening_socket(ServeConfig(host="::1", port=0))
+    except OSError:
+        pytest.skip("this system has no IPv6")
+    with listener:
+        assert url.startswith("http://[::1]:")
+
+
+def test_loopback_is_this_machine_alone() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.7", "example.org")))
+
+
+def test_the_limit_on_open_files_is_raised_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: raised.append(limits))
+    allow_files(200)
+    assert raised == []
+    allow_files(1000)
+    assert raised == [(1000, 4096)]
+    with pytest.raises(ValueError, match=r"up to 5,000 open files, but the system allows 4,096: .*--connec"):
+        allow_files(5000)
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    allow_files(5000)
+    assert raised == [(1000, 4096)]
+
+
+def test_impossible_settings_are_refused() -> None:
+    for settings in ({"queue": 0}, {"timeout_s": 0}, {"token": ""}, {"max_wait_ms": -1}, {"port": -1}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            ServeConfig(**settings)  # type: ignore[arg-type]
