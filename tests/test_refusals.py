@@ -46,7 +46,10 @@ def refusal(capsys: Any, *arguments: object, code: int = 1, begun: bool = False)
         (["--data.split", "tomorrow"], "tomorrow.txt does not exist; lists here: train, val"),
         (["--data.unlabelled", "[photos]"], "data.unlabelled is ['photos'], but must be empty"),
         (["--student", "dsunett"], "did you mean dsunet?"),
-        (["--student", "hourglass"], "there is no network 'hourglass'. A network is a built-in (dsunet), one of"),
+        (
+            ["--student", "hourglass"],
+            "there is no network 'hourglass'. A network is a built-in (dsunet), one of torchvision's (fcn",
+        ),
         (["--student", "./own:build", "--student.width", "1"], "there is no network './own:build'"),
         (["--student", "fcn_resnet50"], "only dsunet can be made wider or narrower"),
         (["--student.init", "nowhere"], "nowhere is not a run folder"),

@@ -107,7 +107,7 @@ def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, n
     config = first.config
     if config.teacher.spec is not None:
         require_trust(config.teacher.spec, first.config_file)
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    val = open_validation(config.data)
     teacher = open_teacher(config.teacher, val.labels)
     networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
     return val, networks | {name: run.student() for name, run in runs.items()}
