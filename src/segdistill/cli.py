@@ -124,8 +124,7 @@ def check_data(options: Options) -> None:
 
 def check_networks(*specs: str | None) -> None:
     for spec in filter(None, specs):
-        if Path(spec).is_dir():
-            paths.require_model(spec)
+        paths.require_network(spec)
 
 
 # What carries out each verb, importing what it needs itself.

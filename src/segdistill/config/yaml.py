@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,8 @@ def load(cls: type[Config], path: Path) -> Config:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "config")
+    plain: type = cls  # mypy takes type[Config] for something that cannot be a key
+    parser = _parser(plain)
     try:
         settings = read_plain_yaml(path)
         require(isinstance(settings, dict), "the file", settings, "a mapping of settings")
@@ -39,3 +40,11 @@ def load(cls: type[Config], path: Path) -> Config:
         raise ValueError(f"{path} is not a valid {cls.__name__}: {' '.join(str(error).split())}") from None
     assert isinstance(config, cls)
     return config
+
+
+@cache
+def _parser(cls: Any) -> ArgumentParser:
+    """The parser of a config dataclass; making one takes a tenth of a second and more."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "config")
+    return parser
