@@ -273,7 +273,22 @@ def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
     assert cli.main(["data", "check", str(copied)]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["problems"] == 6
-    assert len(err.splitlines()) == 6
+    assert len([line for line in err.splitlines() if "no pixel of" not in line]) == 6
     reasons = ("does not exist", "5x5 pixels", "label 77", "cannot be decoded", "mode RGB", "not an image")
     for name, reason, line in zip(names, reasons, err.splitlines(), strict=False):
         assert re.match(rf"train {name}: .*{reason}", line), reason
+
+
+def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(np.array([[0, 255, 255, 255]] * 4, np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "dataset.yaml").write_text("names: [ground, road]\nimages: images\nmasks: masks\n")
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["problems"], json.loads(out)["warnings"]) == (0, 2)
+    absent, void = err.splitlines()
+    assert absent.startswith("all: no pixel of road in the 2 masks")
+    assert void.startswith("all: 75% of the pixels of the 2 masks are void (index 255)")

@@ -129,7 +129,7 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     elif config.labels is not None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
     network = load_network(config.spec, weights=config.weights, labels=own)
-    if network.answers_masks:
+    if network.outputs_masks:
         raise ValueError(
             f"teacher {config.spec} gives masks, but logits are needed: export it with --output logits"
         )

@@ -28,6 +28,8 @@ from segdistill.inference.tiles import needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES, predict_video
 from segdistill.models.trained import TrainedNetwork
 
+FIRST_CHUNK = 1
+"""Images of the first chunk, whose result comes soon; each next one has twice as many, up to `CHUNK`."""
 CHUNK = 16
 """Most images that are decoded while those before them go through the network."""
 CHUNK_PIXELS = 32_000_000
@@ -263,13 +265,13 @@ class Pipeline:
 def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Consecutive items that may be in memory together; a video or an image in tiles is alone."""
     chunk: list[Item] = []
-    total = 0
+    total, most = 0, FIRST_CHUNK
     for item in items:
         alone = item.pixels is None or (bool(chunk) and chunk[0].pixels is None)
-        full = len(chunk) == CHUNK or total + (item.pixels or 0) > CHUNK_PIXELS
+        full = len(chunk) == most or total + (item.pixels or 0) > CHUNK_PIXELS
         if chunk and (alone or full):
             yield chunk
-            chunk, total = [], 0
+            chunk, total, most = [], 0, min(CHUNK, 2 * most)
         chunk.append(item)
         total += item.pixels or 0
     if chunk:
