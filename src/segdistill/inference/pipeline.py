@@ -59,7 +59,7 @@ class UnreadableFilesError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class OpenedFile:
     """One file that is to be predicted.
 
     Attributes:
@@ -125,7 +125,7 @@ class Pipeline:
         """
         pool = ThreadPoolExecutor(THREADS)
         try:
-            chunk: list[Item] = []
+            chunk: list[OpenedFile] = []
             decoding: list[Future[Image.Image]] = []
             for ahead in chunks(self._items(files)):
                 started = [pool.submit(self._decode, item) for item in ahead if item.pixels is not None]
@@ -140,11 +140,11 @@ class Pipeline:
             ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
             raise UnreadableFilesError(ordered, len(files))
 
-    def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[Item]:
+    def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[OpenedFile]:
         """The files that can be opened. An image's header says whether it is cut into tiles."""
         for path, name in files:
             if path.suffix.lower() in VIDEO_SUFFIXES or self.config.tile:
-                yield Item(path=path, name=name)
+                yield OpenedFile(path=path, name=name)
                 continue
             try:
                 image = open_image(path)
@@ -153,22 +153,22 @@ class Pipeline:
                 continue
             if needs_tiles(image.size, self.network, self.config):
                 image.close()
-                yield Item(path=path, name=name)
+                yield OpenedFile(path=path, name=name)
             else:
                 self.opened[name] = image
-                yield Item(path=path, name=name, pixels=image.width * image.height)
+                yield OpenedFile(path=path, name=name, pixels=image.width * image.height)
 
-    def _decode(self, item: Item) -> Image.Image:
+    def _decode(self, item: OpenedFile) -> Image.Image:
         return decode_image(item.path, self.opened.pop(item.name))
 
     def _finish(
-        self, chunk: list[Item], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor
+        self, chunk: list[OpenedFile], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor
     ) -> Iterator[Result]:
         """Predict and write the files of a chunk; a result comes once those before it are written."""
         if chunk and chunk[0].pixels is None:
             yield from self._predict_alone(chunk[0])
             return
-        inputs: dict[Item, Input] = {}
+        inputs: dict[OpenedFile, Input] = {}
         for item, future in zip(chunk, decoding, strict=True):
             try:
                 image = future.result()
@@ -177,7 +177,7 @@ class Pipeline:
             else:
                 inputs[item] = Input(image, network_input(image, self.config.size or self.network.size))
         waiting = deque(inputs)
-        written: dict[Item, Future[Result]] = {}
+        written: dict[OpenedFile, Future[Result]] = {}
         while inputs:
             batch = self._next_batch(inputs)
             for item, prediction in self._predict_batch(batch):
@@ -188,7 +188,7 @@ class Pipeline:
                 yield written.pop(waiting.popleft()).result()
         yield from (written.pop(item).result() for item in waiting if item in written)
 
-    def _next_batch(self, inputs: dict[Item, Input]) -> dict[Item, Input]:
+    def _next_batch(self, inputs: dict[OpenedFile, Input]) -> dict[OpenedFile, Input]:
         """Take the first input, and those of its size that fit into a batch with it."""
         shape = next(iter(inputs.values())).pixels.shape
         whole_logits = self.config.probabilities or self.config.flip
@@ -196,7 +196,7 @@ class Pipeline:
         alike = [item for item, given in inputs.items() if given.pixels.shape == shape]
         return {item: inputs.pop(item) for item in alike[:most]}
 
-    def _predict_batch(self, batch: dict[Item, Input]) -> Iterator[tuple[Item, Prediction]]:
+    def _predict_batch(self, batch: dict[OpenedFile, Input]) -> Iterator[tuple[OpenedFile, Prediction]]:
         """Run the network on inputs of one size; those that it does not take are noted as failed."""
         if len(batch) > 1:
             logits = self._run_batch([given.pixels for given in batch.values()])
@@ -241,11 +241,11 @@ class Pipeline:
             device=self.device,
         )
 
-    def _write(self, item: Item, prediction: Prediction) -> Result:
+    def _write(self, item: OpenedFile, prediction: Prediction) -> Result:
         out, probabilities = Path(self.config.out), self.config.probabilities
         return write_prediction(prediction, out, item.name, probabilities=probabilities), prediction
 
-    def _predict_alone(self, item: Item) -> Iterator[Result]:
+    def _predict_alone(self, item: OpenedFile) -> Iterator[Result]:
         """Predict a video frame by frame, or an image tile by tile."""
         target = Path(self.config.out) / item.name
         try:
@@ -282,9 +282,9 @@ class Pipeline:
         return file, downscaled
 
 
-def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def chunks(items: Iterable[OpenedFile]) -> Iterator[list[OpenedFile]]:
     """Consecutive items that may be in memory together; a video or an image in tiles is alone."""
-    chunk: list[Item] = []
+    chunk: list[OpenedFile] = []
     total, most = 0, FIRST_CHUNK
     for item in items:
         alone = item.pixels is None or (bool(chunk) and chunk[0].pixels is None)

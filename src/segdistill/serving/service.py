@@ -27,8 +27,8 @@ from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.serving.admission import Admission
 from segdistill.serving.batching import Batcher, largest_batch
-from segdistill.serving.codec import ResponseFormat, decode_image, encode_mask, read_upload
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.codec import ResponseFormat, decode_upload, encode_mask, read_upload
+from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.schemas import Limits, Model, ModelClass, NetworkCard
 
 MAX_SIDE = 1024
@@ -63,7 +63,7 @@ class Service:
         batch = largest_batch(network, device, config.max_batch)
         if batch < config.max_batch:
             log(f"{card.name} takes one image at a time: requests are not batched")
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         self.batcher = Batcher(
             network, device, max_batch=batch, wait_s=config.max_wait_ms / 1000,
             observe=self.metrics.batches.observe,
@@ -133,7 +133,7 @@ class Service:
         return resize_long_side(F.pil_to_tensor(image), long_side), (image.height, image.width)
 
     def _decode(self, data: bytes) -> Image.Image:
-        return decode_image(data, self.config.max_pixels)
+        return decode_upload(data, self.config.max_pixels)
 
 
 def open_network(
