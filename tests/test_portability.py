@@ -1,6 +1,7 @@
 """Windows has no fcntl, resource, fork or sigwaitinfo: training, predicting and scoring need none of them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,13 @@ def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
     assert (trained["run"], trained["step"], predicted["images"]) == (run, 2, 1)
     assert (tmp_path / "masks" / "red.png").is_file()
     assert evaluated["miou"] == pytest.approx(trained["miou"])
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given: str | None, expected: str) -> None:
+    code = "import os, sys, segdistill; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected} False\n"

@@ -150,6 +150,11 @@ def test_full_logits_are_computed_image_by_image(
     assert all((p.probabilities is not None) is ("probabilities" in settings) for _, p in results)
 
 
+def test_probabilities_of_one_image_at_a_time_are_in_memory(predict: Predict, recorder: Recorder) -> None:
+    for done, _ in enumerate(predict(probabilities=True), start=1):
+        assert len(recorder.shapes) == done
+
+
 def test_each_file_is_opened_once(predict: Predict, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
     open_file = Image.open

@@ -4,7 +4,7 @@ K: classes, h, w: rows and columns of the network's input.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ from segdistill.inference.prediction import (
     write_prediction,
 )
 from segdistill.inference.segment import class_mask, run_network
-from segdistill.inference.tiles import needs_tiles, predict_tiles
-from segdistill.inference.video import VIDEO_SUFFIXES, predict_video
+from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
+from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
 from segdistill.models.trained import TrainedNetwork
 
 FIRST_CHUNK = 1
@@ -79,6 +79,24 @@ class Input:
 
     image: Image.Image
     pixels: Tensor
+
+
+def check_files(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
+    """Refuse files that would get one name, and settings that do not go with each other or with a video."""
+    for name, count in Counter(name for _, name in files).items():
+        if count > 1:
+            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
+    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        require_av()
+        if config.probabilities or config.flip or config.tile:
+            raise ValueError(
+                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
+            )
+    if config.tile:
+        if config.probabilities or config.flip or config.size:
+            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
+        check_tile(config.tile, config.overlap)
 
 
 class Pipeline:
@@ -164,9 +182,11 @@ class Pipeline:
             batch = self._next_batch(inputs)
             for item, prediction in self._predict_batch(batch):
                 written[item] = pool.submit(self._write, item, prediction)
-            while waiting and (waiting[0] in written) and written[waiting[0]].done():
-                yield written[waiting.popleft()].result()
-        yield from (written[item].result() for item in waiting if item in written)
+            # Probabilities of a photograph take a hundred megabytes: those of one image at a time.
+            wait = self.config.probabilities
+            while waiting and (first := waiting[0]) in written and (wait or written[first].done()):
+                yield written.pop(waiting.popleft()).result()
+        yield from (written.pop(item).result() for item in waiting if item in written)
 
     def _next_batch(self, inputs: dict[Item, Input]) -> dict[Item, Input]:
         """Take the first input, and those of its size that fit into a batch with it."""

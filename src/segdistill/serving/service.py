@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import torch
 from fastapi import HTTPException, Request, Response
@@ -22,9 +22,8 @@ from segdistill.config.deploy import ServeConfig
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import is_run, read_card
-from segdistill.models.fused import fuse
+from segdistill.models.fused import fuse_students
 from segdistill.models.spec import parse_architecture, parse_spec
-from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.serving.admission import Admission
 from segdistill.serving.batching import Batcher, largest_batch
@@ -149,10 +148,7 @@ def open_network(
     refuse_code(spec)
     network = load_network(spec, precision=precision)
     card = network_card(network)
-    network = network.to(device)
-    if any(isinstance(module, DSUNet) for module in network.modules()):
-        return cast(TrainedNetwork, fuse(network)), card
-    return network.to(memory_format=torch.channels_last), card
+    return fuse_students(network.to(device).to(memory_format=torch.channels_last)), card
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:
