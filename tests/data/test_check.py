@@ -139,7 +139,7 @@ def test_of_many_masks_an_evenly_spaced_part_is_read(make: Make, tmp_path: Path)
     (tmp_path / "1.png").unlink()
     (tmp_path / "3.png").unlink()
     (absent,) = survey(samples, most=3).warnings
-    assert absent.startswith("no pixel of road, roof in the 3 masks that were read, of 5:")
+    assert absent.startswith("no pixel of road, roof in the 3 masks that were read, of 5 (")
 
 
 def test_a_survey_opens_no_image_and_leaves_out_the_unlabelled(make: Make, tmp_path: Path) -> None:
