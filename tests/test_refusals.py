@@ -48,7 +48,7 @@ def refusal(capsys: Any, *arguments: object, code: int = 1, begun: bool = False)
         (["--student", "dsunett"], "did you mean dsunet?"),
         (
             ["--student", "hourglass"],
-            "there is no network 'hourglass'. A network is a built-in (dsunet), one of",
+            "there is no network 'hourglass'. A network is a built-in (dsunet), one of torchvision's (fcn",
         ),
         (["--student", "./own:build", "--student.width", "1"], "there is no network './own:build'"),
         (["--student", "fcn_resnet50"], "only dsunet can be made wider or narrower"),

@@ -2,7 +2,9 @@
 
 import pytest
 
-from segdistill.reporting.comparison import MINUS, Cell, amount, cells, flatten, milliseconds, percent
+from segdistill.engine.run_folder import RunFolder
+from segdistill.reporting.comparison import MINUS, Cell, amount, cells, costs, flatten, milliseconds, percent
+from segdistill.reporting.records import read_records
 
 pytestmark = pytest.mark.unit
 
@@ -47,3 +49,13 @@ def test_amounts_have_three_digits_and_a_prefix():
 def test_settings_flatten_to_dotted_names():
     nested = {"a": {"b": None, "c": [1, 2]}, "command": ["x", "y z"], "map": {}}
     assert flatten(nested) == {"a.b": "\u2013", "a.c": "[1, 2]", "command": "x 'y z'", "map": "\u2013"}
+
+
+def test_costs_that_are_equal_are_no_gain(make_run):
+    run = RunFolder(make_run("equal").path)
+    record = run.cost
+    student, teacher = record["networks"]
+    teacher |= {name: student[name] for name in ("parameters", "flops")}
+    run.write_cost(record)
+    rows = costs([read_records(run, "equal")])
+    assert [row.cells[-1].text for row in rows] == ["12.5\u00d7 faster", ""]

@@ -106,9 +106,9 @@ class BenchmarkConfig:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def __post_init__(self) -> None:
-        known = {"eager", "kept", "fused", "compiled"}
+        choices = {"eager", "kept", "fused", "compiled"}
         require(
-            bool(self.forms) and {*self.forms} <= known,
+            bool(self.forms) and {*self.forms} <= choices,
             "forms",
             self.forms,
             "of eager, kept, fused, compiled",

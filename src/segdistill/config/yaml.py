@@ -1,11 +1,10 @@
 """Settings as YAML: written into a run folder, and read back to an equal dataclass."""
 
 import json
-from collections.abc import Hashable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -31,7 +30,8 @@ def load(cls: type[Config], path: Path) -> Config:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
-    parser = _parser(cast(Hashable, cls))
+    plain: type = cls  # mypy takes type[Config] for something that cannot be a key
+    parser = _parser(plain)
     try:
         settings = read_plain_yaml(path)
         require(isinstance(settings, dict), "the file", settings, "a mapping of settings")

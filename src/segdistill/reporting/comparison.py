@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One quantity over all runs; `note` says how to read it."""
+    """One quantity over all runs; `note` explains how to read it."""
 
     title: str
     cells: list[Cell]
