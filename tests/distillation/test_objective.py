@@ -10,6 +10,7 @@ from torch import nn
 from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID, LabelSet
+from segdistill.distillation.forward import Forward
 from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
 from segdistill.distillation.objective import LOSSES, Objective, check_losses, downscale_targets
 from segdistill.distillation.region_losses import dice_loss
@@ -23,6 +24,23 @@ LABELS = LabelSet(names=("ground", "road", "roof"))
 
 def teacher(width: float = 0.1) -> Teacher:
     return Teacher(TrainedNetwork(DSUNet(3, width=width), LABELS, "dsunet"), LABELS)
+
+
+class Losses(Objective):
+    """An objective for two networks, called with logits; features are those that its hooks hold."""
+
+    def __init__(
+        self, config: ObjectiveConfig, student: nn.Module, teacher: Any, weights: torch.Tensor | None = None
+    ) -> None:
+        passes = Forward(config, student, teacher)
+        super().__init__(config, distils=teacher is not None, example=passes.probe(), class_weights=weights)
+        self.passes = passes
+
+    def __call__(
+        self, views: Batch, student: torch.Tensor, teacher_logits: Any, progress: float = 0.0
+    ) -> dict[str, torch.Tensor]:
+        outputs = self.passes._outputs(student, teacher_logits, views.teacher_features)
+        return super().__call__(views, outputs, progress)
 
 
 def batch(**changes: Any) -> Batch:
@@ -44,7 +62,7 @@ def test_loss_is_the_weighted_sum_of_the_named_terms(logits: Any) -> None:
     student, teacher_logits = logits
     config = ObjectiveConfig(alpha=0.25, beta=1.5, temperature=3)
     views = batch()
-    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
+    terms = Losses(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
     assert list(terms) == ["loss", "hard", "soft"]
     torch.testing.assert_close(terms["hard"], hard_loss(student, views.mask).detach())
     torch.testing.assert_close(
@@ -65,7 +83,7 @@ def test_golden_loss_of_two_pixels() -> None:
         id=["a"],
     )
     teacher_logits = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
-    terms = Objective(ObjectiveConfig(), DSUNet(3, width=0.1), teacher())(
+    terms = Losses(ObjectiveConfig(), DSUNet(3, width=0.1), teacher())(
         views, torch.zeros(1, 2, 1, 2), teacher_logits
     )
     golden = {"loss": 0.6422, "hard": 0.6931, "soft": 0.5232}
@@ -73,17 +91,17 @@ def test_golden_loss_of_two_pixels() -> None:
 
 
 def test_without_a_teacher_only_the_hard_term_remains(logits: Any) -> None:
-    terms = Objective(ObjectiveConfig(), DSUNet(3, width=0.1), None)(batch(), logits[0], None)
+    terms = Losses(ObjectiveConfig(), DSUNet(3, width=0.1), None)(batch(), logits[0], None)
     assert list(terms) == ["loss", "hard"]
 
 
 def test_a_term_of_weight_zero_is_not_computed(logits: Any) -> None:
-    objective = Objective(ObjectiveConfig(alpha=0, beta=1), DSUNet(3, width=0.1), teacher())
+    objective = Losses(ObjectiveConfig(alpha=0, beta=1), DSUNet(3, width=0.1), teacher())
     assert list(objective(batch(), *logits)) == ["loss", "soft"]
 
 
 def test_unlabelled_images_have_soft_loss_only(logits: Any) -> None:
-    objective = Objective(ObjectiveConfig(), DSUNet(3, width=0.1), teacher())
+    objective = Losses(ObjectiveConfig(), DSUNet(3, width=0.1), teacher())
     terms = objective(batch(mask=torch.full((2, 16, 16), VOID)), *logits)
     assert terms["hard"] == 0
     assert terms["soft"] > 0
@@ -92,7 +110,7 @@ def test_unlabelled_images_have_soft_loss_only(logits: Any) -> None:
 def test_void_can_be_left_out_of_the_soft_loss(logits: Any) -> None:
     views = batch()
     student, teacher_logits = logits
-    objective = Objective(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
+    objective = Losses(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
     expected = soft_loss(student, teacher_logits, views.valid & (views.mask != VOID))
     torch.testing.assert_close(objective(views, student, teacher_logits)["soft"], expected.detach())
 
@@ -100,15 +118,13 @@ def test_void_can_be_left_out_of_the_soft_loss(logits: Any) -> None:
 def test_padding_has_no_soft_loss(logits: Any) -> None:
     student, teacher_logits = logits
     views = batch(valid=torch.zeros(2, 16, 16, dtype=torch.bool))
-    terms = Objective(ObjectiveConfig(alpha=0), DSUNet(3, width=0.1), teacher())(
-        views, student, teacher_logits
-    )
+    terms = Losses(ObjectiveConfig(alpha=0), DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
     assert terms["loss"] == 0
 
 
 def test_a_batch_without_labels_or_valid_pixels_moves_nothing(logits: Any) -> None:
     student, teacher_logits = logits
-    objective = Objective(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
+    objective = Losses(ObjectiveConfig(soft_on_void=False), DSUNet(3, width=0.1), teacher())
     terms = objective(batch(mask=torch.full((2, 16, 16), VOID)), student, teacher_logits)
     terms["loss"].backward()
     assert terms["loss"] == 0
@@ -117,7 +133,7 @@ def test_a_batch_without_labels_or_valid_pixels_moves_nothing(logits: Any) -> No
 
 def test_features_of_other_width_get_an_adapter_that_trains() -> None:
     student, large = DSUNet(3, width=0.1), teacher(width=0.2)
-    objective = Objective(ObjectiveConfig(losses={"cosine": 1.0}), student, large)
+    objective = Losses(ObjectiveConfig(losses={"cosine": 1.0}), student, large)
     assert list(objective.adapters) == ["cosine"]
     adapter = objective.adapters["cosine"]
     assert isinstance(adapter, nn.Conv2d)
@@ -131,7 +147,7 @@ def test_features_of_other_width_get_an_adapter_that_trains() -> None:
 
 
 def test_features_of_equal_width_need_no_adapter() -> None:
-    objective = Objective(ObjectiveConfig(losses={"cosine": 1.0}), DSUNet(3, width=0.1), teacher())
+    objective = Losses(ObjectiveConfig(losses={"cosine": 1.0}), DSUNet(3, width=0.1), teacher())
     assert not objective.adapters
 
 
@@ -139,7 +155,7 @@ def test_equal_features_have_no_feature_loss() -> None:
     large = teacher()
     student, views = DSUNet(3, width=0.1).eval(), batch()
     student.load_state_dict(large.network.module.state_dict())
-    objective = Objective(ObjectiveConfig(alpha=1, beta=0, losses={"cosine": 0.5}), student, large)
+    objective = Losses(ObjectiveConfig(alpha=1, beta=0, losses={"cosine": 0.5}), student, large)
     terms = objective(views, student(views.image), large(views.image))
     assert list(terms) == ["loss", "hard", "cosine"]
     assert terms["cosine"].item() == pytest.approx(0, abs=1e-6)
@@ -152,7 +168,7 @@ def test_each_network_is_probed_on_its_own_device() -> None:
     devices = []
     for network in (student, large.network.module):
         network.register_forward_pre_hook(lambda _, inputs: devices.append(inputs[0].device.type))
-    objective = Objective(ObjectiveConfig(losses={"cosine": 1.0}), student, large)
+    objective = Losses(ObjectiveConfig(losses={"cosine": 1.0}), student, large)
     assert devices == ["cpu", "meta"]
     assert objective.adapters["cosine"].weight.shape == (102, 51, 1, 1)  # 512 * 0.2 and 512 * 0.1 channels
 
@@ -160,7 +176,7 @@ def test_each_network_is_probed_on_its_own_device() -> None:
 def test_layers_to_compare_can_be_named() -> None:
     student, large = DSUNet(3, width=0.1), teacher(width=0.2)
     config = ObjectiveConfig(losses={"cosine": 1.0}, student_layer="encoder.0", teacher_layer="decoder.1")
-    adapter = Objective(config, student, large).adapters["cosine"]
+    adapter = Losses(config, student, large).adapters["cosine"]
     assert isinstance(adapter, nn.Conv2d)
     assert (adapter.in_channels, adapter.out_channels) == (6, 26)  # 64 * 0.1 and 128 * 0.2
 
@@ -169,7 +185,7 @@ def test_layers_to_compare_can_be_named() -> None:
 def test_looking_at_the_features_leaves_the_student_as_it_was(mode: bool) -> None:
     student = DSUNet(3, width=0.1).train(mode)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    Objective(ObjectiveConfig(losses={"cosine": 1.0}), student, teacher())
+    Losses(ObjectiveConfig(losses={"cosine": 1.0}), student, teacher())
     assert student.training is mode
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
@@ -177,7 +193,7 @@ def test_looking_at_the_features_leaves_the_student_as_it_was(mode: bool) -> Non
 def test_an_unknown_layer_is_named_with_the_choices() -> None:
     config = ObjectiveConfig(losses={"cosine": 1.0}, student_layer="middle")
     with pytest.raises(ValueError, match=r"objective.student_layer is 'middle'.*bottleneck"):
-        Objective(config, DSUNet(3, width=0.1), teacher())
+        Losses(config, DSUNet(3, width=0.1), teacher())
 
 
 # Further losses
@@ -191,7 +207,7 @@ def test_further_losses_are_added_under_their_names(logits: Any) -> None:
         beta=0,
         losses={"dice": 2.0, "cwd": {"temperature": 3.0}, "dist": {"weight": 0.5, "beta": 4.0}},
     )
-    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
+    terms = Losses(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
     assert list(terms) == ["loss", "hard", "dice", "cwd", "dist"]
     torch.testing.assert_close(terms["dice"], dice_loss(student, views.mask).detach())
     cwd = channel_loss(student, teacher_logits, views.valid, temperature=3.0)
@@ -206,7 +222,7 @@ def test_further_losses_are_added_under_their_names(logits: Any) -> None:
 def test_every_loss_trains_a_student_and_spares_its_teacher() -> None:
     student, large = DSUNet(3, width=0.1), teacher(width=0.2)
     config = ObjectiveConfig(losses=dict.fromkeys(LOSSES, 1.0))
-    objective = Objective(config, student, large)
+    objective = Losses(config, student, large)
     assert set(objective.adapters) == {"cosine", "fitnet", "mgd"}
     views = batch()
     terms = objective(views, student(views.image), large(views.image))
@@ -222,7 +238,7 @@ def test_every_loss_trains_a_student_and_spares_its_teacher() -> None:
 def test_a_loss_of_features_alone_leaves_no_parameter_without_a_gradient() -> None:
     # Several processes wait for the gradient of every parameter, the head's included.
     student, large = DSUNet(3, width=0.1), teacher(width=0.2)
-    objective = Objective(ObjectiveConfig(alpha=0, beta=0, losses={"fitnet": 1.0}), student, large)
+    objective = Losses(ObjectiveConfig(alpha=0, beta=0, losses={"fitnet": 1.0}), student, large)
     views = batch()
     terms = objective(views, student(views.image), large(views.image))
     assert list(terms) == ["loss", "fitnet"]
@@ -235,7 +251,7 @@ def test_void_can_be_left_out_of_further_losses_of_logits(logits: Any) -> None:
     student, teacher_logits = logits
     views = batch()
     config = ObjectiveConfig(losses={"cwd": 1.0}, soft_on_void=False)
-    terms = Objective(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
+    terms = Losses(config, DSUNet(3, width=0.1), teacher())(views, student, teacher_logits)
     expected = channel_loss(student, teacher_logits, views.valid & (views.mask != VOID))
     torch.testing.assert_close(terms["cwd"], expected.detach())
 
@@ -246,7 +262,7 @@ def test_weights_and_temperature_may_go_from_one_value_to_another(logits: Any) -
     config = ObjectiveConfig(
         alpha=(1.0, 0.0), beta=(0.0, 2.0), temperature=(4.0, 2.0), losses={"dice": (0.0, 1.0)}
     )
-    objective = Objective(config, DSUNet(3, width=0.1), teacher())
+    objective = Losses(config, DSUNet(3, width=0.1), teacher())
     for progress, weights, temperature in (
         (0.0, (1, 0, 0), 4),
         (0.25, (0.75, 0.5, 0.25), 3.5),
@@ -265,7 +281,7 @@ def test_smoothing_class_weights_and_mixtures_reach_the_hard_loss(logits: Any) -
     views = batch()
     mixed = batch(mask=views.mask, target_b=views.mask.flip(0), lam=torch.tensor([0.6, 0.9]))
     config = ObjectiveConfig(alpha=1.0, label_smoothing=0.1)
-    objective = Objective(config, DSUNet(3, width=0.1), None, weights)
+    objective = Losses(config, DSUNet(3, width=0.1), None, weights)
     expected = hard_loss(student, views.mask, smoothing=0.1, weights=weights)
     torch.testing.assert_close(objective(views, student, None)["hard"], expected.detach())
     expected = hard_loss(
@@ -322,7 +338,7 @@ def test_numbers_of_a_file_become_whole_where_an_option_is() -> None:
 
 def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
     student, large = DSUNet(3, width=0.1, dropout=0.0), teacher()
-    objective = Objective(ObjectiveConfig(alpha=0.25, beta=1.5, auxiliary=0.4), student, large)
+    objective = Losses(ObjectiveConfig(alpha=0.25, beta=1.5, auxiliary=0.4), student, large)
     assert [objective.adapters[f"auxiliary_{i}"].in_channels for i in range(3)] == [51, 26, 13]  # type: ignore[union-attr]
     views, layer_outputs = batch(), []
     for layer in (student.bottleneck, *student.decoder[:2]):
@@ -367,9 +383,9 @@ def test_a_network_without_inner_layers_for_heads_takes_its_deepest() -> None:
             return self.head(self.body(image))
 
     student, views = Plain(), batch()
-    objective = Objective(ObjectiveConfig(auxiliary=1.0), student, None)
+    objective = Losses(ObjectiveConfig(auxiliary=1.0), student, None)
     assert list(objective.adapters) == ["auxiliary_0"]
     assert list(objective(views, student(views.image), None)) == ["loss", "hard", "auxiliary"]
     del Plain.deepest
     with pytest.raises(ValueError, match="the network's `auxiliary` is None, but must name a module"):
-        Objective(ObjectiveConfig(auxiliary=1.0), Plain(), None)
+        Losses(ObjectiveConfig(auxiliary=1.0), Plain(), None)

@@ -11,6 +11,7 @@ from torch import nn
 from segdistill.config.train import ObjectiveConfig, OptimConfig
 from segdistill.data.batch import Batch
 from segdistill.data.labels import LabelSet
+from segdistill.distillation.forward import Forward
 from segdistill.distillation.objective import Objective
 from segdistill.engine.state import TrainingState, learning_rate, make_optimizer, warmed_up_average
 from segdistill.models.quantized import FakeQuantized
@@ -113,11 +114,18 @@ def test_one_step_of_sgd() -> None:
     assert (weight.weight.item(), weight.bias.item()) == (pytest.approx(1.8), pytest.approx(1.9))
 
 
+def supervised(
+    student: nn.Module, accelerator: Accelerator, *, ema: float = 0.0, quantize: bool = False
+) -> TrainingState:
+    config = ObjectiveConfig()
+    objective = Objective(config, distils=False)
+    forward = Forward(config, student, None)
+    return TrainingState(forward, objective, OptimConfig(ema=ema), accelerator, quantize=quantize)
+
+
 def test_the_average_of_a_state_follows_its_student(accelerator: Accelerator) -> None:
     student = nn.Conv2d(3, 3, 1)
-    state = TrainingState(
-        student, Objective(ObjectiveConfig(), student, None), OptimConfig(ema=0.9), accelerator
-    )
+    state = supervised(student, accelerator, ema=0.9)
     assert state.average is not None
     assert state.evaluated is state.average.module
     seen = []
@@ -135,10 +143,7 @@ def test_as_if_in_eight_bits_the_average_is_scored_with_the_ranges_of_the_studen
     accelerator: Accelerator,
 ) -> None:
     student = DSUNet(3, width=0.1)
-    objective = Objective(ObjectiveConfig(), student, None)
-    states = [
-        TrainingState(student, objective, OptimConfig(ema=0.9), accelerator, quantize=True) for _ in range(2)
-    ]
+    states = [supervised(student, accelerator, ema=0.9, quantize=True) for _ in range(2)]
     states[0].wrapped.train()(torch.randn(2, 3, 16, 16))
     scoring = states[0].scoring
     assert isinstance(scoring, FakeQuantized)
@@ -153,7 +158,7 @@ def test_as_if_in_eight_bits_the_average_is_scored_with_the_ranges_of_the_studen
 
 def test_without_an_average_the_student_is_evaluated(accelerator: Accelerator) -> None:
     student = DSUNet(3, width=0.1)
-    state = TrainingState(student, Objective(ObjectiveConfig(), student, None), OptimConfig(), accelerator)
+    state = supervised(student, accelerator)
     assert state.evaluated is student
 
 
@@ -162,12 +167,10 @@ def new_state(seed: int, accelerator: Accelerator) -> TrainingState:
     torch.manual_seed(seed)
     student, large = DSUNet(3, width=0.1, dropout=0.0), DSUNet(3, width=0.2)
     teacher = Teacher(TrainedNetwork(large, LABELS, "dsunet"), LABELS)
-    objective = Objective(
-        ObjectiveConfig(losses={"cosine": 1.0, "mgd": 1.0}, auxiliary=0.4), student, teacher
-    )
-    state = TrainingState(student, objective, OptimConfig(lr=0.01, ema=0.9), accelerator)
-    state.teacher = teacher  # type: ignore[attr-defined]
-    return state
+    config = ObjectiveConfig(losses={"cosine": 1.0, "mgd": 1.0}, auxiliary=0.4)
+    forward = Forward(config, student, teacher)
+    objective = Objective(config, distils=True, example=forward.probe())
+    return TrainingState(forward, objective, OptimConfig(lr=0.01, ema=0.9), accelerator)
 
 
 def train(state: Any, steps: range) -> None:
@@ -178,7 +181,7 @@ def train(state: Any, steps: range) -> None:
         mask = torch.randint(0, 3, (2, 16, 16), generator=generator)
         batch = Batch(image, mask, torch.ones(2, 16, 16, dtype=torch.bool), ["a", "b"])
         state.wrapped.train()
-        state.objective(batch, state.wrapped(image), state.teacher(image))["loss"].backward()
+        state.objective(batch, state.forward(state.wrapped, batch))["loss"].backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.average.update_parameters(state.student)

@@ -23,6 +23,7 @@ from segdistill.distillation.feature_losses import (
     nearest,
     pairwise_loss,
 )
+from segdistill.distillation.forward import Outputs
 from segdistill.distillation.losses import (
     channel_loss,
     decoupled_loss,
@@ -33,9 +34,6 @@ from segdistill.distillation.losses import (
     soft_loss,
 )
 from segdistill.distillation.region_losses import dice_loss, lovasz_loss, ohem_loss
-from segdistill.models.hooks import FeatureHook
-from segdistill.models.teacher import Teacher
-from segdistill.models.zoo import PROBE_SIDE, output_classes, probe
 
 
 @dataclass(frozen=True)
@@ -108,52 +106,44 @@ class Objective(nn.Module):
 
     Args:
         config: weights, options and temperature.
-        student: the network that is trained, as it is called (before any wrapping).
-        teacher: the frozen one, or None.
+        distils: whether there is a teacher.
+        example: outputs of the two networks, whose channels the adapters are made for; None where no loss
+            needs any, see `Forward.probe`.
         class_weights: K, the weight of each class in the hard loss; None for all alike.
 
     Raises:
-        ValueError: a loss or option is unknown or needs a teacher, or a network does not name its layers.
+        ValueError: a loss or option is unknown or needs a teacher.
     """
 
     class_weights: Tensor | None
-    stride: int = 1
-    """Pixels of the image per position of the student's features, where losses compare them."""
 
     def __init__(
         self,
         config: ObjectiveConfig,
-        student: nn.Module,
-        teacher: Teacher | None,
+        *,
+        distils: bool,
+        example: Outputs | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.options = check_losses(config, distils=teacher is not None)
+        self.options = check_losses(config, distils=distils)
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.adapters = nn.ModuleDict()
-        self.heads: list[FeatureHook] = []
-        self.hooks: tuple[FeatureHook, FeatureHook] | None = None
-        if config.auxiliary:
-            layers = getattr(student, "auxiliary", None) or [None]
-            self.heads = [FeatureHook(student, layer, "the network's `auxiliary`") for layer in layers]
-        if teacher is not None and FEATURE_LOSSES.intersection(self.options):
-            self.hooks = (
-                FeatureHook(student, config.student_layer, "objective.student_layer"),
-                FeatureHook(teacher.network.module, config.teacher_layer, "objective.teacher_layer"),
-            )
-        if self.heads or self.hooks:
-            classes = output_classes(student, "the student")
-            for index, head in enumerate(self.heads):
-                self.adapters[f"auxiliary_{index}"] = nn.Conv2d(head.pop().shape[1], classes, 1)
-        if self.hooks and teacher is not None:
-            probe(teacher)
-            self._add_adapters(*(hook.pop() for hook in self.hooks))
+        if example is not None:
+            self._add_adapters(example)
 
-    def _add_adapters(self, student_features: Tensor, teacher_features: Tensor) -> None:
-        """The modules that losses of features need, for the channels of these N x C x h x w features."""
-        student_channels, teacher_channels = student_features.shape[1], teacher_features.shape[1]
-        self.stride = PROBE_SIDE // student_features.shape[2]
+    def _add_adapters(self, example: Outputs) -> None:
+        """The modules that train along, for the channels of these outputs."""
+        classes = example.student_logits.shape[1]
+        for index, features in enumerate(example.auxiliary_features):
+            self.adapters[f"auxiliary_{index}"] = nn.Conv2d(features.shape[1], classes, 1)
+        if example.student_features is None or example.teacher_features is None:
+            return
+        student_channels, teacher_channels = (
+            example.student_features.shape[1],
+            example.teacher_features.shape[1],
+        )
         for name, options in self.options.items():
             inputs = LOSSES[name].inputs
             # Standardised features are negative too, which the student's are not after a ReLU.
@@ -163,29 +153,26 @@ class Objective(nn.Module):
             elif "generator" in inputs:
                 self.adapters[name] = generation_block(student_channels, teacher_channels)
 
-    def forward(
-        self, batch: Batch, student_logits: Tensor, teacher_logits: Tensor | None, progress: float = 0.0
-    ) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, outputs: Outputs, progress: float = 0.0) -> dict[str, Tensor]:
         """The terms of one batch.
 
         Args:
             batch: N crops with masks.
-            student_logits: N x K x H x W, from a forward pass that has just been made.
-            teacher_logits: N x K x H x W of the same crops, or None without a teacher.
+            outputs: of student and teacher for these crops.
             progress: 0 at the first step, 1 at the last; for weights and temperatures that change.
 
         Returns:
             Scalars by name: `hard`, `soft`, `auxiliary` and the further losses as far as they are in use, and
             their weighted sum `loss`, which alone is for differentiation.
         """
-        terms = self._hard_and_soft(batch, student_logits, teacher_logits, progress)
-        if self.heads:
-            terms["auxiliary"] = Term(self.config.auxiliary, self._auxiliary(batch, teacher_logits, progress))
-        terms |= self._further(batch, student_logits, teacher_logits, progress)
+        terms = self._hard_and_soft(batch, outputs.student_logits, outputs.teacher_logits, progress)
+        if outputs.auxiliary_features:
+            terms["auxiliary"] = Term(self.config.auxiliary, self._auxiliary(batch, outputs, progress))
+        terms |= self._further(batch, outputs, progress)
         loss = weighted_sum(terms)
         if not terms.keys() - FEATURE_LOSSES:
             # Several processes wait for the gradient of every parameter, those behind the features too.
-            loss = loss + 0 * student_logits.float().mean()
+            loss = loss + 0 * outputs.student_logits.float().mean()
         return {"loss": loss} | {name: term.value.detach() for name, term in terms.items()}
 
     def _hard_and_soft(
@@ -210,33 +197,23 @@ class Objective(nn.Module):
         """The pixels at which the teacher's logits are compared, N x H x W bool."""
         return batch.valid if self.config.soft_on_void else batch.valid & (batch.mask != VOID)
 
-    def _auxiliary(self, batch: Batch, teacher_logits: Tensor | None, progress: float) -> Tensor:
+    def _auxiliary(self, batch: Batch, outputs: Outputs, progress: float) -> Tensor:
         """The weighted hard and soft loss of the heads, each at its own layer's size; their mean."""
         losses = []
-        for index, head in enumerate(self.heads):
-            logits = self.adapters[f"auxiliary_{index}"](head.pop())
-            small_batch, small_teacher_logits = downscale_targets(batch, teacher_logits, logits.shape[2:])
-            losses.append(
-                weighted_sum(self._hard_and_soft(small_batch, logits, small_teacher_logits, progress))
-            )
+        for index, features in enumerate(outputs.auxiliary_features):
+            logits = self.adapters[f"auxiliary_{index}"](features)
+            small_batch, teacher_logits = downscale_targets(batch, outputs.teacher_logits, logits.shape[2:])
+            losses.append(weighted_sum(self._hard_and_soft(small_batch, logits, teacher_logits, progress)))
         return torch.stack(losses).mean()
 
-    def _further(
-        self, batch: Batch, student_logits: Tensor, teacher_logits: Tensor | None, progress: float
-    ) -> dict[str, Term]:
+    def _further(self, batch: Batch, outputs: Outputs, progress: float) -> dict[str, Term]:
         """The losses of `objective.losses`, in their order."""
         inputs: dict[str, Any] = {
-            "student_logits": student_logits,
-            "teacher_logits": teacher_logits,
+            **vars(outputs),
             "mask": batch.mask,
             "valid": batch.valid,
             "soft_valid": self._soft_valid(batch),
         }
-        if self.hooks is not None:
-            student_hook, teacher_hook = self.hooks
-            cached = batch.teacher_features
-            inputs["student_features"] = student_hook.pop()
-            inputs["teacher_features"] = teacher_hook.pop() if cached is None else cached
         terms = {}
         for name, options in self.options.items():
             loss = LOSSES[name]

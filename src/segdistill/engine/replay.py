@@ -37,7 +37,7 @@ def diagnose(state: TrainingState, experiment: Experiment, batch: Batch, step: i
 
     Args:
         state: its weights, losses and precision; its batch norms take in the batch once more.
-        experiment: settings and teacher.
+        experiment: its settings.
         batch: N crops on the device, with the teacher's logits.
         step: of the batch, from 0.
 
@@ -52,14 +52,9 @@ def diagnose(state: TrainingState, experiment: Experiment, batch: Batch, step: i
     if batch.teacher_logits is not None and not batch.teacher_logits.isfinite().all():
         found.append("the teacher's logits")
     state.begin_step(experiment, step)
-    with state.accelerator.autocast():
-        if objective.hooks and batch.teacher_features is None and experiment.teacher is not None:
-            experiment.teacher(batch.image)  # for its features
-        with nonfinite_layers(student, found):
-            logits = state.network(batch.image)
-    hooks = [*objective.heads, *(objective.hooks or ())]
-    features = [hook.value for hook in hooks]
-    terms = objective(batch, logits, batch.teacher_logits, progress)
+    with state.accelerator.autocast(), nonfinite_layers(student, found):
+        outputs = state.forward(state.network, batch)
+    terms = objective(batch, outputs, progress)
     found += [f"{name} loss" for name, term in terms.items() if name != "loss" and not term.isfinite()]
     # Not `backward`, which in a training of several processes would add up with the others' gradients.
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
@@ -72,10 +67,7 @@ def diagnose(state: TrainingState, experiment: Experiment, batch: Batch, step: i
     images: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for index, name in enumerate(batch.id):
-            for hook, value in zip(hooks, features, strict=True):
-                hook.value = None if value is None else value[index : index + 1]
-            one = pick(batch, index)
-            values = objective(one, logits[index : index + 1], one.teacher_logits, progress)
+            values = objective(pick(batch, index), outputs.pick(index), progress)
             images[name] = {key: float(term) for key, term in values.items()}
     return {
         "terms": {name: float(term.detach()) for name, term in terms.items()},

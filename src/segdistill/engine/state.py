@@ -11,6 +11,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from segdistill.config.train import OptimConfig
+from segdistill.distillation.forward import Forward
 from segdistill.distillation.objective import Objective
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.runtime import seed_step
@@ -24,8 +25,8 @@ class TrainingState:
     """The student on its way.
 
     Args:
-        student: the network to train.
-        objective: its losses; what of them trains along (adapters) is here too, the teacher is not.
+        forward: passes of the student and its teacher.
+        objective: their losses; what of them trains along (adapters) is here too, the teacher is not.
         config: optimizer and average.
         accelerator: moves and wraps the modules.
         quantize: train and evaluate as if in 8 bits.
@@ -42,14 +43,16 @@ class TrainingState:
 
     def __init__(
         self,
-        student: nn.Module,
+        forward: Forward,
         objective: Objective,
         config: OptimConfig,
         accelerator: Accelerator,
         *,
         quantize: bool = False,
     ) -> None:
-        self.student, self.objective, self.accelerator = student, objective, accelerator
+        student = forward.student
+        self.student, self.forward = student, forward
+        self.objective, self.accelerator = objective, accelerator
         self.rank = accelerator.process_index
         self.best: float | None = None
         self.scored = 0
@@ -69,11 +72,17 @@ class TrainingState:
     def of(cls, experiment: Experiment, accelerator: Accelerator) -> Self:
         """The state before the first step, with the teacher on the accelerator's device."""
         config, teacher = experiment.config, experiment.teacher
-        objective = Objective(config.objective, experiment.student, teacher, experiment.class_weights())
+        forward = Forward(config.objective, experiment.student, teacher)
+        objective = Objective(
+            config.objective,
+            distils=teacher is not None,
+            example=forward.probe(),
+            class_weights=experiment.class_weights(),
+        )
         if teacher is not None:
             teacher.to(accelerator.device)
         quantize = config.quantize is not None
-        return cls(experiment.student, objective, config.optim, accelerator, quantize=quantize)
+        return cls(forward, objective, config.optim, accelerator, quantize=quantize)
 
     def begin_step(self, experiment: Experiment, step: int) -> float:
         """Set mode, learning rate and random numbers of optimizer step `step` (from 0); returns the rate."""

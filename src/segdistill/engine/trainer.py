@@ -70,9 +70,7 @@ class Trainer:
         """The steps after `start`, and the evaluations and checkpoints between them."""
         config, steps, state = self.config, self.experiment.steps, self.state
         history = History(self.folder.history_file, start, self.accelerator, state.scored)
-        batches = device_batches(
-            self.experiment, self.accelerator, range(start, steps), state.objective.stride
-        )
+        batches = device_batches(self.experiment, self.accelerator, range(start, steps), state.forward.stride)
         evaluate_every = config.evaluate_every or max(1, steps // 10)
         task = bar.add_task("train", total=steps, completed=start, numbers="")
         if start and (start % evaluate_every == 0 or start == steps) and state.scored < start:
@@ -106,7 +104,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: a term is not finite.
         """
-        state, accelerator, teacher = self.state, self.accelerator, self.experiment.teacher
+        state, accelerator = self.state, self.accelerator
         micro_batches = self.config.optim.accumulate
         rate = state.begin_step(self.experiment, step)
         for micro_batch in range(micro_batches):
@@ -114,11 +112,8 @@ class Trainer:
             last = micro_batch == micro_batches - 1
             with nullcontext() if last else accelerator.no_sync(state.wrapped):
                 with accelerator.autocast():
-                    student_logits = state.wrapped(batch.image)
-                    teacher_logits = batch.teacher_logits
-                    if teacher is not None and teacher_logits is None:
-                        teacher_logits = teacher(batch.image)
-                terms = state.objective(batch, student_logits, teacher_logits, self.experiment.progress(step))
+                    outputs = state.forward(state.wrapped, batch)
+                terms = state.objective(batch, outputs, self.experiment.progress(step))
                 self.monitor.record(step + 1, batch.id, terms)
                 accelerator.backward(terms["loss"] / micro_batches)
         self._check_gradient(step, batch)
@@ -230,7 +225,7 @@ class Trainer:
         # Crops depend on the seed alone, and so does how they are mixed.
         again = replace(self.experiment, config=replace(config, data=replace(config.data, workers=0)))
         step = error.step - 1
-        drawn = device_batches(again, accelerator, range(step, step + 1), self.state.objective.stride)
+        drawn = device_batches(again, accelerator, range(step, step + 1), self.state.forward.stride)
         batch = next((batch for batch in drawn if batch.id == error.ids), None)
         if batch is None:
             return error
