@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from segdistill import api
+from segdistill.build import build_experiment
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
 from segdistill.data.cache.teacher import crop_logits, image_key, to_grid
 from segdistill.data.datasets import open_dataset
-from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import apply_crop, draw_crop, normalise
-from segdistill.engine.fill_caches import look, open_teacher_cache
+from segdistill.engine.fill_caches import TeacherPass, open_teacher_cache
 from segdistill.engine.runtime import make_accelerator
 
 
@@ -47,13 +46,11 @@ def main() -> None:
     options = parser.parse_args()
     config = load(TrainConfig, options.config)
     accelerator = make_accelerator(config.device, config.runtime.precision)
-    whole = open_dataset(config.data.root, config.data.split, layout=config.data.layout)
-    assert whole.masks is not None
-    files = ([Path(path) for path in paths[: options.images]] for paths in (whole.images, whole.masks))
-    samples = FileSamples(whole.labels, list(whole.ids[: options.images]), *files)
-    teacher = api.open_teacher(config.teacher, whole.labels)
-    assert teacher is not None
-    teacher.to(accelerator.device)
+    whole = build_experiment(config)
+    assert whole.teacher is not None
+    chosen = open_dataset(config.data.root, config.data.split, layout=config.data.layout)
+    samples = chosen.subset(np.arange(len(chosen)) < options.images)
+    teacher = whole.teacher.to(accelerator.device)
     table = Table(
         title=f"{options.images} images, teacher.scale {config.teacher.scale}, crops of {config.size}"
     )
@@ -63,9 +60,11 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             settings = replace(config, teacher=replace(config.teacher, cache=folder, cache_topk=topk))
             started = time.perf_counter()
-            cache = open_teacher_cache(settings, teacher, samples, accelerator).logits
+            experiment = replace(whole, config=settings, files=samples)
+            cache = open_teacher_cache(experiment, accelerator).logits
             rate = len(samples) / (time.perf_counter() - started)
             size = cache.bytes / len(samples)
+            teacher_pass = TeacherPass(experiment, accelerator)
             found: dict[str, list[tuple[float, float, float]]] = {"the whole image": [], "the crop": []}
             for index in range(len(samples)):
                 image, mask, _, _ = samples[index]
@@ -76,7 +75,7 @@ def main() -> None:
                 stored = cache.read(image_key(files.id, files.image), shape)
                 assert stored is not None
                 cached = crop_logits(stored, crop, shape, shape, cache.form)
-                full = look(teacher, image, cache.form.input_size(shape), accelerator).cpu()
+                full = teacher_pass(image, cache.form.input_size(shape)).logits.cpu()
                 fine = replace(cache.form, stride=1, grid="stretched")
                 exact = crop_logits(to_grid(full, fine.grid_size(shape), False), crop, shape, shape, fine)
                 found["the whole image"].append(disagreement(cached, exact, valid))

@@ -23,6 +23,7 @@ from rich.table import Table
 from segdistill.config.train import AugmentConfig, DataConfig, TrainConfig
 from segdistill.data.datasets import open_training
 from segdistill.data.loaders import training_batches
+from segdistill.data.samples import DownscaledSamples, Samples
 from segdistill.engine.fill_caches import open_image_cache
 from segdistill.engine.runtime import make_accelerator
 
@@ -31,8 +32,10 @@ STEPS = 1_000_000
 
 def batches(config: TrainConfig) -> Iterator[object]:
     """The endless batches of a configuration."""
-    accelerator = make_accelerator("cpu", "fp32")
-    samples = open_image_cache(config.data, open_training(config.data), accelerator)
+    samples: Samples = DownscaledSamples(open_training(config.data), config.data.long_side)
+    if config.data.cache is not None:
+        accelerator = make_accelerator("cpu", "fp32")
+        samples = open_image_cache(config.data, open_training(config.data), accelerator)
     return iter(training_batches(samples, config, range(STEPS)))
 
 

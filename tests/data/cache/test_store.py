@@ -70,6 +70,7 @@ def test_a_second_run_waits_until_the_first_has_written(store: Store) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forked loaders here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 def test_a_forked_loader_does_not_keep_the_lock(store: Store) -> None:
     ready, go = os.pipe(), os.pipe()
     with store.writer():
@@ -88,6 +89,7 @@ def test_a_forked_loader_does_not_keep_the_lock(store: Store) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forked loaders here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
 def test_a_killed_run_leaves_no_lock_with_its_loaders(store: Store) -> None:
     ready = os.pipe()
     parent = os.fork()
