@@ -90,7 +90,7 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
     network = ExportedNetwork(path)
     output = network.run(np.zeros((2, 3, 9, 11), np.float32))
     assert (output.shape, output.dtype) == ((2, 9, 11), np.uint8)
-    with pytest.raises(ValueError, match="answers with masks, but logits are needed"):
+    with pytest.raises(ValueError, match="gives masks, but logits are needed"):
         api.open_teacher(TeacherConfig(spec=str(path)), load_network(str(run)).labels)
     photo = next(shapes.rglob("JPEGImages/*.*"))
     with pytest.raises(ValueError, match="no probabilities"):
