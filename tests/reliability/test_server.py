@@ -97,6 +97,8 @@ def serving(run: Path, folder: Path, *options: str) -> Iterator[Served]:
         yield Served(process, int(url.rpartition(":")[2]), log)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+        assert process.stdout.read() == ""  # after the line with the URL
+        assert "is served at http://127.0.0.1:" in log.read_text()
         assert "Traceback" not in log.read_text()
     finally:
         process.kill()

@@ -1,9 +1,9 @@
-"""The server as a process: its socket, its limit on open files, how it stops; and the command's errors."""
+"""The server: its socket, its limit on open files, how it stops; and the errors of the command."""
 
-import json
+import os
 import signal
-import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,52 +14,43 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from segdistill import cli
+from segdistill import api, cli
 from segdistill.config.deploy import ServeConfig
 from segdistill.serving.server import allow_files, is_loopback, listen, listening_socket
 
 pytestmark = pytest.mark.integration
 
-WITHOUT_RESOURCE = """if True:
-    import sys
-    import segdistill.api
-    from segdistill.cli import main
-    sys.modules["resource"] = None
-    sys.exit(main())
-"""
-"""The command, whose server does not find the module `resource`, as on Windows."""
-
-
-def start(*arguments: object) -> tuple[subprocess.Popen[str], str]:
-    """`segdistill serve` as a process of its own, without `resource`, and its URL."""
-    command = [sys.executable, "-c", WITHOUT_RESOURCE, "serve", *map(str, arguments)]
-    command += ["--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise AssertionError(process.communicate()[1])
-    return process, json.loads(line)["url"]
-
 
 def test_a_stopped_server_finishes_the_requests_that_it_admitted(
-    run: Path, encoded: Callable[..., bytes]
+    run: Path, encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process, url = start(run)
-    large = encoded(Image.new("RGB", (1024, 1024), (90, 30, 200)), "JPEG")
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client, ThreadPoolExecutor(6) as clients:
-        responses = [clients.submit(client.post, "/v1/segment", files={"image": large}) for _ in range(6)]
-        while "segdistill_requests_working 6.0" not in client.get("/metrics").text:
-            assert not any(response.done() for response in responses)
-        process.send_signal(signal.SIGTERM)
-        assert [response.result().status_code for response in responses] == [200] * 6
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert out == ""
-    assert "Traceback" not in err
-    assert "is served at http://127.0.0.1:" in err
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    file = encoded(Image.new("RGB", (300, 200), (90, 30, 200)), "JPEG")
+    found: list[int] = []
+    urls: list[str] = []
+
+    def stop_it_with_requests_in_progress() -> None:
+        with httpx.Client(base_url=urls[0], timeout=60) as client, ThreadPoolExecutor(6) as clients:
+            try:
+                posts = [clients.submit(client.post, "/v1/segment", files={"image": file}) for _ in range(6)]
+                while "segdistill_requests_working 6.0" not in client.get("/metrics").text:
+                    assert not any(post.done() for post in posts)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+            found.extend(post.result().status_code for post in posts)
+
+    visitor = threading.Thread(target=stop_it_with_requests_in_progress)
+
+    def ready(url: str) -> None:
+        urls.append(url)
+        visitor.start()
+
+    # Six images wait a second for two more to fill their batch.
+    api.serve(run, ServeConfig(port=0, device="cpu", max_batch=8, max_wait_ms=1000), ready=ready)
+    visitor.join(30)
+    assert found == [200] * 6
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
+        httpx.get(urls[0])
 
 
 def test_an_address_in_use_is_one_line(server: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
