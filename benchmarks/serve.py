@@ -3,7 +3,7 @@
     python benchmarks/serve.py runs/mine --seconds 30 --connections 64
 
 Starts `segdistill serve` on a free port of this machine, posts pictures of three sizes and, every fifth time,
-something that must be refused. Prints requests per second, latency, answers by status, and the server's
+something that must be refused. Prints requests per second, latency, responses by status, and the server's
 memory. Exit code 1 where a good request got anything but 200 or 503, a bad one anything but its own 4xx or
 503, or where memory still grew by more than `--growth` between the end of the first third and the end.
 """
@@ -32,7 +32,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Request:
-    """What is posted, and the status that it should get where the server has room."""
+    """What is posted, and the status that it should get unless the server is full."""
 
     name: str
     body: bytes
@@ -41,16 +41,16 @@ class Request:
 
 @dataclass
 class Load:
-    """What was seen: seconds of each good answer, answers by request and status, the server's memory."""
+    """Seconds of each mask, responses by request and status, wrong ones, and the server's memory in MiB."""
 
     seconds: list[float] = field(default_factory=list)
-    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    responses: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
     memory: list[float] = field(default_factory=list)
 
 
 def picture(width: int, height: int, kind: str = "JPEG") -> bytes:
-    """A picture with some structure."""
+    """An image with some structure."""
     rng = np.random.default_rng(width)
     coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -85,7 +85,7 @@ def requests() -> list[Request]:
 async def client(
     session: httpx.AsyncClient, url: str, todo: Iterable[Request], until: float, load: Load
 ) -> None:
-    """One connection that asks again as soon as it has its answer."""
+    """One connection that sends its next request as soon as it has a response."""
     for request in todo:
         started = time.perf_counter()
         if started > until:
@@ -95,7 +95,7 @@ async def client(
             status = str(response.status_code)
         except httpx.HTTPError as error:
             status = type(error).__name__
-        load.answers[request.name, status] += 1
+        load.responses[request.name, status] += 1
         if status == "200":
             load.seconds.append(time.perf_counter() - started)
         if status == "503":
@@ -128,11 +128,11 @@ async def run(url: str, connections: int, seconds: float) -> Load:
 
 
 def show(load: Load, seconds: float, console: Console) -> float:
-    """Print what was seen; returns how much memory grew after the first third."""
+    """Print the figures; returns the growth of memory after the first third."""
     cuts = statistics.quantiles(load.seconds, n=100) if len(load.seconds) > 1 else [float("nan")] * 99
-    total = sum(load.answers.values())
-    table = Table("request", "status", "answers")
-    for (name, status), count in sorted(load.answers.items()):
+    total = sum(load.responses.values())
+    table = Table("request", "status", "responses")
+    for (name, status), count in sorted(load.responses.items()):
         table.add_row(name, status, str(count))
     console.print(table)
     console.print(f"{total / seconds:.1f} requests/s, of them {len(load.seconds) / seconds:.1f}/s masks")
@@ -143,7 +143,7 @@ def show(load: Load, seconds: float, console: Console) -> float:
         f"server memory: {load.memory[0]:.0f} MiB at the start, {third:.0f} after a third, "
         f"{load.memory[-1]:.0f} at the end ({growth:+.1%} since), {max(load.memory):.0f} at most"
     )
-    console.print(f"answers that should not be: {dict(load.wrong) or 'none'}")
+    console.print(f"wrong responses: {dict(load.wrong) or 'none'}")
     return growth
 
 
@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument(
         "--queue", type=int, default=64, help="of the server; below --connections it gets full"
     )
-    parser.add_argument("--growth", type=float, default=0.1, help="of memory that is put up with")
+    parser.add_argument("--growth", type=float, default=0.1, help="of memory that is allowed, as a fraction")
     options = parser.parse_args()
     server = subprocess.Popen(
         [

@@ -1,6 +1,7 @@
 """What several tests share: a tiny drawn data set, a quick configuration, and a run trained with it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from segdistill.config.train import (
     TeacherConfig,
     TrainConfig,
 )
+from segdistill.config.yaml import to_yaml
 from segdistill.data.shapes import write_shapes
 
 Configure = Callable[..., TrainConfig]
@@ -87,3 +89,17 @@ def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, ru
     """The folder of a finished run with `run` as teacher, and its report."""
     out = tmp_path_factory.mktemp("runs") / "distilled"
     return api.train(configure(out, teacher=TeacherConfig(spec=str(run))))
+
+
+@pytest.fixture
+def quick(tmp_path: Path, configure: Any) -> list[object]:
+    """The beginning of a training command that would run."""
+    file = tmp_path / "quick.yaml"
+    file.write_text(to_yaml(configure(tmp_path / "run", steps=2, evaluate_every=2)))
+    return ["train", "--config", file]
+
+
+@pytest.fixture
+def copied(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny data set to spoil."""
+    return shutil.copytree(shapes, tmp_path / "copied")

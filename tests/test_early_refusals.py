@@ -46,6 +46,10 @@ CASES = {
     ),
     "predict nothing": (["predict", "fcn_resnet50", "a.png", "b.png"], "b.png does not exist"),
     "predict by no run": (["predict", "set", "a.png"], "set is not a run folder with a trained model"),
+    "predict by nothing": (
+        ["predict", "runs/typo", "a.png"],
+        "runs/typo does not exist: it is neither",
+    ),
     "export no run": (["export", "set"], "set is not a run folder"),
     "benchmark no run": (["benchmark", "fcn_resnet50", "set"], "set is not a run folder"),
     "serve no run": (["serve", "set"], "set is not a run folder"),

@@ -1,6 +1,7 @@
 """Windows has no fcntl, resource, fork or sigwaitinfo: training, predicting and scoring need none of them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,20 +23,19 @@ for name in "fork forkpty getuid killpg sched_getaffinity".split():
 for name in "SIGHUP SIGKILL pthread_kill pthread_sigmask setitimer sigtimedwait sigwaitinfo".split():
     delattr(signal, name)
 
-register = os.register_at_fork
-def only_of_libraries(**hooks):
-    assert not sys._getframe(1).f_globals["__name__"].startswith("segdistill"), "register_at_fork"
-    register(**hooks)
-os.register_at_fork = only_of_libraries
+del os.O_DIRECTORY
 
-real_open = os.open
-def open_no_folder(path, *rest, **more):
-    if os.path.isdir(path):
-        raise PermissionError(13, "Permission denied", path)
-    return real_open(path, *rest, **more)
-os.open = open_no_folder
+def refuse_package(name, call, refused):
+    def guarded(*given, **named):
+        if sys._getframe(1).f_globals["__name__"].startswith("segdistill") and refused(*given):
+            raise PermissionError(13, "not on Windows: " + name)
+        return call(*given, **named)
+    setattr(os, name, guarded)
+
+refuse_package("register_at_fork", os.register_at_fork, lambda: True)
+refuse_package("open", os.open, lambda path, *flags: os.path.isdir(path))
 """
-"""What Windows lacks (PyTorch itself does without register_at_fork there); it opens no folder either."""
+"""What Windows lacks, also where libraries that were built for Linux need it: those may use it."""
 
 
 def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
@@ -56,3 +56,13 @@ def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
     assert (trained["run"], trained["step"], predicted["images"]) == (run, 2, 1)
     assert (tmp_path / "masks" / "red.png").is_file()
     assert evaluated["miou"] == pytest.approx(trained["miou"])
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given: str | None, expected: str) -> None:
+    code = "import os, sys, segdistill; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected} False\n"

@@ -1,9 +1,14 @@
 """segdistill distils a large semantic-segmentation network into a small one that you can deploy."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from segdistill.version import __version__
+
+# OpenMP reads it when PyTorch is loaded. By default threads spin while they wait for each other, which on a
+# machine that does other work as well makes everything several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from segdistill.api import benchmark, cache, evaluate, export, load_student, predict, report, serve, train

@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from segdistill.build import (
     build_recorded,
     calibration_source,
     open_evaluation,
+    open_parity_images,
     open_scored,
     open_teacher,
 )
@@ -22,12 +22,11 @@ from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfi
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
-from segdistill.data.samples import FileSamples
+from segdistill.data.check import survey
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.objective import check_losses
 from segdistill.engine.evaluate import EvaluationOptions
 from segdistill.engine.evaluate import evaluate as evaluate_network
-from segdistill.engine.experiment import Experiment
 from segdistill.engine.fill_caches import fill_caches, open_teacher_cache
 from segdistill.engine.metrics import mean
 from segdistill.engine.replay import replay as replay_batch
@@ -39,21 +38,21 @@ from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import write_atomic
-from segdistill.inference.pipeline import Pipeline
+from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
-from segdistill.inference.tiles import check_tile
-from segdistill.inference.video import VIDEO_SUFFIXES, require_av
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
-from segdistill.models.fused import fuse
-from segdistill.models.student import DSUNet
+from segdistill.models.fused import fuse_students
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
-from segdistill.reporting.examples import Example, make_examples
-from segdistill.reporting.records import TEACHER, Records, read_records, run_names
+from segdistill.reporting.examples import examples_or_reason
+from segdistill.reporting.records import TEACHER, read_records, run_names
 from segdistill.reporting.report import write_report
+
+MASKS_SURVEYED = 200
+"""Masks that a training looks at before its first step for classes that do not occur, and for void."""
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, report: bool = True) -> Path:
@@ -86,7 +85,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         experiment = build_experiment(config)
         with folder.open(config, accelerator, resume=resume, overwrite=overwrite):
             accelerator.init_trackers("segdistill")
-            log(f"{describe(experiment)}; the run folder is {folder}", accelerator)
+            log(f"{experiment.summary}; the run folder is {folder}", accelerator)
+            for warning in survey(experiment.files, MASKS_SURVEYED).warnings:
+                log(f"Warning: {warning}", accelerator)
             trainer = Trainer(fill_caches(experiment, accelerator), accelerator, folder)
             trainer.train(resume=resume)
             if report and accelerator.is_main_process:
@@ -96,18 +97,6 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     return folder.path
 
 
-def describe(experiment: Experiment) -> str:
-    """What is trained from what, on one line."""
-    config, labelled = experiment.config, experiment.files.labelled
-    parameters = sum(p.numel() for p in experiment.student.parameters())
-    unlabelled = len(experiment.files) - labelled
-    return (
-        f"Training {config.student.spec} ({parameters:,} parameters) on {len(experiment.labels)} classes, "
-        f"{labelled:,} images with masks and {unlabelled:,} without, "
-        + (f"distilled from {config.teacher.spec}" if experiment.teacher else "without a teacher")
-    )
-
-
 def _report_training(trainer: Trainer) -> None:
     """Measure the trained student and its teacher, and write the report; nothing is opened again."""
     experiment, folder = trainer.experiment, trainer.folder
@@ -115,7 +104,7 @@ def _report_training(trainer: Trainer) -> None:
     teacher: dict[str, nn.Module] = {} if experiment.teacher is None else {TEACHER: experiment.teacher}
     folder.write_cost(measure_cost({"student": student, **teacher}, size=experiment.config.size))
     records = [read_records(folder, name)]
-    examples = _examples(records, lambda: (experiment.val, {**teacher, name: student}))
+    examples = examples_or_reason(records, lambda: (experiment.val, {**teacher, name: student}))
     log(f"The report is {write_report(records, folder.report_file, examples)}")
 
 
@@ -257,21 +246,8 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     folders = [RunFolder(run) for run in runs]
     names = run_names([folder.path for folder in folders])
     records = [read_records(folder, name) for folder, name in zip(folders, names, strict=True)]
-    examples = _examples(records, lambda: open_scored(dict(zip(names, folders, strict=True))))
+    examples = examples_or_reason(records, lambda: open_scored(dict(zip(names, folders, strict=True))))
     return write_report(records, Path(out) if out else folders[0].report_file, examples)
-
-
-def _examples(
-    records: Sequence[Records], open_networks: Callable[[], tuple[FileSamples, dict[str, nn.Module]]]
-) -> list[Example] | str:
-    """Pictures of the runs' best, median and worst images, or why there are none."""
-    if not records[0].image_scores:
-        return []
-    try:
-        val, networks = open_networks()
-        return make_examples(val, networks, {run.name: run.image_scores for run in records})
-    except (FileNotFoundError, ValueError) as error:
-        return f"The images of the validation set could not be shown: {error}"
 
 
 def load_student(run: str | Path) -> TrainedNetwork:
@@ -317,34 +293,16 @@ def predict(
     """
     config = config or PredictConfig()
     files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
-    _check_predicted(files, config)
+    check_files(files, config)
     device = find_device(config.device)
     keep_freed_memory_on(device)
-    network = load_network(str(target), precision=config.precision).to(device)
+    network = load_network(str(target), precision=config.precision)
+    network = network.to(device).to(memory_format=torch.channels_last)
     if config.probabilities and network.outputs_masks:
         raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
-    if config.precision == "fp32" and any(isinstance(module, DSUNet) for module in network.modules()):
-        network = cast(TrainedNetwork, fuse(network))
-    network = network.to(memory_format=torch.channels_last)
+    if config.precision == "fp32":
+        network = fuse_students(network)
     return Pipeline(network, config, device).run(files)
-
-
-def _check_predicted(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
-    """Refuse files that would get one name, and settings that do not go with each other or with a video."""
-    for name, count in Counter(name for _, name in files).items():
-        if count > 1:
-            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
-    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    if videos:
-        require_av()
-        if config.probabilities or config.flip or config.tile:
-            raise ValueError(
-                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
-            )
-    if config.tile:
-        if config.probabilities or config.flip or config.size:
-            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
-        check_tile(config.tile, config.overlap)
 
 
 def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:
@@ -372,7 +330,7 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     network = load_network(spec)
     if not any(True for _ in network.module.parameters()):
         raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
-    samples = _open_scored(spec, config)
+    samples = open_parity_images(spec, config)
     images: list[Tensor] = []
     if config.quantize is not None:
         source = calibration_source(spec, config)
@@ -380,22 +338,6 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     record = export_network(network, path, config, samples=samples, calibration=images)
     log(f"{path}, {record['bytes'] / 1e6:.1f} MB: {parity_line(record['parity'])}")
     return record | {"file": str(path)}
-
-
-def _open_scored(spec: str, config: ExportConfig) -> FileSamples | None:
-    """The images with masks on which an export is scored; None where a float file has none."""
-    try:
-        return open_evaluation(spec, config.data)
-    except (FileNotFoundError, ValueError) as error:
-        if config.data.root:
-            raise
-        if config.quantize:
-            raise ValueError(
-                f"what int8 loses must be measured, and {spec} brings no images ({error}): "
-                "name some that have masks with --data.root"
-            ) from None
-        log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
-        return None
 
 
 def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:

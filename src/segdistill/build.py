@@ -10,6 +10,7 @@ from torch import nn
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
+from segdistill.console import log
 from segdistill.data.datasets import open_dataset, open_labels, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.samples import DownscaledSamples, FileSamples, Samples
@@ -107,7 +108,7 @@ def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, n
     config = first.config
     if config.teacher.spec is not None:
         require_trust(config.teacher.spec, first.config_file)
-    val = open_dataset(config.data.root, config.data.val_split, layout=config.data.layout)
+    val = open_validation(config.data)
     teacher = open_teacher(config.teacher, val.labels)
     networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
     return val, networks | {name: run.student() for name, run in runs.items()}
@@ -178,3 +179,19 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
         raise ValueError(
             f"{spec} has no images to calibrate on ({error}): name a folder of images with --calibration"
         ) from None
+
+
+def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
+    """The images with masks on which an export is scored; None where a float file has none."""
+    try:
+        return open_evaluation(spec, config.data)
+    except (FileNotFoundError, ValueError) as error:
+        if config.data.root:
+            raise
+        if config.quantize:
+            raise ValueError(
+                f"what int8 loses must be measured, and {spec} brings no images ({error}): "
+                "name some that have masks with --data.root"
+            ) from None
+        log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
+        return None

@@ -19,7 +19,7 @@ from segdistill.config import paths
 from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
-from segdistill.config.verbs import Options, Record, Verb, expand, make_parser, read_options
+from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options
 from segdistill.data.formats.table import open_layout, open_training_layout
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
@@ -71,7 +71,7 @@ def fail(error: object, code: int) -> int:
     return code
 
 
-def print_json(record: Record) -> None:
+def print_json(record: Result) -> None:
     """The result for machines: one line, the last of standard output."""
     if is_main_process():
         print(json.dumps(record), file=RESULTS.get(), flush=True)
@@ -124,14 +124,13 @@ def check_data(options: Options) -> None:
 
 def check_networks(*specs: str | None) -> None:
     for spec in filter(None, specs):
-        if Path(spec).is_dir():
-            paths.require_model(spec)
+        paths.require_network(spec)
 
 
 # What carries out each verb, importing what it needs itself.
 
 
-def run_train(options: Options) -> Record:
+def run_train(options: Options) -> Result:
     from segdistill.engine.run_folder import RunFolder
 
     if options.replay:
@@ -141,7 +140,7 @@ def run_train(options: Options) -> Record:
     return {"run": str(run), "step": best["step"], **_scores(best)}
 
 
-def _replay(file: str) -> Record:
+def _replay(file: str) -> Result:
     from segdistill import api
     from segdistill.console import log
     from segdistill.engine.replay import printable
@@ -153,7 +152,7 @@ def _replay(file: str) -> Record:
     return printable(found)
 
 
-def run_evaluate(options: Options) -> Record:
+def run_evaluate(options: Options) -> Result:
     from segdistill.console import console
     from segdistill.reporting.tables import score_table
 
@@ -163,7 +162,7 @@ def run_evaluate(options: Options) -> Record:
     return {"target": options.target, "out": options.settings.out, **_scores(summary)}
 
 
-def run_predict(options: Options) -> Record:
+def run_predict(options: Options) -> Result:
     from segdistill.console import log, progress
     from segdistill.inference.video import VIDEO_SUFFIXES, count_frames
 
@@ -183,12 +182,12 @@ def run_predict(options: Options) -> Record:
     return {"target": options.target, "out": options.settings.out, "images": done}
 
 
-def run_export(options: Options) -> Record:
+def run_export(options: Options) -> Result:
     record = segdistill.export(options.target, options.settings)
     return {name: record[name] for name in ("file", "format", "quantize", "bytes", "parity")}
 
 
-def run_benchmark(options: Options) -> Record:
+def run_benchmark(options: Options) -> Result:
     from segdistill.console import console
     from segdistill.reporting.tables import benchmark_table
 
@@ -204,13 +203,13 @@ def run_serve(options: Options) -> None:
     segdistill.serve(options.target, options.settings, ready=ready)
 
 
-def run_pack(options: Options) -> Record:
+def run_pack(options: Options) -> Result:
     from segdistill import api
 
     return {"run": str(api.pack(options.run, options.out))}
 
 
-def run_check(options: Options) -> Record:
+def run_check(options: Options) -> Result:
     from segdistill.console import log, progress
     from segdistill.data.check import Survey, check
     from segdistill.data.datasets import open_dataset, splits
@@ -236,13 +235,13 @@ def run_check(options: Options) -> Record:
     return {"path": options.path, "splits": found, **counts}
 
 
-def run_download(options: Options) -> Record:
+def run_download(options: Options) -> Result:
     from segdistill.data.download import download_voc
 
     return {"devkit": str(download_voc(Path(options.root)))}
 
 
-def run_shapes(options: Options) -> Record:
+def run_shapes(options: Options) -> Result:
     from segdistill.data.shapes import write_shapes
 
     devkit = write_shapes(
@@ -251,13 +250,13 @@ def run_shapes(options: Options) -> Record:
     return {"devkit": str(devkit)}
 
 
-def run_demo(options: Options) -> Record:
+def run_demo(options: Options) -> Result:
     from segdistill.demo import demo
 
     return demo(Path(options.out), seed=options.seed, device=options.device, overwrite=options.overwrite)
 
 
-def _scores(summary: Record) -> dict[str, float]:
+def _scores(summary: Result) -> dict[str, float]:
     return {name: value for name, value in summary.items() if isinstance(value, float)}
 
 

@@ -48,13 +48,15 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
                 raise OSError(error.errno, error.strerror or str(error), str(path)) from None
         for path, temporary in temporaries.items():
             temporary.replace(path)
-    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folder, and needs none flushed
-        for parent in {path.parent for path in contents}:
-            folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+    for parent in {path.parent for path in contents}:
+        try:
+            folder = os.open(parent, os.O_RDONLY)
+        except PermissionError:  # Windows opens no folder, and needs none flushed
+            continue
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Readers of data sets, on real files and, where they are, on real data sets."""
 
+import os
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,14 @@ import torch
 from PIL import Image
 
 from segdistill.config.train import DataConfig
-from segdistill.data.datasets import open_dataset, open_training, open_unlabelled, splits
+from segdistill.data.datasets import open_dataset, open_training, open_unlabelled, open_validation, splits
 from segdistill.data.download import write_augmented_list
 from segdistill.data.labels import VOC
+from segdistill.data.samples import Samples
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared"
+SHARED = Path(os.environ.get("SEGDISTILL_SHARED", ROOT.parent / "shared"))
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
 
 
@@ -147,7 +150,7 @@ def test_several_sets_are_concatenated(folders: Callable[..., Path]) -> None:
     [(0.1, [9]), (0.3, [3, 6, 9]), (0.5, [1, 3, 5, 7, 9]), (0.99, [1, 2, 3, 4, 5, 6, 7, 8, 9])],
 )
 @pytest.mark.parametrize("distils", [True, False])
-def test_a_share_of_the_masks_is_used_and_a_teacher_explains_the_rest(
+def test_a_share_of_the_masks_is_used_and_the_rest_is_distilled(
     tmp_path: Path, share: float, labelled: list[int], distils: bool
 ) -> None:
     (tmp_path / "dataset.yaml").write_text(
@@ -231,6 +234,82 @@ def test_a_folder_without_images_is_not_an_unlabelled_set(tmp_path: Path) -> Non
         open_unlabelled(tmp_path, VOC)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         open_unlabelled(tmp_path / "absent", VOC)
+
+
+# Validation on other images than training
+
+
+def one_split(root: Path, count: int) -> Path:
+    """A folder data set of `count` images that are not divided into splits."""
+    (root / "dataset.yaml").write_text("names: [x, y]\nimages: images\nmasks: masks\n")
+    for number in range(count):
+        write(root / "images" / f"{number}.png", np.zeros((2, 2, 3), np.uint8))
+        write(root / "masks" / f"{number}.png", np.ones((2, 2), np.uint8))
+    return root
+
+
+def ids(samples: Samples) -> list[str]:
+    return [samples.files(index).id for index in range(len(samples))]
+
+
+@pytest.mark.parametrize("val_split", ["val", "nosuch"])
+def test_validation_on_the_training_images_is_refused_with_the_fix(tmp_path: Path, val_split: str) -> None:
+    config = DataConfig(root=str(one_split(tmp_path, 4)), val_split=val_split)
+    with pytest.raises(
+        ValueError, match=r"no \{split\} in .* same ones: hold some out with --data\.val_share"
+    ):
+        open_validation(config)
+
+
+def test_a_share_is_held_out_and_stays_held_out_when_files_are_added(tmp_path: Path) -> None:
+    config = DataConfig(root=str(one_split(tmp_path, 100)), val_share=0.2)
+    train, val = ids(open_training(config)), ids(open_validation(config))
+    assert sorted(train + val) == sorted(map(str, range(100)))
+    assert 10 < len(val) < 30
+    one_split(tmp_path, 200)
+    more, held = ids(open_training(config)), ids(open_validation(config))
+    assert set(train) <= set(more)
+    assert set(val) <= set(held)
+    assert open_validation(config).masks is not None
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_did(tmp_path: Path) -> None:
+    root = str(one_split(tmp_path, 60))
+    small, large = (set(ids(open_validation(DataConfig(root=root, val_share=s)))) for s in (0.2, 0.5))
+    assert small < large
+
+
+def test_a_share_may_be_held_out_of_a_named_split_too(devkit: Path) -> None:
+    """Of two training images one each; the list `val` is not read."""
+    drawn = {
+        name: int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") / 2**64
+        for name in ("one", "two")
+    }
+    config = DataConfig(root=str(devkit), val_share=sum(drawn.values()) / 2)
+    assert ids(open_validation(config)) == [min(drawn, key=drawn.__getitem__)]
+    assert ids(open_training(config)) == [max(drawn, key=drawn.__getitem__)]
+
+
+@pytest.mark.parametrize(("count", "share", "what"), [(3, 1e-6, "none"), (2, 0.999999, "all")])
+def test_a_share_that_leaves_nothing_is_refused(tmp_path: Path, count: int, share: float, what: str) -> None:
+    config = DataConfig(root=str(one_split(tmp_path, count)), val_share=share)
+    for opened in (open_training, open_validation):
+        with pytest.raises(ValueError, match=rf"holds out {what} of the {count} samples of 'train'"):
+            opened(config)
+
+
+def test_a_share_and_a_split_for_validation_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"data\.val_split is 'test', but must be left as it is"):
+        DataConfig(val_share=0.1, val_split="test")
+    with pytest.raises(ValueError, match=r"data\.val_share is 1\.0, but must be from 0 to below 1"):
+        DataConfig(val_share=1.0)
+
+
+def test_a_validation_split_that_is_not_there_names_both_ways_out(folders: Callable[..., Path]) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"splits here: train\).*--data\.val_split.*--data\.val_share"
+    ):
+        open_validation(DataConfig(root=str(folders())))
 
 
 @needs_shared

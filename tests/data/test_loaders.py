@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.train import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
@@ -17,7 +15,7 @@ from segdistill.data.colour import recolour
 from segdistill.data.datasets import open_dataset, open_training, open_unlabelled
 from segdistill.data.labels import VOC
 from segdistill.data.loaders import CropDataset, evaluation_samples, training_batches
-from segdistill.data.sampler import CropSampler, Pool, RankSlice, batch_pools, crop_size_at
+from segdistill.data.sampler import Pool, RankSlice, batch_pools
 from segdistill.data.samples import DownscaledSamples, Samples
 from segdistill.data.transforms import apply_crop, draw_crop, normalise
 
@@ -33,14 +31,6 @@ def drawn(shapes: Path, settings: TrainConfig, steps: range) -> list[Batch]:
     return list(training_batches(open_dataset(shapes, "train"), settings, steps))
 
 
-def sampler(
-    length: int, batch: int, steps: range, seed: int, accumulate: int = 1, rank: int = 0, world: int = 1
-) -> CropSampler:
-    return CropSampler(
-        [Pool(range(length), batch)], steps, seed, lambda step: 24, accumulate, RankSlice(rank, world)
-    )
-
-
 def key_of(samples: Samples, index: int) -> int:
     files = samples.files(index)
     return image_key(files.id, files.image)
@@ -53,39 +43,30 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
         assert all(torch.equal(x, y) for x, y in ((a.image, b.image), (a.mask, b.mask), (a.valid, b.valid)))
 
 
-def test_each_epoch_shows_each_sample_once() -> None:
-    pairs = [(epoch, index) for batch in sampler(10, 4, range(5), seed=0) for epoch, index, _ in batch]
-    for epoch in (0, 1):
-        assert sorted(index for e, index in pairs if e == epoch) == list(range(10))
-    orders = [[index for e, index in pairs if e == epoch] for epoch in (0, 1)]
-    assert orders[0] != orders[1]
-
-
-def test_a_resumed_order_is_the_rest_of_the_whole_one() -> None:
-    whole = list(sampler(10, 4, range(12), seed=3))
-    assert list(sampler(10, 4, range(7, 12), seed=3)) == whole[7:]
-
-
-@pytest.mark.parametrize(("world", "accumulate"), [(1, 4), (2, 1), (2, 2), (4, 1)])
-def test_processes_and_passes_share_a_batch(world: int, accumulate: int) -> None:
-    whole = list(sampler(10, 8, range(6), seed=3))
-    parts = [
-        list(sampler(10, 8, range(6), seed=3, accumulate=accumulate, rank=rank, world=world))
-        for rank in range(world)
-    ]
-    assert [len(part) for part in parts] == [6 * accumulate] * world
-    for step, batch in enumerate(whole):
-        shared = [p for part in parts for micro in part[step * accumulate :][:accumulate] for p in micro]
-        assert sorted(shared) == sorted(batch)
-
-
-def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch is 10, but must be a multiple of 4"):
-        sampler(10, 10, range(1), seed=0, accumulate=2, world=2)
-
-
 def test_workers_change_nothing(shapes: Path) -> None:
     assert_equal(drawn(shapes, config(), range(4)), drawn(shapes, config(workers=2), range(4)))
+
+
+def test_spawned_workers_change_nothing(shapes: Path, tmp_path: Path) -> None:
+    """As on Windows and macOS, where everything that a worker needs travels to it."""
+    samples = open_dataset(shapes, "train")
+    form = LogitsFormat(classes=2, square=None, scale=1.0, stride=8, grid="stretched", topk=0, teacher="a")
+    with LogitsCache(tmp_path, form).writer(0) as writer:
+        for index in range(len(samples)):
+            writer.write(key_of(samples, index), (48, 48), torch.randn(2, 2, 6, 6))
+    cache = TeacherCache(LogitsCache(tmp_path, form))
+    assert cache.logits.read(key_of(samples, 0), (48, 48)) is not None  # its files are mapped now
+    loader = training_batches(samples, config(workers=1), range(2), cache=cache)
+    loader.multiprocessing_context = "spawn"
+    plain = list(training_batches(samples, config(), range(2), cache=cache))
+    for one, two in zip(loader, plain, strict=True):
+        assert torch.equal(one.image, two.image)
+        assert one.teacher_logits is not None
+        assert two.teacher_logits is not None
+        assert torch.equal(one.teacher_logits, two.teacher_logits)
+    val = evaluation_samples(samples, 20, 1)
+    val.multiprocessing_context = "spawn"
+    assert [sample.id for _, sample in val] == list(samples.ids)
 
 
 def test_a_resume_changes_nothing(shapes: Path) -> None:
@@ -113,24 +94,6 @@ def test_evaluation_sees_each_sample_once_over_all_processes(shapes: Path) -> No
     assert sorted(seen) == sorted(val.ids)
     image, sample = next(iter(evaluation_samples(val, 20, 0)))
     assert (image.shape, sample.mask.shape) == ((3, 20, 20), (48, 48))
-
-
-@given(
-    length=st.integers(1, 12), parts=st.integers(1, 4), micro=st.integers(1, 5), first=st.integers(0, 9),
-    seed=st.integers(0, 2**31),
-)  # fmt: skip
-@settings(max_examples=60, deadline=None)
-def test_the_stream_is_one_shuffled_pass_after_the_other(
-    length: int, parts: int, micro: int, first: int, seed: int
-) -> None:
-    batch, steps = parts * micro, range(0, 12)
-    whole = list(sampler(length, batch, steps, seed))
-    stream = [pair for step in whole for pair in step]
-    for start in range(0, len(stream) - length + 1, length):
-        assert sorted(stream[start : start + length]) == [(start // length, i, 24) for i in range(length)]
-    assert list(sampler(length, batch, steps[first:], seed)) == whole[first:]
-    ranks = [list(sampler(length, batch, steps, seed, rank=r, world=parts)) for r in range(parts)]
-    assert [[p for rank in ranks for p in rank[step]] for step in steps] == whole
 
 
 def test_a_crop_depends_on_epoch_and_index_and_on_nothing_before_it(shapes: Path) -> None:
@@ -175,15 +138,6 @@ def test_a_batch_larger_than_the_data_set_is_filled_from_the_next_pass(shapes: P
     assert sorted(counts.values()) == [1] * 6 + [2] * 6
 
 
-def test_images_are_normalised_on_the_way_to_the_device() -> None:
-    image = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
-    mask = torch.full((1, 1, 1), 255, dtype=torch.uint8)
-    batch = Batch(image, mask, mask > 0, ["a"]).to(torch.device("cpu")).normalized()
-    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
-    torch.testing.assert_close(batch.image.flatten(), torch.tensor(expected))
-    assert (batch.mask.item(), batch.id) == (255, ["a"])
-
-
 def test_unlabelled_crops_are_void_but_valid(shapes: Path) -> None:
     photos = open_unlabelled(shapes / "VOCdevkit" / "VOC2012" / "JPEGImages", VOC)
     crop = CropDataset(photos, 24, AugmentConfig(scale=(1, 1)), seed=0)[0, 0, 24]
@@ -199,50 +153,6 @@ def test_evaluation_hands_out_the_sample_at_its_own_size(shapes: Path) -> None:
         assert torch.equal(sample.mask, original.mask)
 
 
-# Labelled and unlabelled images in shares
-
-
-@st.composite
-def shares(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    """Labelled and unlabelled images in all, of each in a batch, and parts of a batch that hold both."""
-    parts, micro = draw(st.integers(1, 4)), draw(st.integers(2, 5))
-    unlabelled = draw(st.integers(parts, parts * micro - parts))
-    return draw(st.integers(1, 9)), draw(st.integers(1, 9)), parts * micro - unlabelled, unlabelled, parts
-
-
-@given(shares=shares(), first=st.integers(0, 9), seed=st.integers(0, 2**31))
-@settings(max_examples=80, deadline=None)
-def test_each_pool_is_one_shuffled_pass_after_the_other(
-    shares: tuple[int, int, int, int, int], first: int, seed: int
-) -> None:
-    labelled, unlabelled, few, many, parts = shares
-    mixed = [Pool(range(labelled), few), Pool(range(labelled, labelled + unlabelled), many)]
-    steps = range(10)
-
-    def drawn(steps: range, *split: int) -> list[list[tuple[int, int, int]]]:
-        return list(CropSampler(mixed, steps, seed, lambda step: 8, process=RankSlice(*split)))
-
-    whole = drawn(steps)
-    assert drawn(steps[first:]) == whole[first:]
-    for pool in mixed:
-        stream = [key for step in whole for key in step if key[1] in pool.indices]
-        assert len(stream) == pool.drawn * len(steps)
-        length = len(pool.indices)
-        for start in range(0, len(stream) - length + 1, length):
-            assert sorted(stream[start : start + length]) == [(start // length, i, 8) for i in pool.indices]
-    ranks = [drawn(steps, rank, parts) for rank in range(parts)]
-    for step, batch in enumerate(whole):
-        micros = [rank[step] for rank in ranks]
-        assert sorted(key for micro in micros for key in micro) == sorted(batch)
-        assert {len(micro) for micro in micros} == {(few + many) // parts}
-        assert all({key[1] < labelled for key in micro} == {True, False} for micro in micros)
-
-
-def test_a_share_too_small_for_every_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batches of 7 \+ 1 images, but each of the 2 micro-batches"):
-        CropSampler([Pool(range(9), 7), Pool(range(9, 12), 1)], range(1), 0, lambda step: 8, accumulate=2)
-
-
 def test_every_batch_holds_its_share_of_unlabelled_images(shapes: Path) -> None:
     photos = shapes / "VOCdevkit" / "VOC2012" / "JPEGImages"  # all 16, without masks
     data = DataConfig(root=str(shapes), unlabelled=[str(photos)], unlabelled_share=0.25, workers=0)
@@ -252,9 +162,6 @@ def test_every_batch_holds_its_share_of_unlabelled_images(shapes: Path) -> None:
     assert batch_pools(samples, mixed) == [Pool(range(12), 6), Pool(range(12, 28), 2)]
     for batch in training_batches(samples, mixed, range(4)):
         assert [(mask == 255).all().item() for mask in batch.mask] == [False, False, False, True]
-
-
-# Nothing that is new changes what was
 
 
 def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
@@ -280,15 +187,6 @@ def test_the_defaults_draw_what_they_always_drew(shapes: Path) -> None:
         assert batch.teacher_logits is batch.target_b is batch.lam is None
 
 
-# Progressive resizing
-
-
-def test_the_side_of_a_crop_is_a_function_of_the_step() -> None:
-    rising = TrainConfig(size=64, progressive=[(0.25, 24), (0.5, 40)])
-    assert [crop_size_at(rising, step, 8) for step in range(8)] == [24, 24, 40, 40, 64, 64, 64, 64]
-    assert {crop_size_at(TrainConfig(size=64), step, 8) for step in range(8)} == {64}
-
-
 def test_crops_grow_and_a_resume_changes_nothing(shapes: Path) -> None:
     rising = config(size=24, progressive=[(0.5, 12)])
     samples = open_dataset(shapes, "train")
@@ -303,9 +201,6 @@ def test_a_small_crop_shows_as_much_of_the_image(shapes: Path) -> None:
     again = F.resize(samples[0].image, [12, 12], antialias=True)
     assert (small.float() - again.float()).abs().mean() < 2  # the whole image, at a quarter of its side
     assert (F.resize(large, [12, 12], antialias=True).float() - small.float()).abs().mean() < 2
-
-
-# Reduced images and the teacher's cache of whole ones
 
 
 @pytest.mark.parametrize("stretch", [False, True])

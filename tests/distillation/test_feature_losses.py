@@ -188,17 +188,17 @@ def test_mgd_loss_rebuilds_the_teacher_from_what_is_left() -> None:
 
 
 def test_mgd_hides_whole_positions_drawn_from_the_global_generator() -> None:
-    seen = []
+    shown = []
 
     def generate(features: torch.Tensor) -> torch.Tensor:
-        seen.append(features)
+        shown.append(features)
         return features
 
     features, valid = torch.ones(2, 3, 16, 16), torch.ones(2, 16, 16, dtype=torch.bool)
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         mgd_loss(features, features, valid, generate, masked=0.75)
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0], seen[2])
-    assert torch.equal(seen[0][:, 0], seen[0][:, 2])
-    assert seen[0].mean().item() == pytest.approx(0.25, abs=0.06)  # 512 positions: three standard deviations
+    assert torch.equal(shown[0], shown[1])
+    assert not torch.equal(shown[0], shown[2])
+    assert torch.equal(shown[0][:, 0], shown[0][:, 2])
+    assert shown[0].mean().item() == pytest.approx(0.25, abs=0.06)  # 512 positions: three standard deviations

@@ -324,17 +324,17 @@ def test_heads_on_inner_layers_have_the_losses_of_the_logits() -> None:
     student, large = DSUNet(3, width=0.1, dropout=0.0), teacher()
     objective = Objective(ObjectiveConfig(alpha=0.25, beta=1.5, auxiliary=0.4), student, large)
     assert [objective.adapters[f"auxiliary_{i}"].in_channels for i in range(3)] == [51, 26, 13]  # type: ignore[union-attr]
-    views, kept = batch(), []
+    views, layer_outputs = batch(), []
     for layer in (student.bottleneck, *student.decoder[:2]):
-        layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        layer.register_forward_hook(lambda module, inputs, output: layer_outputs.append(output))
     teacher_logits = large(views.image)
     terms = objective(views, student(views.image), teacher_logits)
     each = []
-    for index, features in enumerate(kept):
+    for index, features in enumerate(layer_outputs):
         logits = objective.adapters[f"auxiliary_{index}"](features)
         small, coarse = downscale_targets(views, teacher_logits, logits.shape[2:])
         each.append(0.25 * hard_loss(logits, small.mask) + 1.5 * soft_loss(logits, coarse, small.valid))
-    assert [f.shape[2] for f in kept] == [2, 4, 8]
+    assert [f.shape[2] for f in layer_outputs] == [2, 4, 8]
     assert list(terms) == ["loss", "hard", "soft", "auxiliary"]
     torch.testing.assert_close(terms["auxiliary"], torch.stack(each).mean().detach())
     expected = 0.25 * terms["hard"] + 1.5 * terms["soft"] + 0.4 * terms["auxiliary"]

@@ -57,7 +57,7 @@ def test_lovasz_weighs_the_sorted_errors_by_the_growth_of_the_jaccard_distance()
 
 
 def test_lovasz_of_certain_answers_is_one_minus_the_mean_iou() -> None:
-    # Truth 0 0 0 1 and answers 0 0 1 1: IoU 2/3 and 1/2.
+    # Truth 0 0 0 1 and prediction 0 0 1 1: IoU 2/3 and 1/2.
     image = torch.tensor([[9e3, 9e3, -9e3, -9e3], [-9e3, -9e3, 9e3, 9e3]]).view(1, 2, 1, 4)
     loss = lovasz_loss(image, torch.tensor([[[0, 0, 0, 1]]]))
     assert loss.item() == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)

@@ -18,10 +18,15 @@ from segdistill import api
 from segdistill.build import build_experiment
 from segdistill.config.train import AugmentConfig, DataConfig, ObjectiveConfig, StudentConfig, TeacherConfig
 from segdistill.config.yaml import to_yaml
+from segdistill.data.cache.teacher import crop_logits, image_key
+from segdistill.data.datasets import open_dataset, open_labels
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import training_batches
+from segdistill.data.transforms import Crop, normalise
+from segdistill.engine.experiment import Experiment
 from segdistill.engine.fill_caches import find_grid, open_teacher_cache
 from segdistill.engine.runtime import make_accelerator
+from segdistill.models.card import ModelCard
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
@@ -110,6 +115,86 @@ def test_cached_features_are_those_of_the_live_teacher(
         experiment.teacher(crops.image)
         assert crops.teacher_features is not None
         torch.testing.assert_close(crops.teacher_features.float(), hook.pop(), atol=0.02, rtol=0.01)
+
+
+class Strided(nn.Module):
+    """Features of cells of 16 pixels, without context; logits upsampled from them."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Conv2d(3, 2, 16, stride=16), scale
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        rows, columns = (-side % 16 for side in image.shape[2:])
+        features = self.layer(nn.functional.pad(image, (0, columns, 0, rows)))
+        return self.scale * nn.functional.interpolate(features, image.shape[2:], mode="bilinear")
+
+
+def photos(folder: Path, size: tuple[int, int]) -> DataConfig:
+    """A data set of three images of H x W pixels of noise."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(3):
+        pixels = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        Image.fromarray((pixels[..., 0] > 127).astype(np.uint8)).save(folder / "masks" / f"{number}.png")
+    (folder / "dataset.yaml").write_text("names: [a, b]\nimages: images\nmasks: masks\n")
+    return DataConfig(root=str(folder), val_share=0.5, workers=0)
+
+
+def experiment_of(config: Any, network: nn.Module) -> Experiment:
+    """An experiment whose teacher is `network`."""
+    labels = open_labels(config.data.root)
+    samples = open_dataset(config.data.root, "train")
+    card = ModelCard(spec="dsunet", width=0.1, labels=labels, size=config.size, evaluate_size=None)
+    return Experiment(
+        config=config, student=nn.Identity(), files=samples, train=samples, val=samples, card=card,
+        teacher=Teacher(TrainedNetwork(network, labels, "strided"), labels),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(113, 94), (112, 96)])
+def test_features_lie_where_the_encoder_has_them(
+    configure: Any, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """As exact where the sides are no multiples of the stride as where they are."""
+    objective = ObjectiveConfig(losses={"cosine": 1.0}, teacher_layer="layer")
+    teacher = TeacherConfig(spec="any", cache=str(tmp_path / "cache"))
+    config = configure(
+        tmp_path / "out", data=photos(tmp_path / "data", size), teacher=teacher, objective=objective
+    )
+    experiment = experiment_of(config, Strided())
+    assert experiment.teacher is not None
+    cache = open_teacher_cache(experiment, make_accelerator("cpu", "fp32"))
+    assert cache.features is not None
+    assert (cache.features.form.stride, cache.features.form.grid) == (16, "strided")
+    module = experiment.teacher.network.module
+    for index in range(3):
+        files, image = experiment.files.files(index), experiment.files[index].image
+        stored = cache.features.read(image_key(files.id, files.image), size)
+        assert stored is not None
+        box = Crop(
+            size=64, top=48, left=16, height=64, width=64, out_height=64, out_width=64, pad_top=0, pad_left=0,
+            flip=False,
+        )  # fmt: skip
+        cut = crop_logits(stored, box, size, size, cache.features.form, cells=4)
+        live = module.layer(normalise(image[None, :, 48:112, 16:80]))[0]
+        torch.testing.assert_close(cut.float(), live, atol=2e-3, rtol=2e-3)
+
+
+def test_what_float16_cannot_hold_is_clamped_and_named_once(
+    configure: Any, tmp_path: Path, capsys: Any
+) -> None:
+    teacher = TeacherConfig(spec="any", cache=str(tmp_path / "cache"))
+    config = configure(tmp_path / "out", data=photos(tmp_path / "data", (32, 48)), teacher=teacher)
+    experiment = experiment_of(config, Strided(scale=1e6))
+    cache = open_teacher_cache(experiment, make_accelerator("cpu", "fp32"))
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("The teacher's logits of 3 images go beyond 65,504") == 1
+    for batch in training_batches(experiment.train, config, range(2), cache=cache):
+        assert batch.teacher_logits is not None
+        assert batch.teacher_logits.isfinite().all()
 
 
 def test_losses_of_features_train_from_the_cache(configure: Any, run: Path, tmp_path: Path) -> None:

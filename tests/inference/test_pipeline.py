@@ -94,7 +94,15 @@ def test_results_come_in_order_and_are_those_of_single_images(
         assert mask.with_name(f"{index}_overlay.jpg").is_file()
 
 
-def test_images_of_one_size_share_a_batch(predict: Predict, recorder: Recorder) -> None:
+def test_images_of_one_size_share_a_batch(
+    predict: Predict, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(predict())
+    assert recorder.shapes == [
+        (1, 40, 24), (2, 24, 40), (2, 40, 24), (2, 24, 40), (2, 24, 40), (1, 40, 24),
+    ]  # fmt: skip  # in chunks of 1, 2, 4, 3
+    recorder.shapes.clear()
+    monkeypatch.setattr(pipeline, "FIRST_CHUNK", 16)
     list(predict())
     assert recorder.shapes == [(4, 40, 24), (6, 24, 40)]
 
@@ -102,6 +110,7 @@ def test_images_of_one_size_share_a_batch(predict: Predict, recorder: Recorder) 
 def test_a_batch_is_no_larger_than_the_limits(
     predict: Predict, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_CHUNK", 16)
     monkeypatch.setattr(pipeline, "BATCH_PIXELS", 3 * 40 * 24)
     list(predict())
     assert recorder.shapes == [(3, 40, 24), (3, 24, 40), (3, 24, 40), (1, 40, 24)]
@@ -113,8 +122,10 @@ def test_a_batch_is_no_larger_than_the_limits(
 
 @pytest.mark.parametrize("error", [ValueError("one at a time"), RuntimeError("fixed batch"), None])
 def test_a_network_without_batches_gets_single_images(
-    predict: Predict, recorder: Recorder, error: Exception | None
+    predict: Predict, recorder: Recorder, error: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_CHUNK", 16)
+
     class Single(nn.Module):
         """Refuses a batch, or passes over all but its first image."""
 
@@ -137,6 +148,11 @@ def test_full_logits_are_computed_image_by_image(
     results = list(predict(**settings))
     assert all(shape[0] == 1 for shape in recorder.shapes)
     assert all((p.probabilities is not None) is ("probabilities" in settings) for _, p in results)
+
+
+def test_probabilities_of_one_image_at_a_time_are_in_memory(predict: Predict, recorder: Recorder) -> None:
+    for done, _ in enumerate(predict(probabilities=True), start=1):
+        assert len(recorder.shapes) == done
 
 
 def test_each_file_is_opened_once(predict: Predict, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +232,7 @@ def test_the_command_does_the_others_and_exits_with_1(
 
 
 def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_CHUNK", 3)
     monkeypatch.setattr(pipeline, "CHUNK", 3)
     monkeypatch.setattr(pipeline, "CHUNK_PIXELS", 100)
     sizes = [40, 40, 30, 200, 10, None, 10, 10, 10, 10, None, None]
@@ -223,3 +240,9 @@ def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [[item.pixels for item in chunk] for chunk in found] == [
         [40, 40], [30], [200], [10], [None], [10, 10, 10], [10], [None], [None],
     ]  # fmt: skip
+
+
+def test_chunks_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "CHUNK", 5)
+    found = chunks(Item(path=Path(str(i)), name=Path(str(i)), pixels=1) for i in range(20))
+    assert [len(chunk) for chunk in found] == [1, 2, 4, 5, 5, 3]

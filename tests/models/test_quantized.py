@@ -14,8 +14,8 @@ pytestmark = pytest.mark.unit
 
 def test_a_map_is_rounded_to_256_values_between_its_smallest_and_its_largest() -> None:
     x = torch.tensor([-1.0, 0.0, 0.5, 1.26, 3.0], requires_grad=True)
-    seen = Range()
-    rounded = seen(x, True)
+    input_range = Range()
+    rounded = input_range(x, True)
     # From -1 to 3 there are 255 steps of 4/255, counted from 0: -63.75, 0, 31.875, 80.325, 191.25.
     torch.testing.assert_close(rounded, torch.tensor([-64, 0, 32, 80, 191]) * 4 / 255)
     rounded.sum().backward()
@@ -23,18 +23,18 @@ def test_a_map_is_rounded_to_256_values_between_its_smallest_and_its_largest() -
 
 
 def test_a_range_follows_slowly_and_then_stays() -> None:
-    seen = Range()
-    seen(torch.tensor([-1.0, 3.0]), True)
-    seen(torch.tensor([-2.0, 7.0]), True)
+    input_range = Range()
+    input_range(torch.tensor([-1.0, 3.0]), True)
+    input_range(torch.tensor([-2.0, 7.0]), True)
     low, high = -1 - AVERAGING, 3 + 4 * AVERAGING
-    assert (seen.low.item(), seen.high.item()) == (pytest.approx(low), pytest.approx(high))
+    assert (input_range.low.item(), input_range.high.item()) == (pytest.approx(low), pytest.approx(high))
     x = torch.tensor([-9.0, 1.0, 9.0], requires_grad=True)
-    rounded = seen(x, False)
-    assert (seen.low.item(), seen.high.item()) == (pytest.approx(low), pytest.approx(high))
+    rounded = input_range(x, False)
+    assert (input_range.low.item(), input_range.high.item()) == (pytest.approx(low), pytest.approx(high))
     step = (high - low) / 255
     assert rounded.tolist() == pytest.approx([low, 1, high], abs=0.51 * step)
     rounded.sum().backward()
-    assert x.grad.tolist() == [0, 1, 0]  # what lies outside cannot move the answer
+    assert x.grad.tolist() == [0, 1, 0]  # what lies outside cannot change the output
 
 
 def test_each_output_has_a_scale_of_its_own() -> None:
@@ -133,6 +133,6 @@ def test_it_computes_in_float32_also_under_autocast() -> None:
     network.train()(torch.randn(1, 3, 16, 16))
     image = torch.randn(1, 3, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        answer = network.eval()(image)
-    assert answer.dtype == torch.float32
-    torch.testing.assert_close(answer, network(image), rtol=0, atol=0)
+        logits = network.eval()(image)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, network(image), rtol=0, atol=0)

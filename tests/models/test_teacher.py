@@ -25,7 +25,7 @@ class Echo(nn.Module):
     """Answers with the image, which it keeps."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        self.seen = image
+        self.input = image
         return image
 
 
@@ -79,25 +79,25 @@ def test_what_does_not_map_is_named() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.5, 1.6, 3.0])
-def test_an_enlarged_view_gives_logits_of_the_students_size(scale: float) -> None:
+def test_an_upsampled_crop_gives_logits_of_the_students_size(scale: float) -> None:
     assert Teacher(trained(), LABELS, scale=scale)(torch.randn(2, 3, 13, 17)).shape == (2, 3, 13, 17)
 
 
-@pytest.mark.parametrize(("scale", "seen"), [(1.6, (21, 27)), (0.5, (6, 8))])  # 20.8, 27.2; 6.5, 8.5 to even
-def test_the_network_sees_the_scaled_view(scale: float, seen: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("scale", "size"), [(1.6, (21, 27)), (0.5, (6, 8))])  # 20.8, 27.2; 6.5, 8.5 to even
+def test_the_network_gets_the_scaled_crop(scale: float, size: tuple[int, int]) -> None:
     echo, image = Echo(), torch.randn(2, 3, 13, 17)
     teacher = Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS, scale=scale)
     logits = teacher(image)
-    expected = F.interpolate(image, size=seen, mode="bilinear", align_corners=False)
-    assert torch.equal(echo.seen, expected)
+    expected = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    assert torch.equal(echo.input, expected)
     back = F.interpolate(expected, size=(13, 17), mode="bilinear", align_corners=False)
     assert torch.equal(logits, back)
 
 
-def test_at_scale_one_the_network_sees_the_batch_itself() -> None:
+def test_at_scale_one_the_network_gets_the_batch_itself() -> None:
     echo, image = Echo(), torch.randn(2, 3, 5, 7)
     assert torch.equal(Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS)(image), image)
-    assert echo.seen is image
+    assert echo.input is image
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ TORCHVISION = "lraspp_mobilenet_v3_large"
 
 
 class Echo(nn.Module):
-    """Answers with the image it got."""
+    """Returns the image."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image
@@ -140,8 +140,13 @@ def test_a_function_is_told_the_classes_and_takes_weights(file: Path, tmp_path: 
 
 
 def test_an_onnx_file_brings_classes_and_normalisation(make_onnx: Any) -> None:
-    said = {"labels": '["ground", "road"]', "mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.25]", "x": "y"}
-    network = load_network(str(make_onnx(nn.Conv2d(3, 2, 1), **said)))
+    metadata = {
+        "labels": '["ground", "road"]',
+        "mean": "[0.5, 0.5, 0.5]",
+        "std": "[0.5, 0.5, 0.25]",
+        "x": "y",
+    }
+    network = load_network(str(make_onnx(nn.Conv2d(3, 2, 1), **metadata)))
     assert network.labels.names == ("ground", "road")
     assert (network.mean, network.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.25))
 

@@ -53,15 +53,15 @@ def test_width_reaches_the_student() -> None:
 def test_padding_is_right_and_below_and_is_cut_back() -> None:
     class Echo(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            self.seen = image
+            self.input = image
             return image
 
     network, image = PaddedNetwork(Echo()), torch.randn(1, 3, 33, 64)
     assert torch.equal(network(image), image)
-    seen = network.inner.seen
-    assert seen.shape == (1, 3, 64, 64)
-    assert torch.equal(seen[:, :, :33], image)
-    assert not seen[:, :, 33:].any()
+    padded = network.inner.input
+    assert padded.shape == (1, 3, 64, 64)
+    assert torch.equal(padded[:, :, :33], image)
+    assert not padded[:, :, 33:].any()
 
 
 def test_a_function_of_a_file_is_told_the_classes(file: Path) -> None:

@@ -1,7 +1,7 @@
 """What careless or malicious clients do to a server's sockets: python attack.py KIND HOST PORT COUNT SECONDS.
 
 Prints how often each thing happened as one line of JSON. It is a program of its own, which needs nothing but
-Python: it takes no time from the honest client beside it.
+Python, so that it takes no time from the well-behaved client beside it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Kind = Callable[["Client"], Awaitable[None]]
 
 
 class Client:
-    """One of `count` that have one connection after the other to a server, as long as the server bears it."""
+    """One of `count` clients, each of which opens one connection to the server after the other."""
 
     def __init__(
         self, number: int, count: int, address: tuple[str, int], until: float, seen: Counter[str]
@@ -39,7 +39,7 @@ class Client:
         self.source = f"127.0.0.{2 + number // 20_000}"  # a loopback address has 28,000 ports
 
     async def work(self, kind: Kind) -> None:
-        """Do it over and over."""
+        """Attack over and over."""
         await asyncio.sleep(self.draw.random() * self.rest)
         while time.monotonic() < self.until:
             self.socket = socket.socket()
@@ -52,7 +52,7 @@ class Client:
             except TimeoutError:
                 self.seen["held"] += 1
             except (OSError, EOFError) as error:
-                self.seen["hung up" if isinstance(error, EOFError) else type(error).__name__] += 1
+                self.seen["closed" if isinstance(error, EOFError) else type(error).__name__] += 1
             finally:
                 self.socket.close()
             await asyncio.sleep(min(self.rest, max(0, self.until - time.monotonic())))
@@ -76,7 +76,7 @@ class Client:
         return data
 
     async def trickle(self, data: bytes) -> None:
-        """Send it byte by byte, and see when the server has had enough."""
+        """Send it byte by byte until the server responds or closes the connection."""
         while time.monotonic() < self.until:
             await self.send(data[:1])
             data = data[1:] + data[:1]
@@ -88,7 +88,7 @@ class Client:
 
 
 async def idle(client: Client) -> None:
-    """Say nothing."""
+    """Send nothing."""
     await client.receive()
 
 
@@ -110,7 +110,7 @@ async def large_header(client: Client) -> None:
 
 
 async def pipelined(client: Client) -> None:
-    """Fifty requests at once, and all their answers read."""
+    """Fifty requests at once, and all their responses read."""
     await client.send(GET * 50)
     left = 50
     while left:
@@ -118,14 +118,14 @@ async def pipelined(client: Client) -> None:
 
 
 async def never_reading(client: Client) -> None:
-    """Requests without end whose answers nobody takes in."""
+    """Requests without end whose responses are never read."""
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     while time.monotonic() < client.until:
         await client.send(GET * 50)
 
 
 async def aborted(client: Client) -> None:
-    """A request broken off at any byte, by a reset or by hanging up."""
+    """A request aborted at any byte, by a reset or by closing the connection."""
     request = POST % 5000 + PART + bytes(4000)
     await client.send(request[: client.draw.randrange(len(request))])
     if client.draw.random() < 0.5:
@@ -133,13 +133,13 @@ async def aborted(client: Client) -> None:
 
 
 async def wrong_token(client: Client) -> None:
-    """A token that is wrong, with a body that must not be waited for."""
+    """A wrong token, with a body that the server must not wait for."""
     await client.send((POST % 1_000_000).replace(b"sesame", b"%x" % client.draw.getrandbits(64)))
     await client.receive()
 
 
 async def garbage(client: Client) -> None:
-    """What is hardly HTTP."""
+    """What is nearly HTTP."""
     lines = [
         client.draw.randbytes(200),
         b"GET / HTTP/9.9\r\n\r\n",

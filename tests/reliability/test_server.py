@@ -1,4 +1,4 @@
-"""A real server under attack: an honest client is answered all the while, and memory stays within bounds."""
+"""A server under attack: a well-behaved client gets its masks meanwhile, and memory stays bounded."""
 
 import http.client
 import io
@@ -31,7 +31,7 @@ from segdistill.serving.admission import IDLE_S
 pytestmark = pytest.mark.integration
 TOKEN = "sesame"
 ANSWER_S = 10.0
-"""Seconds within which an honest client has its answer, refusals and second tries included."""
+"""Seconds within which a well-behaved client has its mask, refusals and second tries included."""
 IMAGE_S = 5.0
 """Seconds that any image may take."""
 REFUSALS = {"400", "401", "404", "408", "422", "431", "503"}
@@ -52,14 +52,14 @@ class Served:
         self.process, self.port, self.log = process, port, log
 
     def memory(self, name: str = "VmRSS") -> float:
-        """Its memory in MB; `VmHWM` is the most since `forget_most`."""
+        """Its memory in MB; `VmHWM` is the peak since `reset_peak`."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(rf"{name}:\s+(\d+) kB", status)
         assert found
         return int(found[1]) / 1000
 
-    def forget_most(self) -> None:
-        """Let the most memory be counted anew."""
+    def reset_peak(self) -> None:
+        """Start a new peak of memory."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def post(self, content: bytes, form_: str = "mask", timeout: float = 60) -> tuple[int, bytes]:
@@ -85,7 +85,7 @@ class Served:
 
 @contextmanager
 def serving(run: Path, folder: Path, *options: str) -> Iterator[Served]:
-    """Start `segdistill serve`; at the end it must live, and stop when it is told to."""
+    """Start `segdistill serve`; at the end it must still run, and stop on SIGTERM."""
     log = folder / "server.log"
     command = [sys.executable, "-m", "segdistill.cli", "serve", str(run), "--port", "0", "--device", "cpu",
                "--token", TOKEN, *options]  # fmt: skip
@@ -103,8 +103,8 @@ def serving(run: Path, folder: Path, *options: str) -> Iterator[Served]:
         process.communicate()
 
 
-def honest(served: Served, until: float) -> dict[str, Any]:
-    """Ask for masks until then, each on a connection of its own; a refusal is tried again."""
+def ask(served: Served, until: float) -> dict[str, Any]:
+    """Request masks until then, each on a new connection, and again after a refusal."""
     seen: Counter[str] = Counter()
     worst, content = 0.0, dict(hostile.whole())["rgb.png"]
     while time.monotonic() < until:
@@ -122,15 +122,15 @@ def honest(served: Served, until: float) -> dict[str, Any]:
             assert time.monotonic() - started < 60, seen
         worst = max(worst, time.monotonic() - started)
         time.sleep(0.05)
-    return {"worst_seconds": round(worst, 2), "honest": dict(seen)}
+    return {"worst_seconds": round(worst, 2), "well_behaved": dict(seen)}
 
 
-def besiege(served: Served, crowds: dict[str, int], seconds: float) -> dict[str, Any]:
-    """Let all crowds attack at once, and be honest meanwhile; returns what was seen."""
-    served.forget_most()
+def attack_and_ask(served: Served, crowds: dict[str, int], seconds: float) -> dict[str, Any]:
+    """Let all crowds attack at once beside a well-behaved client; returns what was counted."""
+    served.reset_peak()
     before, lines = served.memory(), len(served.log.read_text().splitlines())
     attacks = {kind: served.attack(kind, count, seconds) for kind, count in crowds.items()}
-    figures = honest(served, time.monotonic() + seconds)
+    figures = ask(served, time.monotonic() + seconds)
     for kind, process in attacks.items():
         figures[kind] = json.loads(process.communicate(timeout=60)[0])
         assert process.returncode == 0
@@ -143,10 +143,10 @@ def besiege(served: Served, crowds: dict[str, int], seconds: float) -> dict[str,
 
 
 def assert_held(figures: dict[str, Any], crowds: dict[str, int], megabytes: float) -> None:
-    """What an attack must not have done."""
+    """Check that the attack did no harm."""
     assert figures["worst_seconds"] < ANSWER_S, figures
     assert figures["megabytes_most"] - figures["megabytes_before"] < megabytes, figures
-    assert figures["lines_logged"] < 5, served.log.read_text()  # whoever attacks cannot fill the disk
+    assert figures["lines_logged"] < 5, served.log.read_text()  # clients cannot fill the disk
     for kind in crowds:
         statuses = {name for name in figures[kind] if name.isdigit()}
         allowed = REFUSALS | ({"200"} if kind in {"pipelined", "never_reading", "garbage"} else set())
@@ -156,13 +156,13 @@ def assert_held(figures: dict[str, Any], crowds: dict[str, int], megabytes: floa
 
 @pytest.fixture(scope="module")
 def served(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with little patience, and the default limits otherwise."""
+    """A server with a short timeout, and the default limits otherwise."""
     with serving(run, tmp_path_factory.mktemp("server"), "--timeout_s", "10") as server:
         yield server
 
 
 def test_everything_at_once(served: Served) -> None:
-    figures = besiege(served, CROWDS, 6)
+    figures = attack_and_ask(served, CROWDS, 6)
     assert_held(figures, CROWDS, 300)
     assert set(figures["large_header"]) & {"400", "431", "ConnectionResetError", "BrokenPipeError"}
     assert figures["wrong_token"]["401"] > 0
@@ -173,9 +173,9 @@ def test_everything_at_once(served: Served) -> None:
 def test_everything_at_once_for_long(run: Path, tmp_path: Path) -> None:
     crowds = {kind: 3 * count for kind, count in CROWDS.items()} | {"idle": 3000}
     with serving(run, tmp_path, "--timeout_s", "10") as served:
-        first = besiege(served, crowds, 45)
+        first = attack_and_ask(served, crowds, 45)
         assert_held(first, crowds, 300)
-        second = besiege(served, crowds, 20)
+        second = attack_and_ask(served, crowds, 20)
         assert second["megabytes_after"] < first["megabytes_after"] + 30
 
 
@@ -187,16 +187,16 @@ def test_ten_thousand_idle_connections(run: Path, tmp_path: Path, connections: i
         pytest.skip("the system allows too few open files")
     crowds = {"idle": 10_000}
     with serving(run, tmp_path, "--timeout_s", "60", "--connections", str(connections)) as served:
-        figures = besiege(served, crowds, 25)
+        figures = attack_and_ask(served, crowds, 25)
         assert_held(figures, crowds, 300)
         assert (figures["idle"]["held"] == 10_000) == (connections > 10_000)
-        assert honest(served, time.monotonic() + 1)["worst_seconds"] < ANSWER_S
+        assert ask(served, time.monotonic() + 1)["worst_seconds"] < ANSWER_S
 
 
 def test_memory_falls_back_after_large_pictures(served: Served) -> None:
     file = io.BytesIO()
     Image.effect_noise((3000, 3000), 200).convert("RGB").save(file, "JPEG")
-    served.forget_most()
+    served.reset_peak()
     before = served.memory()
     assert served.post(file.getvalue())[0] == 200
     most = served.memory("VmHWM")
@@ -208,11 +208,11 @@ def test_memory_falls_back_after_large_pictures(served: Served) -> None:
     assert served.memory() < before + (most - before) / 3
 
 
-# What openapi.json says
+# Responses against openapi.json
 
 
 def conform(served: Served, examples: int) -> int:
-    """Make up requests from the description, hold the answers against it; returns how many there were."""
+    """Check responses to requests made from the description against it; returns how many there were."""
     headers, base = {"Authorization": f"Bearer {TOKEN}"}, f"http://127.0.0.1:{served.port}"
     schema = openapi.from_url(f"{base}/openapi.json", headers=headers)
     operations = [found.ok() for found in schema.get_all_operations()]
@@ -226,19 +226,19 @@ def conform(served: Served, examples: int) -> int:
     def hold(case: Any) -> None:
         nonlocal count
         count += 1
-        # Bytes are an image to the description, which no type of OpenAPI says more of.
+        # To the description an image is any bytes: OpenAPI has no type for more.
         case.call_and_validate(base, headers=headers, excluded_checks=[positive_data_acceptance])
 
     hold()
     return count
 
 
-def test_answers_are_as_described(served: Served) -> None:
+def test_responses_are_as_described(served: Served) -> None:
     assert conform(served, 60) >= 40
 
 
 @pytest.mark.soak
-def test_a_thousand_answers_are_as_described(served: Served) -> None:
+def test_a_thousand_responses_are_as_described(served: Served) -> None:
     assert conform(served, 1200) >= 1000
 
 
@@ -259,8 +259,8 @@ def test_masks_are_as_described(served: Served) -> None:
 
 
 def post_all(served: Served, count: int) -> dict[str, Any]:
-    """Post hostile files; every answer is a mask or a refusal of one line, and comes in time."""
-    served.forget_most()
+    """Post hostile files; every response is a mask or a refusal of one line, and comes in time."""
+    served.reset_peak()
     figures: dict[str, Any] = {"megabytes_before": served.memory()}
     seen: Counter[str] = Counter()
     worst = 0.0

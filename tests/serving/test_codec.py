@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segdistill.data.labels import LabelSet
-from segdistill.serving.codec import decode_image, describe_mask, encode_mask, read_upload, run_lengths
+from segdistill.serving.codec import decode_upload, describe_mask, encode_mask, read_upload, run_lengths
 from segdistill.serving.schemas import Mask
 
 pytestmark = pytest.mark.unit
@@ -100,7 +100,7 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 def test_images_of_the_known_formats_are_decoded(encoded: Callable[..., bytes], kind: str) -> None:
-    picture = decode_image(encoded(kind=kind), 64 * 32)
+    picture = decode_upload(encoded(kind=kind), 64 * 32)
     assert (picture.mode, picture.size) == ("RGB", (64, 32))
     red, green, _ = picture.getpixel((5, 5))  # type: ignore[misc]
     assert red > 240
@@ -110,7 +110,7 @@ def test_images_of_the_known_formats_are_decoded(encoded: Callable[..., bytes], 
 def test_an_image_is_turned_upright(encoded: Callable[..., bytes]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode_image(encoded(kind="JPEG", exif=exif), 10**6).size == (32, 64)
+    assert decode_upload(encoded(kind="JPEG", exif=exif), 10**6).size == (32, 64)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_an_image_is_turned_upright(encoded: Callable[..., bytes]) -> None:
 )
 def test_what_is_no_image_is_refused(data: bytes, status: int, error: str) -> None:
     with pytest.raises(HTTPException) as refused:
-        decode_image(data, 10_000)
+        decode_upload(data, 10_000)
     assert refused.value.status_code == status
     assert error in refused.value.detail
     assert "\n" not in refused.value.detail
@@ -136,7 +136,7 @@ def test_what_is_no_image_is_refused(data: bytes, status: int, error: str) -> No
 def test_other_formats_of_pillow_are_refused(encoded: Callable[..., bytes]) -> None:
     for kind in ("GIF", "PPM", "ICO"):
         with pytest.raises(HTTPException) as refused:
-            decode_image(encoded(kind=kind), 10**6)
+            decode_upload(encoded(kind=kind), 10**6)
         assert refused.value.status_code == 415
 
 
@@ -145,7 +145,7 @@ def test_a_truncated_image_is_refused(encoded: Callable[..., bytes]) -> None:
     for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):
         data = encoded(noise, kind)
         with pytest.raises(HTTPException) as refused:
-            decode_image(data[: len(data) // 2], 10**6)
+            decode_upload(data[: len(data) // 2], 10**6)
         assert refused.value.status_code == 422
 
 
@@ -174,7 +174,7 @@ def test_memory_that_runs_out_is_not_blamed_on_the_image(
 
     monkeypatch.setattr("segdistill.serving.codec.Image.open", fail)
     with pytest.raises(HTTPException, match="not enough memory") as refused:
-        decode_image(encoded(), 10**6)
+        decode_upload(encoded(), 10**6)
     assert refused.value.status_code == 503
 
 

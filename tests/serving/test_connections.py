@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from segdistill.config.deploy import ServeConfig
 from segdistill.serving.connections import LimitedProtocol, make_protocol
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.server import listening_socket
 
 
@@ -167,7 +167,7 @@ def test_clients_that_do_not_read_their_response_are_aborted() -> None:
         size = 1_000_000 if scope["path"] == "/small" else 30_000_000
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    protocol = make_protocol(9, 0.8, Metrics())
+    protocol = make_protocol(9, 0.8, ServerMetrics())
     server = uvicorn.Server(uvicorn.Config(large, http=protocol, ws="none", lifespan="off", log_config=None))
     listener, url = listening_socket(ServeConfig(port=0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

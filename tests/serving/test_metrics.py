@@ -3,13 +3,13 @@
 import pytest
 from prometheus_client import generate_latest
 
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.metrics import ServerMetrics
 
 pytestmark = pytest.mark.unit
 
 
 def test_responses_are_counted_by_path_and_status() -> None:
-    metrics = Metrics()
+    metrics = ServerMetrics()
     metrics.count("/v1/segment", 200, 0.3)
     metrics.count("/v1/segment", 200, 0.7)
     metrics.count("/healthz", 200, 0.1)
@@ -21,7 +21,7 @@ def test_responses_are_counted_by_path_and_status() -> None:
 
 
 def test_paths_that_do_not_exist_share_one_label() -> None:
-    metrics = Metrics()
+    metrics = ServerMetrics()
     for path in ("/etc/passwd", "/v1/segment/", ""):
         metrics.count(path, 404, 0)
     text = generate_latest(metrics.registry).decode()

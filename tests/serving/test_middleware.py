@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.middleware import HEADERS, Middleware, error_response
 from segdistill.serving.paths import OPEN_PATHS, PATHS
 
@@ -25,12 +25,12 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
+def metrics() -> ServerMetrics:
+    return ServerMetrics()
 
 
 @pytest.fixture
-def client(metrics: Metrics) -> Iterator[Callable[..., TestClient]]:
+def client(metrics: ServerMetrics) -> Iterator[Callable[..., TestClient]]:
     """Makes clients of `application` behind the middleware."""
 
     def make(token: str | None = None) -> TestClient:
@@ -39,7 +39,7 @@ def client(metrics: Metrics) -> Iterator[Callable[..., TestClient]]:
     return make
 
 
-def counted(metrics: Metrics, path: str, status: int) -> bool:
+def counted(metrics: ServerMetrics, path: str, status: int) -> bool:
     line = f'segdistill_requests_total{{path="{path}",status="{status}"}} 1.0'
     return line in generate_latest(metrics.registry).decode()
 
@@ -51,7 +51,7 @@ def test_every_response_has_the_headers(client: Any) -> None:
     assert "default-src 'none'" in response.headers["content-security-policy"]
 
 
-def test_the_token_is_required_except_for_open_paths(client: Any, metrics: Metrics) -> None:
+def test_the_token_is_required_except_for_open_paths(client: Any, metrics: ServerMetrics) -> None:
     guarded = client("sésame")
     assert {path for path in PATHS if guarded.get(path).status_code == 404} == OPEN_PATHS
     for given in ("Bearer sesame", "Bearer", "Basic sésame", "sésame"):
@@ -71,7 +71,9 @@ def test_large_headers_are_refused(client: Any) -> None:
     assert "above 2,000 bytes" in refused.json()["error"]
 
 
-def test_a_failure_shows_no_detail(client: Any, metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_shows_no_detail(
+    client: Any, metrics: ServerMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
     response = client().get("/fails")
     assert response.status_code == 500
     assert response.json() == {"error": "internal error; the server's log has the details"}
@@ -79,7 +81,7 @@ def test_a_failure_shows_no_detail(client: Any, metrics: Metrics, caplog: pytest
     assert "secret detail" in caplog.text
 
 
-def test_a_client_that_left_counts_as_499(client: Any, metrics: Metrics) -> None:
+def test_a_client_that_left_counts_as_499(client: Any, metrics: ServerMetrics) -> None:
     with pytest.raises(AssertionError):  # the test client expects a response
         client().get("/leaves")
     assert counted(metrics, "other", 499)

@@ -47,6 +47,15 @@ def require_model(run: str | Path) -> None:
         )
 
 
+def require_network(spec: str) -> None:
+    """Raise a `FileNotFoundError` for a spec that is a folder without a student, or the path of nothing."""
+    path = Path(spec)
+    if path.is_dir():
+        require_model(path)
+    elif len(path.parts) > 1 and ":" not in spec and not path.exists():
+        raise FileNotFoundError(f"{spec} does not exist: it is neither a run folder nor an exported file")
+
+
 def require_writable(run: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder whose content training must not touch.
 

@@ -11,7 +11,7 @@ SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec", "--init":
 
 Options = Namespace
 """What was typed: the verb's arguments by name, and `settings`, an instance of the verb's settings class."""
-Record = dict[str, Any]
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Verb:
     """
 
     help: str
-    run: Callable[[Options], Record | None] = lambda options: None
+    run: Callable[[Options], Result | None] = lambda options: None
     settings: type | None = None
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[[Options], None] = lambda options: None

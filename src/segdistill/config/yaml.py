@@ -1,9 +1,11 @@
 """Settings as YAML: written into a run folder, and read back to an equal dataclass."""
 
 import json
+from collections.abc import Hashable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -29,8 +31,7 @@ def load(cls: type[Config], path: Path) -> Config:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "config")
+    parser = _parser(cast(Hashable, cls))
     try:
         settings = read_plain_yaml(path)
         require(isinstance(settings, dict), "the file", settings, "a mapping of settings")
@@ -39,3 +40,11 @@ def load(cls: type[Config], path: Path) -> Config:
         raise ValueError(f"{path} is not a valid {cls.__name__}: {' '.join(str(error).split())}") from None
     assert isinstance(config, cls)
     return config
+
+
+@cache
+def _parser(cls: Any) -> ArgumentParser:
+    """The parser of a config dataclass; making one takes a tenth of a second and more."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "config")
+    return parser

@@ -61,7 +61,7 @@ class Survey:
         found = []
         read = f"{self.masks:,} masks"
         if self.masks < self.labelled:
-            read += f" that were read, of {self.labelled:,}"
+            read += f" that were read, of {self.labelled:,} (`segdistill data check` reads all)"
         absent = [name for index, name in enumerate(self.labels.names) if not self.images[index]]
         if absent and self.masks:
             names = ", ".join(absent[:MOST_NAMES])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """What is decoded, whatever a file is called: PIL knows others, one of which runs a program."""
 MOST_PIXELS = int(os.environ.get("SEGDISTILL_MOST_PIXELS", 2**26))
 """Largest image that is decoded; at most some 20 bytes of memory are used for each pixel."""
@@ -136,9 +136,9 @@ def open_image(path: Path) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that can be read ({', '.join(FORMATS)})") from None
+        raise ValueError(f"{path} is not an image that can be read ({', '.join(IMAGE_FORMATS)})") from None
     except Exception as error:  # damaged files bring the decoders to raise nearly anything
         raise decoding_error(path, error) from None
 

@@ -45,6 +45,17 @@ class Experiment:
         return self.card.labels
 
     @property
+    def summary(self) -> str:
+        """What is trained from what, on one line."""
+        parameters = sum(p.numel() for p in self.student.parameters())
+        labelled, unlabelled = self.files.labelled, len(self.files) - self.files.labelled
+        source = f"distilled from {self.config.teacher.spec}" if self.teacher else "without a teacher"
+        return (
+            f"Training {self.config.student.spec} ({parameters:,} parameters) on {len(self.labels)} classes, "
+            f"{labelled:,} images with masks and {unlabelled:,} without, {source}"
+        )
+
+    @property
     def steps(self) -> int:
         """Optimizer steps in all; an epoch is a pass over the first pool of images that batches draw from."""
         pool = batch_pools(self.train, self.config)[0]

@@ -34,7 +34,7 @@ from segdistill.models.teacher import Teacher
 STRIDES = (32, 16, 8, 4, 2)
 LOSSLESS = 0.01
 """Largest mean difference, in standard deviations of the logits, of a grid that counts as the network's."""
-PROBE_SIDE = 448
+FEATURE_PROBE_SIDE = 448
 """Pixels of the square that the stride of features is found on: every usual stride divides it, 14 too, so
 that there is no incomplete cell."""
 PROBES = 4
@@ -170,13 +170,13 @@ def features_format(
     form: LogitsFormat, layer: str | None, sample: Sample, teacher_pass: TeacherPass
 ) -> LogitsFormat:
     """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
-    features = teacher_pass(sample.image, (PROBE_SIDE, PROBE_SIDE)).features
+    features = teacher_pass(sample.image, (FEATURE_PROBE_SIDE, FEATURE_PROBE_SIDE)).features
     assert features is not None
     channels, rows = features.shape[1:3]
     return replace(
         form,
         classes=channels,
-        stride=max(1, round(PROBE_SIDE / rows)),
+        stride=max(1, round(FEATURE_PROBE_SIDE / rows)),
         grid="strided",
         topk=0,
         teacher=f"{form.teacher}: {layer or 'deepest'}",

@@ -4,7 +4,7 @@ K: classes, h, w: rows and columns of the network's input.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,10 +24,12 @@ from segdistill.inference.prediction import (
     write_prediction,
 )
 from segdistill.inference.segment import class_mask, run_network
-from segdistill.inference.tiles import needs_tiles, predict_tiles
-from segdistill.inference.video import VIDEO_SUFFIXES, predict_video
+from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
+from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
 from segdistill.models.trained import TrainedNetwork
 
+FIRST_CHUNK = 1
+"""Images of the first chunk, whose result comes soon; each next one has twice as many, up to `CHUNK`."""
 CHUNK = 16
 """Most images that are decoded while those before them go through the network."""
 CHUNK_PIXELS = 32_000_000
@@ -57,7 +59,7 @@ class UnreadableFilesError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class OpenedFile:
     """One file that is to be predicted.
 
     Attributes:
@@ -77,6 +79,24 @@ class Input:
 
     image: Image.Image
     pixels: Tensor
+
+
+def check_files(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
+    """Refuse files that would get one name, and settings that do not go with each other or with a video."""
+    for name, count in Counter(name for _, name in files).items():
+        if count > 1:
+            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
+    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        require_av()
+        if config.probabilities or config.flip or config.tile:
+            raise ValueError(
+                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
+            )
+    if config.tile:
+        if config.probabilities or config.flip or config.size:
+            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
+        check_tile(config.tile, config.overlap)
 
 
 class Pipeline:
@@ -105,7 +125,7 @@ class Pipeline:
         """
         pool = ThreadPoolExecutor(THREADS)
         try:
-            chunk: list[Item] = []
+            chunk: list[OpenedFile] = []
             decoding: list[Future[Image.Image]] = []
             for ahead in chunks(self._items(files)):
                 started = [pool.submit(self._decode, item) for item in ahead if item.pixels is not None]
@@ -120,11 +140,11 @@ class Pipeline:
             ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
             raise UnreadableFilesError(ordered, len(files))
 
-    def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[Item]:
+    def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[OpenedFile]:
         """The files that can be opened. An image's header says whether it is cut into tiles."""
         for path, name in files:
             if path.suffix.lower() in VIDEO_SUFFIXES or self.config.tile:
-                yield Item(path=path, name=name)
+                yield OpenedFile(path=path, name=name)
                 continue
             try:
                 image = open_image(path)
@@ -133,22 +153,22 @@ class Pipeline:
                 continue
             if needs_tiles(image.size, self.network, self.config):
                 image.close()
-                yield Item(path=path, name=name)
+                yield OpenedFile(path=path, name=name)
             else:
                 self.opened[name] = image
-                yield Item(path=path, name=name, pixels=image.width * image.height)
+                yield OpenedFile(path=path, name=name, pixels=image.width * image.height)
 
-    def _decode(self, item: Item) -> Image.Image:
+    def _decode(self, item: OpenedFile) -> Image.Image:
         return decode_image(item.path, self.opened.pop(item.name))
 
     def _finish(
-        self, chunk: list[Item], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor
+        self, chunk: list[OpenedFile], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor
     ) -> Iterator[Result]:
         """Predict and write the files of a chunk; a result comes once those before it are written."""
         if chunk and chunk[0].pixels is None:
             yield from self._predict_alone(chunk[0])
             return
-        inputs: dict[Item, Input] = {}
+        inputs: dict[OpenedFile, Input] = {}
         for item, future in zip(chunk, decoding, strict=True):
             try:
                 image = future.result()
@@ -157,16 +177,18 @@ class Pipeline:
             else:
                 inputs[item] = Input(image, network_input(image, self.config.size or self.network.size))
         waiting = deque(inputs)
-        written: dict[Item, Future[Result]] = {}
+        written: dict[OpenedFile, Future[Result]] = {}
         while inputs:
             batch = self._next_batch(inputs)
             for item, prediction in self._predict_batch(batch):
                 written[item] = pool.submit(self._write, item, prediction)
-            while waiting and (waiting[0] in written) and written[waiting[0]].done():
-                yield written[waiting.popleft()].result()
-        yield from (written[item].result() for item in waiting if item in written)
+            # Probabilities of a photograph take a hundred megabytes: those of one image at a time.
+            wait = self.config.probabilities
+            while waiting and (first := waiting[0]) in written and (wait or written[first].done()):
+                yield written.pop(waiting.popleft()).result()
+        yield from (written.pop(item).result() for item in waiting if item in written)
 
-    def _next_batch(self, inputs: dict[Item, Input]) -> dict[Item, Input]:
+    def _next_batch(self, inputs: dict[OpenedFile, Input]) -> dict[OpenedFile, Input]:
         """Take the first input, and those of its size that fit into a batch with it."""
         shape = next(iter(inputs.values())).pixels.shape
         whole_logits = self.config.probabilities or self.config.flip
@@ -174,7 +196,7 @@ class Pipeline:
         alike = [item for item, given in inputs.items() if given.pixels.shape == shape]
         return {item: inputs.pop(item) for item in alike[:most]}
 
-    def _predict_batch(self, batch: dict[Item, Input]) -> Iterator[tuple[Item, Prediction]]:
+    def _predict_batch(self, batch: dict[OpenedFile, Input]) -> Iterator[tuple[OpenedFile, Prediction]]:
         """Run the network on inputs of one size; those that it does not take are noted as failed."""
         if len(batch) > 1:
             logits = self._run_batch([given.pixels for given in batch.values()])
@@ -219,11 +241,11 @@ class Pipeline:
             device=self.device,
         )
 
-    def _write(self, item: Item, prediction: Prediction) -> Result:
+    def _write(self, item: OpenedFile, prediction: Prediction) -> Result:
         out, probabilities = Path(self.config.out), self.config.probabilities
         return write_prediction(prediction, out, item.name, probabilities=probabilities), prediction
 
-    def _predict_alone(self, item: Item) -> Iterator[Result]:
+    def _predict_alone(self, item: OpenedFile) -> Iterator[Result]:
         """Predict a video frame by frame, or an image tile by tile."""
         target = Path(self.config.out) / item.name
         try:
@@ -260,16 +282,16 @@ class Pipeline:
         return file, downscaled
 
 
-def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def chunks(items: Iterable[OpenedFile]) -> Iterator[list[OpenedFile]]:
     """Consecutive items that may be in memory together; a video or an image in tiles is alone."""
-    chunk: list[Item] = []
-    total = 0
+    chunk: list[OpenedFile] = []
+    total, most = 0, FIRST_CHUNK
     for item in items:
         alone = item.pixels is None or (bool(chunk) and chunk[0].pixels is None)
-        full = len(chunk) == CHUNK or total + (item.pixels or 0) > CHUNK_PIXELS
+        full = len(chunk) == most or total + (item.pixels or 0) > CHUNK_PIXELS
         if chunk and (alone or full):
             yield chunk
-            chunk, total = [], 0
+            chunk, total, most = [], 0, min(CHUNK, 2 * most)
         chunk.append(item)
         total += item.pixels or 0
     if chunk:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.models.student import Block, DSUNet, Up
+from segdistill.models.trained import TrainedNetwork
 
 
 class FusedBlock(nn.Module):
@@ -184,6 +185,13 @@ def fuse(network: nn.Module, *, kernel: bool = False, compile: bool = False) -> 
     if compile:
         copied.compile(options={"freezing": True})
     return copied
+
+
+def fuse_students(network: TrainedNetwork) -> TrainedNetwork:
+    """A fused copy of a network that holds a `DSUNet`; any other network as it is."""
+    if not any(isinstance(module, DSUNet) for module in network.modules()):
+        return network
+    return cast(TrainedNetwork, fuse(network))
 
 
 def fuse_for_runtimes(network: nn.Module, *, concatenate: bool) -> nn.Module:

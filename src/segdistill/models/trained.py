@@ -35,6 +35,8 @@ class TrainedNetwork(nn.Module):
         spec: where it came from.
         mean, std: of the RGB input in 0 to 1 that `module` was trained with.
         size: long side, in pixels, of the images it is meant for; None for any.
+
+    Attributes:
         dtype: what convolutions and products compute in; a file computes as it was opened.
     """
 
@@ -50,11 +52,10 @@ class TrainedNetwork(nn.Module):
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
         size: int | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
-        self.dtype = dtype
+        self.dtype = torch.float32
         self.mean, self.std = tuple(mean), tuple(std)
         # x is (rgb - imagenet_mean) / imagenet_std; the module takes (rgb - mean) / std = x * gain + offset.
         gain = torch.tensor(IMAGENET_STD) / torch.tensor(std)
@@ -158,15 +159,17 @@ def load_network(
     parsed = parse_spec(spec)
     options = LoadOptions(weights=Path(weights) if weights else None, labels=labels, precision=precision)
     loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
-    return TrainedNetwork(
+    network = TrainedNetwork(
         loaded.module,
         _label_set(loaded, spec, labels),
         spec,
         mean=loaded.mean or IMAGENET_MEAN,
         std=loaded.std or IMAGENET_STD,
         size=loaded.size,
-        dtype=torch.float32 if parsed.kind == "file" else DTYPES[precision],
-    ).eval()
+    )
+    if parsed.kind != "file":
+        network.dtype = DTYPES[precision]
+    return network.eval()
 
 
 def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:

@@ -5,7 +5,7 @@ H, W: rows and columns of one image.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import resize_long_side
 from segdistill.inference.segment import largest_class, segment
-from segdistill.reporting.records import TEACHER
+from segdistill.reporting.records import TEACHER, Records
 from segdistill.reporting.style import LINE, MUTED, WIDTH, figure_style, legend, shorten
 
 VOID_COLOUR = (226, 226, 226)
@@ -68,6 +68,19 @@ class Tile:
     title: str
     picture: Image.Image
     caption: str = ""
+
+
+def examples_or_reason(
+    records: Sequence[Records], open_networks: Callable[[], tuple[FileSamples, dict[str, nn.Module]]]
+) -> list[Example] | str:
+    """Pictures of the runs' best, median and worst images, or why there are none."""
+    if not records[0].image_scores:
+        return []
+    try:
+        val, networks = open_networks()
+        return make_examples(val, networks, {run.name: run.image_scores for run in records})
+    except (FileNotFoundError, ValueError) as error:
+        return f"The images of the validation set could not be shown: {error}"
 
 
 def make_examples(

@@ -30,8 +30,8 @@ from segdistill.reporting.style import (
     shorten,
 )
 
-Record = Mapping[str, Any]
-History = Mapping[str, Sequence[Record]]
+CurvePoint = Mapping[str, Any]
+Curves = Mapping[str, Sequence[CurvePoint]]
 """Records with a `step`, by run."""
 
 TERMS = {
@@ -45,7 +45,7 @@ TERMS = {
     "images_per_second": ("training speed", "images/s"),
 }
 """Title and unit of what is logged; any other term goes by its own name."""
-SCORES = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+CURVE_TITLES = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 LAST_TERMS = ("gradient_norm", "lr", "images_per_second")
 MOST_POINTS = 120
 """Beyond that many, a curve shows the mean and the range of neighbouring points."""
@@ -54,7 +54,7 @@ MOST_VALUES = 25
 CELL = (0, 82, 136)
 
 
-def curve_panels(steps: History, evaluations: History) -> dict[str, Figure]:
+def curve_panels(steps: Curves, evaluations: Curves) -> dict[str, Figure]:
     """One small figure per logged quantity, by its name."""
     panels = {}
     for name in quantities(steps, evaluations):
@@ -65,7 +65,7 @@ def curve_panels(steps: History, evaluations: History) -> dict[str, Figure]:
     return panels
 
 
-def curves(steps: History, evaluations: History) -> Figure | None:
+def curves(steps: Curves, evaluations: Curves) -> Figure | None:
     """All quantities in one figure, None where nothing is logged yet."""
     names = quantities(steps, evaluations)
     if not names:
@@ -81,10 +81,10 @@ def curves(steps: History, evaluations: History) -> Figure | None:
     return figure
 
 
-def quantities(steps: History, evaluations: History) -> list[str]:
+def quantities(steps: Curves, evaluations: Curves) -> list[str]:
     """What there are curves of: scores, loss terms in the order they were logged, then rates."""
     scores = [
-        name for name in SCORES if any(name in record for run in evaluations.values() for record in run)
+        name for name in CURVE_TITLES if any(name in record for run in evaluations.values() for record in run)
     ]
     terms = dict.fromkeys(
         name
@@ -96,10 +96,10 @@ def quantities(steps: History, evaluations: History) -> list[str]:
     return scores + [t for t in terms if t not in LAST_TERMS] + [t for t in LAST_TERMS if t in terms]
 
 
-def _curve(axes: Axes, name: str, steps: History, evaluations: History) -> None:
+def _curve(axes: Axes, name: str, steps: Curves, evaluations: Curves) -> None:
     """One quantity of all runs over the steps."""
-    score = name in SCORES
-    title, unit = (SCORES[name], "%") if score else TERMS.get(name, (shorten(name), ""))
+    score = name in CURVE_TITLES
+    title, unit = (CURVE_TITLES[name], "%") if score else TERMS.get(name, (shorten(name), ""))
     drawn: list[tuple[int, np.ndarray, np.ndarray]] = []
     for i, run in enumerate((evaluations if score else steps).values()):
         points = [(record["step"], record.get(name)) for record in run]

@@ -144,7 +144,7 @@ def _svg(figure: Figure | None, key: str, label: str) -> Markup | None:
     return None if figure is None else Markup(to_svg(figure, key, label))
 
 
-def _histories(runs: Sequence[Records]) -> tuple[plots.History, plots.History]:
+def _histories(runs: Sequence[Records]) -> tuple[plots.Curves, plots.Curves]:
     return {run.name: run.steps for run in runs}, {run.name: run.evaluations for run in runs}
 
 

@@ -64,7 +64,7 @@ class Ticket:
 class Admission:
     """At most `limit` requests at a time; one more evicts that of the slowest client, or is refused.
 
-    A slow client therefore keeps a request open only as long as no other client needs its place.
+    A slow client keeps its request only until another client sends one.
     """
 
     def __init__(self, limit: int) -> None:

@@ -22,7 +22,7 @@ from segdistill.serving.schemas import Mask, MaskClass
 
 ResponseFormat = Literal["mask", "json", "overlay"]
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Pillow's decoders that clients may reach; it has fifty more, which fewer people use and check."""
 
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -75,7 +75,7 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
     return content
 
 
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
     """The bytes of an image file as 8-bit RGB, upright, as `segdistill.data.images.read_image` gives it.
 
     Raises:
@@ -83,7 +83,7 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
             the known formats, 422 for a damaged one, 503 where memory is short.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=UPLOAD_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise _too_many(f"{image.width}x{image.height}", max_pixels)
             image.load()

@@ -14,7 +14,7 @@ import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.middleware import HEADERS, error_response
 
 MAX_REFUSED = 256
@@ -38,7 +38,7 @@ class Connections:
     timeout_s: float
     """Seconds in which a client must finish a request's header, or a refused request's body, and read a
     response; then its connection is aborted."""
-    metrics: Metrics
+    metrics: ServerMetrics
     """Count the refused requests."""
     admitted: set["LimitedProtocol"] = field(default_factory=set)
     """Connections whose requests reach the application."""
@@ -159,7 +159,7 @@ class LimitedProtocol(H11Protocol):
         _cancel(self.write_timer)
 
 
-def make_protocol(limit: int, timeout_s: float, metrics: Metrics) -> type[LimitedProtocol]:
+def make_protocol(limit: int, timeout_s: float, metrics: ServerMetrics) -> type[LimitedProtocol]:
     """The protocol class of one server.
 
     Args: as the fields of `Connections`.

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from segdistill.serving.paths import PATHS, SEGMENT_PATH
 
 
-class Metrics:
+class ServerMetrics:
     """What /metrics shows."""
 
     def __init__(self) -> None:

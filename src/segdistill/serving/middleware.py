@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.paths import OPEN_PATHS
 
 logger = logging.getLogger("segdistill.serve")
@@ -42,7 +42,9 @@ class Middleware:
         token: that clients must send; None for none.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, max_header_bytes: int, token: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: ServerMetrics, *, max_header_bytes: int, token: str | None
+    ) -> None:
         self.app, self.metrics, self.max_header_bytes = app, metrics, max_header_bytes
         self.token = token.encode() if token else None
 

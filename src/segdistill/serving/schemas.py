@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0)]
 Channel = Annotated[int, Field(ge=0, le=255)]
-Colour = tuple[Channel, Channel, Channel]
+RGB = tuple[Channel, Channel, Channel]
 ClassIndex = Annotated[int, Field(ge=0, le=254)]
 
 PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -31,7 +31,7 @@ class MaskClass(BaseModel):
 
     index: ClassIndex
     name: str
-    colour: Colour
+    colour: RGB
     pixels: Count
     share: float = Field(ge=0, le=1, description="of all pixels")
     runs: list[Count] = Field(description="start, length, start, length, ... in the mask read row by row")
@@ -51,7 +51,7 @@ class ModelClass(BaseModel):
 
     index: ClassIndex
     name: str
-    colour: Colour
+    colour: RGB
 
 
 class NetworkCard(BaseModel):

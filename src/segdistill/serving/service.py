@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import torch
 from fastapi import HTTPException, Request, Response
@@ -22,14 +22,13 @@ from segdistill.config.deploy import ServeConfig
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import is_run, read_card
-from segdistill.models.fused import fuse
+from segdistill.models.fused import fuse_students
 from segdistill.models.spec import parse_architecture, parse_spec
-from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.serving.admission import Admission
 from segdistill.serving.batching import Batcher, largest_batch
-from segdistill.serving.codec import ResponseFormat, decode_image, encode_mask, read_upload
-from segdistill.serving.metrics import Metrics
+from segdistill.serving.codec import ResponseFormat, decode_upload, encode_mask, read_upload
+from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.schemas import Limits, Model, ModelClass, NetworkCard
 
 MAX_SIDE = 1024
@@ -64,7 +63,7 @@ class Service:
         batch = largest_batch(network, device, config.max_batch)
         if batch < config.max_batch:
             log(f"{card.name} takes one image at a time: requests are not batched")
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         self.batcher = Batcher(
             network, device, max_batch=batch, wait_s=config.max_wait_ms / 1000,
             observe=self.metrics.batches.observe,
@@ -134,7 +133,7 @@ class Service:
         return resize_long_side(F.pil_to_tensor(image), long_side), (image.height, image.width)
 
     def _decode(self, data: bytes) -> Image.Image:
-        return decode_image(data, self.config.max_pixels)
+        return decode_upload(data, self.config.max_pixels)
 
 
 def open_network(
@@ -149,10 +148,7 @@ def open_network(
     refuse_code(spec)
     network = load_network(spec, precision=precision)
     card = network_card(network)
-    network = network.to(device)
-    if any(isinstance(module, DSUNet) for module in network.modules()):
-        return cast(TrainedNetwork, fuse(network)), card
-    return network.to(memory_format=torch.channels_last), card
+    return fuse_students(network.to(device).to(memory_format=torch.channels_last)), card
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:

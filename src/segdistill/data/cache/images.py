@@ -18,7 +18,7 @@ from segdistill.data.cache.store import ShardStore, ShardWriter
 from segdistill.data.labels import VOID
 from segdistill.data.samples import DownscaledSamples, Sample, Samples
 
-RECORD = np.dtype(
+IMAGE_RECORD = np.dtype(
     [
         ("key", "<u8"),
         ("offset", "<u8"),
@@ -61,7 +61,7 @@ class DecodedCache(ShardStore):
     """
 
     def __init__(self, root: Path, form: DecodedFormat) -> None:
-        super().__init__(root, form, RECORD)
+        super().__init__(root, form, IMAGE_RECORD)
 
     def length(self, record: Any) -> int:
         """Bytes of the image, and of the mask where it has one."""
@@ -84,7 +84,7 @@ class DecodedCache(ShardStore):
 
     def writer(self, rank: int) -> ShardWriter:
         """What process `rank` appends with; two processes must not have the same one."""
-        return ShardWriter(self.shard(rank), RECORD)
+        return ShardWriter(self.shard(rank), IMAGE_RECORD)
 
 
 class DecodedSamples(DownscaledSamples):

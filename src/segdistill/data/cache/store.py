@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segdistill.files import write_atomic
 
-DESCRIPTION = "index.json"
+FORMAT_FILE = "index.json"
 """What the folder holds, for people: the format."""
 DATA, INDEX, LOCK = ".bin", ".idx", ".lock"
 """Suffixes of a shard's files."""
@@ -89,7 +89,7 @@ class ShardStore(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
             text = json.dumps(json.loads(self.description), indent=2) + "\n"
-            write_atomic(self.folder / DESCRIPTION, text)
+            write_atomic(self.folder / FORMAT_FILE, text)
         return self.folder / f"shard-{rank:05d}{DATA}"
 
     def __getstate__(self) -> dict[str, Any]:

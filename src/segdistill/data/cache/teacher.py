@@ -18,7 +18,9 @@ from torch import Tensor
 from segdistill.data.cache.store import Bytes, ShardStore, ShardWriter
 from segdistill.data.transforms import Crop, scaled_size
 
-RECORD = np.dtype([("key", "<u8"), ("offset", "<u8"), ("height", "<u2"), ("width", "<u2"), ("crc", "<u4")])
+LOGITS_RECORD = np.dtype(
+    [("key", "<u8"), ("offset", "<u8"), ("height", "<u2"), ("width", "<u2"), ("crc", "<u4")]
+)
 """One line of a shard's index: whose outputs (of which image size) begin at which byte of the shard."""
 
 LARGEST = torch.finfo(torch.float16).max
@@ -117,7 +119,7 @@ class LogitsCache(ShardStore):
 
     def __init__(self, root: Path, form: LogitsFormat) -> None:
         self.form = form
-        super().__init__(root, form, RECORD)
+        super().__init__(root, form, LOGITS_RECORD)
 
     def length(self, record: Any) -> int:
         """Bytes of the outputs that a line of the index points to."""
@@ -146,7 +148,7 @@ class LogitsWriter(ShardWriter):
     """
 
     def __init__(self, path: Path, form: LogitsFormat) -> None:
-        super().__init__(path, RECORD)
+        super().__init__(path, LOGITS_RECORD)
         self.form, self.clamped = form, 0
 
     def write(self, key: int, size: tuple[int, int], logits: Tensor) -> None:

@@ -1,8 +1,7 @@
-"""The cache of a teacher's logits: what is written is read, what is torn is missed, crops are cut exactly."""
+"""The cache of a teacher's outputs: what is written is read, what is torn is missed, crops are exact."""
 
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -12,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdistill.config.train import AugmentConfig
-from segdistill.data.cache.teacher import Grid, LogitsCache, LogitsFormat, crop_logits, image_key
+from segdistill.data.cache.teacher import (
+    LARGEST,
+    Grid,
+    LogitsCache,
+    LogitsFormat,
+    crop_logits,
+    fit_features,
+    image_key,
+)
 from segdistill.data.transforms import Crop, draw_crop
 
 pytestmark = pytest.mark.unit
@@ -184,28 +191,6 @@ def test_a_crop_of_a_downscaled_image_shows_what_the_same_crop_of_the_file_shows
     )
 
 
-def test_a_second_run_waits_until_the_first_has_written(tmp_path: Path) -> None:
-    kind, size = form(), (8, 8)
-
-    def write() -> None:
-        with LogitsCache(tmp_path, kind).writer(0) as second:
-            second.write(2, size, random_logits(kind, size, 2))
-
-    with LogitsCache(tmp_path, kind).writer(0) as first:
-        thread = Thread(target=write)
-        thread.start()
-        thread.join(0.2)
-        assert thread.is_alive()
-        first.write(1, size, random_logits(kind, size, 1))
-    thread.join(10)
-    cache = LogitsCache(tmp_path, kind)
-    assert [cache.holds(key) for key in (1, 2)] == [True, True]
-    found = cache.read(2, size)
-    assert found is not None
-    assert torch.equal(found, random_logits(kind, size, 2).half().float())
-    assert torch.equal(found, random_logits(kind, size, 2).half())
-
-
 def test_a_crop_of_the_whole_image_is_the_bilinear_upsampling() -> None:
     kind, size = form(scale=1.0), (16, 24)
     logits = random_logits(kind, size)
@@ -225,3 +210,107 @@ def test_a_replaced_image_has_another_key(tmp_path: Path) -> None:
     assert first == image_key("a", tmp_path / "a.jpg") != image_key("b", tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes(b"123")
     assert image_key("a", tmp_path / "a.jpg") != first
+
+
+# Where the features of an encoder lie
+
+
+def positions(length: int, stride: int) -> torch.Tensor:
+    """Centres, in pixels, of the cells that an encoder rounds up to, as it computes them."""
+    return (torch.arange(-(-length // stride)) + 0.5) * stride
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(375, 500), (384, 512), (370, 490), (353, 497)])
+def test_features_are_as_exact_where_sides_are_no_multiples_of_the_stride(
+    size: tuple[int, int], flip: bool
+) -> None:
+    """Smooth features, sampled where an encoder of stride 16 has them, are found again within a crop."""
+    stride, (height, width) = 16, size
+    kind = form(scale=1.0, stride=stride, grid="strided", classes=1)
+
+    def smooth(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return ((y / 80).sin()[:, None] + (x / 100).cos()[None])[None]
+
+    rows, columns = (positions(length, stride) for length in size)
+    whole = torch.stack([smooth(rows, columns), smooth(rows, width - columns)])
+    crop = Crop(
+        size=256, top=height - 256, left=width - 256, height=256, width=256, out_height=256, out_width=256,
+        pad_top=0, pad_left=0, flip=flip,
+    )  # fmt: skip
+    cut = crop_logits(whole, crop, size, size, kind, cells=16)[0].float()
+    inner = positions(256, stride)
+    expected = smooth(height - 256 + inner, width - 256 + (256 - inner if flip else inner))[0]
+    # Half a cell at the border has no neighbour to interpolate with.
+    error = (cut - expected).abs()[:-1, 1:-1]
+    assert error.mean() < 0.01
+    assert error.max() < 0.02
+
+
+@pytest.mark.parametrize("offset", [0, 112])
+@pytest.mark.parametrize("rows", [369, 375, 384])
+def test_features_of_a_crop_are_those_of_the_live_encoder(rows: int, offset: int) -> None:
+    """An encoder without context, at crops that lie on its grid: nothing is lost but float16."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, rows, 240, generator=generator)
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(pixels, 16, ceil_mode=True)
+
+    kind = form(scale=1.0, stride=16, grid="strided", classes=1)
+    whole = torch.cat([encode(image), encode(image.flip(3))])
+    crop = Crop(
+        size=224, top=offset, left=16, height=224, width=224, out_height=224, out_width=224, pad_top=0,
+        pad_left=0, flip=False,
+    )  # fmt: skip
+    cut = crop_logits(whole, crop, (rows, 240), (rows, 240), kind, cells=14)
+    live = encode(image[:, :, offset : offset + 224, 16:])[0]
+    torch.testing.assert_close(cut.float(), live, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_features_stay_where_they_were_however_the_encoder_rounds(ceil: bool) -> None:
+    features = F.max_pool2d(torch.rand(2, 3, 375, 250), 16, ceil_mode=ceil)
+    kind = form(scale=1.0, stride=16, grid="strided", classes=3)
+    fitted = fit_features(features, kind, (375, 250))
+    assert fitted.shape[2:] == kind.grid_size((375, 250)) == (24, 16)
+    assert torch.equal(fitted[:, :, :23, :15], features[:, :, :23, :15])
+    assert torch.equal(fitted[:, :, 23, :15], features[:, :, -1, :15])
+
+
+def test_features_of_a_fixed_resolution_are_stretched_over_the_image() -> None:
+    ramp = ((torch.arange(8) + 0.5) * 375 / 8)[None, None, :, None].expand(2, 1, 8, 8)
+    fitted = fit_features(ramp, form(scale=1.0, stride=16, grid="strided", classes=1), (375, 375))
+    inner = fitted[0, 0, 2:-2, 0]  # beyond the outermost of the eight there is nothing to interpolate with
+    torch.testing.assert_close(inner, positions(375, 16)[2:-2])
+
+
+# What float16 cannot hold
+
+
+@pytest.mark.parametrize("topk", [0, 2])
+def test_logits_beyond_float16_are_clamped_and_counted(tmp_path: Path, topk: int) -> None:
+    kind, size = form(topk=topk), (8, 8)
+    logits = random_logits(kind, size)
+    large = logits.clone()
+    large[0, 0], large[1, 1] = 70_000.0, -1e6
+    with LogitsCache(tmp_path, kind).writer(0) as writer:
+        writer.write(1, size, logits)
+        assert writer.clamped == 0
+        writer.write(2, size, large)
+        assert writer.clamped == 1
+    found = LogitsCache(tmp_path, kind).read(2, size)
+    assert found is not None
+    assert found.isfinite().all()
+    assert (found[0, 0] == LARGEST).all()
+    if not topk:
+        assert (found[1, 1] == -LARGEST).all()
+    crop = draw_crop(8, 8, 8, AugmentConfig(scale=(1, 1), flip=0), np.random.default_rng(0))
+    cut = crop_logits(found, crop, size, size, kind)
+    assert cut.float().log_softmax(0).isfinite().all()
+
+
+def test_a_logit_that_is_no_number_stays_none() -> None:
+    logits = random_logits(form(), (8, 8))
+    logits[0, 0] = torch.nan
+    assert form().decode(form().encode(logits), (8, 8))[0, 0].isnan().all()
