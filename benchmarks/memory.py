@@ -56,12 +56,12 @@ def main() -> None:
             listed = FileSamples(drawn.labels, [f"image-{i:09d}" for i in range(length)], images, masks)
             del images, masks
             config = TrainConfig(data=DataConfig(workers=1), size=32, batch=16, steps=options.steps)
-            seen = []
+            megabytes = []
             for step, _ in enumerate(training_batches(listed, config, range(options.steps))):
                 if step in {20, options.steps // 2, options.steps - 1}:
                     alive = [private_megabytes(child) for child in children()]
-                    seen.append(f"{max(alive):.0f}" if alive else "ended")
-            table.add_row(f"{length:,}", *seen)
+                    megabytes.append(f"{max(alive):.0f}" if alive else "ended")
+            table.add_row(f"{length:,}", *megabytes)
     Console().print(table)
 
 

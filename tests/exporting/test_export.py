@@ -24,7 +24,7 @@ from segdistill.exporting.export import require_parity
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
 from segdistill.models.exported import FORMATS, ExportedNetwork
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import load_network
 from segdistill.models.zoo import build_model
 from segdistill.serving.service import Service, network_card, open_network
 
@@ -37,7 +37,7 @@ Export = Callable[[str], Path]
 @pytest.mark.parametrize("form", PACKAGES)
 def test_a_file_computes_what_its_run_does(exported: Export, run: Path, form: str) -> None:
     student, network = load_network(str(run)), load_network(str(exported(form)))
-    for shape in [(1, 1, 1), (2, 7, 5), (3, 33, 65), (1, 64, 64), (1, 97, 128)]:
+    for shape in [(2, 7, 5), (1, 97, 128)]:  # the others are in the record that the next test reads
         pixels = torch.randint(0, 256, (shape[0], 3, *shape[1:]), dtype=torch.uint8)
         with torch.no_grad():
             torch.testing.assert_close(
@@ -100,15 +100,10 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
 def test_a_file_that_computes_something_else_is_not_left_behind(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file holds another network than the one that it is compared with."""
-
-    def trace_another(network: TrainedNetwork, *rest: Any, **forms: Any) -> Any:
-        other = load_network(str(run))
-        torch.nn.init.normal_(other.module.head.weight)  # type: ignore[union-attr, arg-type]
-        return trace(other, *rest, **forms)
-
-    trace = exporting.trace
-    monkeypatch.setattr(exporting, "trace", trace_another)
+    other = load_network(str(run))
+    torch.nn.init.normal_(other.module.head.weight)  # type: ignore[union-attr, arg-type]
+    monkeypatch.setitem(exporting.WRITERS, "pt2", lambda program, path, card: path.write_bytes(b"other"))
+    monkeypatch.setattr(exporting, "load_network", lambda path: other)
     with pytest.raises(ValueError, match=r"x\.pt2 was not written: .* of the pixels have PyTorch's class"):
         api.export(run, ExportConfig(format="pt2", out=str(tmp_path / "new" / "x.pt2")))
     assert list((tmp_path / "new").iterdir()) == []
@@ -178,13 +173,17 @@ def test_two_openvino_files_share_a_core_that_outlives_them(exported: Export) ->
 @pytest.mark.parametrize(
     ("spec", "package", "form"),
     [
-        ("smp:Unet/resnet18", "segmentation_models_pytorch", "openvino"),
-        ("lraspp_mobilenet_v3_large", "torchvision", "onnx"),
+        ("smp:Unet/resnet18", "segmentation_models_pytorch", "onnx"),
+        ("lraspp_mobilenet_v3_large", "torchvision", "openvino"),
     ],
 )
-def test_other_students_are_exported_too(tmp_path: Path, spec: str, package: str, form: str) -> None:
+def test_other_students_are_exported_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, package: str, form: str
+) -> None:
     pytest.importorskip(package)
     pytest.importorskip(PACKAGES[form])
+    monkeypatch.setattr(parity, "SIZES", ((33, 65), (64, 64)))
+    monkeypatch.setattr(parity, "BATCHES", (3,))
     torch.manual_seed(0)
     network, labels = build_model(spec, 5), LabelSet(names=tuple("abcde"))
     card = ModelCard(spec=spec, width=1.0, labels=labels, size=64, evaluate_size=64)

@@ -35,7 +35,7 @@ def test_the_form_for_runtimes_is_the_same_function(student: DSUNet, size: tuple
 
 @pytest.mark.parametrize(
     ("form", "int8", "count"),
-    [("openvino", False, 0), ("onnx", False, 0), ("openvino", True, 3), ("executorch", False, 3)],
+    [("openvino", False, 0), ("openvino", True, 3), ("executorch", False, 3)],
 )
 def test_the_decoder_concatenates_only_where_that_is_faster(
     student: DSUNet, form: str, int8: bool, count: int

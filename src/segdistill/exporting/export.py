@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from segdistill.config.deploy import ExportConfig
-from segdistill.data.samples import FileSamples
+from segdistill.data.samples import Samples
 from segdistill.exporting.parity import compare, compare_scores
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
@@ -24,7 +24,7 @@ def export(
     path: Path,
     config: ExportConfig,
     *,
-    samples: FileSamples | None = None,
+    samples: Samples | None = None,
     calibration: Sequence[Tensor] = (),
 ) -> dict[str, Any]:
     """Write a network to `path`, run it in its own runtime, and keep it if it passes.

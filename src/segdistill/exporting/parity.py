@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from segdistill.data.labels import LabelSet
-from segdistill.data.samples import FileSamples, Sample
+from segdistill.data.samples import Sample, Samples
 from segdistill.data.transforms import normalise
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.runtime import make_accelerator
@@ -88,7 +88,7 @@ def _outputs(
 
 
 def compare_scores(
-    reference: TrainedNetwork, exported: TrainedNetwork, samples: FileSamples | None, count: int
+    reference: TrainedNetwork, exported: TrainedNetwork, samples: Samples | None, count: int
 ) -> dict[str, Any]:
     """Mean IoU of both networks on the same images.
 

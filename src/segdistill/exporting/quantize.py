@@ -4,7 +4,7 @@ N: images, H, W: rows and columns.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import list_images, read_image
-from segdistill.data.samples import Sample
+from segdistill.data.samples import Samples
 from segdistill.data.transforms import resize_long_side
 from segdistill.exporting.writers import make_openvino, quiet, save_openvino, write_onnx
 from segdistill.models.exported import ExportCard
@@ -32,7 +31,7 @@ CALIBRATION_SIDE = 512
 """Long side, in pixels, of images to calibrate on for a network without a size: groups take memory."""
 
 
-def calibration_images(source: Dataset[Sample] | Path, count: int, size: int | None) -> list[Tensor]:
+def calibration_images(source: Samples | Path, count: int, size: int | None) -> list[Tensor]:
     """Up to `count` images, 3 x h x w uint8, evenly spaced, of a data set or of a folder.
 
     Args:
@@ -44,15 +43,16 @@ def calibration_images(source: Dataset[Sample] | Path, count: int, size: int | N
     Raises:
         ValueError: the source is empty.
     """
-    files = list(list_images(source)) if isinstance(source, Path) else None
-    total = len(files) if files is not None else len(source)  # type: ignore[arg-type]
+    read: Callable[[int], Tensor]
+    if isinstance(source, Path):
+        files = list(list_images(source))
+        total, read = len(files), lambda index: F.pil_to_tensor(read_image(files[index]))
+    else:
+        total, read = len(source), lambda index: source[index].image
     if total == 0:
         raise ValueError(f"{source} holds no images to calibrate on")
     chosen = [index * total // count for index in range(count)] if total > count else range(total)
-    images = (
-        F.pil_to_tensor(read_image(files[i])) if files is not None else source[i].image  # type: ignore[index]
-        for i in chosen
-    )
+    images = map(read, chosen)
     return [resize_long_side(image, size or min(max(image.shape[1:]), CALIBRATION_SIDE)) for image in images]
 
 
