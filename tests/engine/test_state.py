@@ -206,7 +206,7 @@ def test_a_state_that_was_saved_goes_on_as_if_it_never_stopped(accelerator: Acce
     train(whole, range(2, 4))
 
     resumed = new_state(1, accelerator)
-    resumed.teacher.load_state_dict(whole.teacher.state_dict())  # type: ignore[attr-defined]
+    resumed.forward.teacher.load_state_dict(whole.forward.teacher.state_dict())  # type: ignore[union-attr]
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.best == 0.25
     train(resumed, range(2, 4))
