@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate.utils import set_seed
 from own_process import OwnProcess
 from reference import make_teacher
 from reference import steps as reference_steps
 from rich.console import Console
 from rich.table import Table
 
+from segdistill.build import build_experiment
 from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
@@ -41,19 +42,16 @@ from segdistill.data.datasets import open_dataset
 from segdistill.data.labels import VOC
 from segdistill.data.sampler import CropSampler, Pool, crop_size_at
 from segdistill.data.samples import FileSamples
-from segdistill.distillation.objective import Objective
-from segdistill.engine.fill_caches import open_teacher_cache
-from segdistill.engine.monitor import LossMonitor
+from segdistill.engine.fill_caches import fill_caches
+from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import (
     M_MMAP_MAX,
     M_TRIM_THRESHOLD,
     keep_freed_memory,
+    keep_freed_memory_on,
     make_accelerator,
-    seed_everything,
 )
-from segdistill.engine.state import TrainingState
-from segdistill.engine.trainer import Experiment, device_batches, optimizer_step
-from segdistill.models.card import ModelCard
+from segdistill.engine.trainer import Trainer, device_batches
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
@@ -65,50 +63,30 @@ M_MMAP_THRESHOLD = -3
 
 
 class Product:
-    """The product's own training, one optimiser step at a time."""
+    """The product's own training, one optimizer step at a time."""
 
     def __init__(self, config: TrainConfig, images: int) -> None:
-        self.config = config
-        self.accelerator: Accelerator = make_accelerator(config.device, config.runtime.precision)
+        accelerator = make_accelerator(config.device, config.runtime.precision)
+        keep_freed_memory_on(accelerator.device)
+        experiment = build_experiment(replace(config, teacher=TeacherConfig()))
         samples = first_images(config, images)
-        seed_everything(0)
-        student = DSUNet(len(VOC))
-        if config.runtime.channels_last:
-            student = student.to(memory_format=torch.channels_last)
-        if config.runtime.compile:
-            student.compile()
-        teacher, cache = None, None
+        experiment = replace(experiment, config=config, files=samples, train=samples)
         if config.teacher.spec:
             network = TorchvisionNetwork("fcn_resnet50", len(VOC))
             network.inner = make_teacher()
-            teacher = Teacher(TrainedNetwork(network, VOC, "fcn_resnet50"), VOC).to(self.accelerator.device)
-            if config.teacher.cache:
-                cache = open_teacher_cache(config, teacher, samples, self.accelerator)
-        card = ModelCard(spec="dsunet", width=1.0, labels=VOC, size=config.size, evaluate_size=None)
-        self.experiment = Experiment(
-            config=config,
-            student=student,
-            teacher=teacher,
-            train=samples,
-            val=samples,
-            card=card,
-            cache=cache,
-        )
-        objective = Objective(config.objective, student, teacher)
-        self.state = TrainingState(student, objective, config.optim, self.accelerator)
-        self.batches = device_batches(self.experiment, self.accelerator, range(MANY))
-        self.monitor = LossMonitor(Path("runs"))
+            teacher = Teacher(TrainedNetwork(network, VOC, "fcn_resnet50"), VOC)
+            experiment = fill_caches(replace(experiment, teacher=teacher), accelerator)
+        self.trainer = Trainer(experiment, accelerator, RunFolder("runs"))
+        self.batches = device_batches(experiment, accelerator, range(MANY))
         self.step = 0
 
     def run(self, steps: int) -> list[float]:
         """Take some steps; returns their losses."""
         losses = []
         for _ in range(steps):
-            optimizer_step(
-                self.step, self.experiment, self.state, self.batches, self.accelerator, self.monitor
-            )
+            self.trainer.optimizer_step(self.step, self.batches)
             self.step += 1
-            losses.append(self.monitor.means()["loss"])
+            losses.append(self.trainer.monitor.means()["loss"])
         return losses
 
     def graphs(self) -> str:
@@ -123,7 +101,7 @@ class Reference:
     def __init__(self, config: TrainConfig, images: int, keep_memory: bool = False) -> None:
         if keep_memory:
             keep_freed_memory()
-        seed_everything(0)
+        set_seed(0)
         devkit = Path(config.data.root)
         pool = Pool(range(images), config.batch)
         order = islice(
@@ -141,7 +119,7 @@ class Reference:
 
 
 def first_images(config: TrainConfig, images: int) -> FileSamples:
-    """The first images of the training split: as many as a slow teacher can look at for a benchmark."""
+    """The first images of the training split: few enough for a slow teacher in a benchmark."""
     whole = open_dataset(config.data.root, "train")
     assert whole.masks is not None
     files = ([Path(path) for path in paths[:images]] for paths in (whole.images, whole.masks))
@@ -250,26 +228,27 @@ def profile(options: argparse.Namespace) -> None:
     table.add_column("")
     columns = {}
     for title, config in {"before": base, "after": after}.items():
-        loop = Product(config, options.images)
+        product = Product(config, options.images)
+        state, accelerator = product.trainer.state, product.trainer.accelerator
+        teacher = product.trainer.experiment.teacher
         if config is base:
             hand_back_freed_memory()
         parts: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.steps + 2):
             with timed(parts, "waiting for data"):
-                batch = next(loop.batches)
-            with timed(parts, "teacher"), torch.no_grad(), loop.accelerator.autocast():
-                known = batch.teacher_logits
-                if known is None and loop.experiment.teacher is not None:
-                    known = loop.experiment.teacher(batch.image)
-            with timed(parts, "student forward"), loop.accelerator.autocast():
-                logits = loop.state.wrapped(batch.image)
+                batch = next(product.batches)
+            with timed(parts, "teacher"), torch.no_grad(), accelerator.autocast():
+                if batch.teacher_logits is None and teacher is not None:
+                    batch = replace(batch, teacher_logits=teacher(batch.image))
+            with timed(parts, "student forward"), accelerator.autocast():
+                outputs = state.forward(state.wrapped, batch)
             with timed(parts, "losses"):
-                loss = loop.state.objective(batch, logits, known)["loss"]
+                loss = state.objective(batch, outputs)["loss"]
             with timed(parts, "backward"):
                 loss.backward()
-            with timed(parts, "optimiser"):
-                loop.state.optimizer.step()
-                loop.state.optimizer.zero_grad(set_to_none=True)
+            with timed(parts, "optimizer"):
+                state.optimizer.step()
+                state.optimizer.zero_grad(set_to_none=True)
         columns[title] = {name: 1000 * statistics.median(values[2:]) for name, values in parts.items()}
         table.add_column(title, justify="right")
     for name in columns["before"]:
@@ -284,9 +263,7 @@ def main() -> None:
     )
     parser.add_argument("devkit", type=Path)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the cached logits")
-    parser.add_argument(
-        "--images", type=int, default=64, help="training images, looked at by the teacher once"
-    )
+    parser.add_argument("--images", type=int, default=64, help="training images")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--turns", type=int, default=3)
