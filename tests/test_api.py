@@ -31,7 +31,7 @@ def test_public_names_are_pinned() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("train", "(config, *, resume, overwrite)"),
+        ("train", "(config, *, resume, overwrite, report)"),
         ("cache", "(config)"),
         ("evaluate", "(target, config)"),
         ("predict", "(target, paths, config)"),

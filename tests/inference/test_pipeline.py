@@ -16,7 +16,7 @@ from segdistill.config.deploy import PredictConfig
 from segdistill.data.images import read_mask
 from segdistill.data.labels import LabelSet
 from segdistill.inference import pipeline
-from segdistill.inference.pipeline import Item, Pipeline, UnreadableFilesError, chunks
+from segdistill.inference.pipeline import OpenedFile, Pipeline, UnreadableFilesError, chunks
 from segdistill.inference.prediction import find_images, predict_image
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork
@@ -236,7 +236,7 @@ def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CHUNK", 3)
     monkeypatch.setattr(pipeline, "CHUNK_PIXELS", 100)
     sizes = [40, 40, 30, 200, 10, None, 10, 10, 10, 10, None, None]
-    found = chunks(Item(path=Path(str(i)), name=Path(str(i)), pixels=size) for i, size in enumerate(sizes))
+    found = chunks(OpenedFile(path=Path(str(i)), name=Path(str(i)), pixels=size) for i, size in enumerate(sizes))
     assert [[item.pixels for item in chunk] for chunk in found] == [
         [40, 40], [30], [200], [10], [None], [10, 10, 10], [10], [None], [None],
     ]  # fmt: skip
@@ -244,5 +244,5 @@ def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_chunks_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CHUNK", 5)
-    found = chunks(Item(path=Path(str(i)), name=Path(str(i)), pixels=1) for i in range(20))
+    found = chunks(OpenedFile(path=Path(str(i)), name=Path(str(i)), pixels=1) for i in range(20))
     assert [len(chunk) for chunk in found] == [1, 2, 4, 5, 5, 3]

@@ -127,7 +127,7 @@ def test_a_good_description_is_read(folder: Path) -> None:
 
 
 def test_the_good_records_of_a_run_are_read(run: Path) -> None:
-    records = read_records(run, "x")
+    records = read_records(RunFolder(run), "x")
     assert [step["step"] for step in records.steps] == [1, 2, 3, 4, 5, 6]
     assert records.card is not None
     assert records.card.spec == "dsunet"

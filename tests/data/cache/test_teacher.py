@@ -143,10 +143,10 @@ def test_a_crop_of_linear_logits_is_cut_exactly(
     y = crop.top + (torch.arange(crop.out_height) + 0.5) / crop.out_height * crop.height
     x = crop.left + (torch.arange(crop.out_width) + 0.5) / crop.out_width * crop.width
     x = x.flip(0) if crop.flip else x
-    # Beyond the outermost grid points the logits stay what they are there.
-    y, x = y.clamp(rows[0], rows[-1]), x.clamp(columns[0], columns[-1])
-    if crop.flip:  # the mirror image's outermost points lie elsewhere where the grid is not symmetric
-        x = x.clamp(width - columns[-1], width - columns[0])
+    # Beyond the outermost grid points the logits stay what they are there; those of the mirror image lie
+    # elsewhere where the grid is not symmetric.
+    ends = (width - columns[-1], width - columns[0]) if crop.flip else (columns[0], columns[-1])
+    y, x = y.clamp(rows[0], rows[-1]), x.clamp(*ends)
     torch.testing.assert_close(cut[0][inner], y[:, None].expand(len(y), len(x)), atol=0.05, rtol=2e-3)
     torch.testing.assert_close(cut[1][inner], x[None].expand(len(y), len(x)), atol=0.05, rtol=2e-3)
     assert cut.sum() == pytest.approx(cut[:, inner[0], inner[1]].sum().item())  # nothing on the padding
