@@ -236,7 +236,9 @@ def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CHUNK", 3)
     monkeypatch.setattr(pipeline, "CHUNK_PIXELS", 100)
     sizes = [40, 40, 30, 200, 10, None, 10, 10, 10, 10, None, None]
-    found = chunks(OpenedFile(path=Path(str(i)), name=Path(str(i)), pixels=size) for i, size in enumerate(sizes))
+    found = chunks(
+        OpenedFile(path=Path(str(i)), name=Path(str(i)), pixels=size) for i, size in enumerate(sizes)
+    )
     assert [[item.pixels for item in chunk] for chunk in found] == [
         [40, 40], [30], [200], [10], [None], [10, 10, 10], [10], [None], [None],
     ]  # fmt: skip

@@ -246,7 +246,7 @@ def train_until(config: TrainConfig, place: str, number: int, patch: pytest.Monk
     with patch.context() as patched:
         patched.setattr(f"{owner}.{name}", strike)
         with pytest.raises(Stopped) as stopped:
-            api.train(config, report=False)
+            api.train(config, report=place == "the report")
     assert stopped.value.exit_code == 128 + number
     return time.monotonic() - sent[0]
 
