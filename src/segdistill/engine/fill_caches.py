@@ -53,7 +53,7 @@ def fill_caches(experiment: Experiment, accelerator: Accelerator) -> Experiment:
     return replace(experiment, train=train, cache=cache)
 
 
-class Outputs(NamedTuple):
+class TeacherOutputs(NamedTuple):
     """The teacher's outputs for an image and its mirror image."""
 
     logits: Tensor
@@ -80,12 +80,12 @@ class TeacherPass:
             module = self.teacher.network.module
             self.hook = FeatureHook(module, objective.teacher_layer, "objective.teacher_layer")
 
-    def __call__(self, image: Tensor, size: tuple[int, int]) -> Outputs:
+    def __call__(self, image: Tensor, size: tuple[int, int]) -> TeacherOutputs:
         """The outputs for a 3 x H x W uint8 image, resized to `size`."""
         view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
         with self.accelerator.autocast():
             logits = run_network(self.teacher.unscaled, torch.stack([view, view.flip(2)]))
-        return Outputs(logits, None if self.hook is None else self.hook.pop())
+        return TeacherOutputs(logits, None if self.hook is None else self.hook.pop())
 
     def __enter__(self) -> "TeacherPass":
         return self
