@@ -2,16 +2,19 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from segdistill import api
+from segdistill import api, cli
 from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
@@ -64,16 +67,56 @@ def configure(shapes: Path) -> Configure:
     return make
 
 
+def _run_rank(arguments: list[str], environment: dict[str, Any], output: Path) -> None:
+    """One of two processes: forked, for then it has imported everything."""
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    with (
+        output.with_suffix(".out").open("w") as sys.stdout,
+        output.with_suffix(".err").open("w") as sys.stderr,
+    ):
+        code = cli.main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 @pytest.fixture(scope="session")
 def launch() -> Launch:
-    """Runs segdistill in two processes; `--device cpu` puts them on the CPU (launch's --cpu is for one)."""
-    options = (
-        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    )
-    command = [Path(sys.executable).with_name("accelerate"), "launch", *options, "-m", "segdistill.cli"]
+    """Runs segdistill in two processes, told of each other as `accelerate launch` does, or by that itself.
 
-    def start(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
+    `--device cpu` puts them on the CPU (launch's --cpu is for one). Output and errors are those of both.
+    """
+
+    def start(*arguments: object, launcher: bool = False) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "segdistill.cli", *map(str, arguments)]
+        if launcher:
+            options = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+            accelerate = [str(Path(sys.executable).with_name("accelerate")), *options.split()]
+            return subprocess.run(
+                [*accelerate, "--dynamo_backend", "no", *command[1:]],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with tempfile.TemporaryDirectory() as folder:
+            processes = []
+            for rank in range(2):
+                environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+                process = get_context("fork").Process(
+                    target=_run_rank, args=(command[3:], environment, Path(folder) / str(rank))
+                )
+                process.start()
+                processes.append(process)
+            for process in processes:
+                process.join()
+            out, error = (
+                "".join((Path(folder) / f"{rank}.{kind}").read_text() for rank in range(2))
+                for kind in ("out", "err")
+            )
+        code = max(abs(process.exitcode or 0) for process in processes)
+        return subprocess.CompletedProcess(command, code, out, error)
 
     return start
 

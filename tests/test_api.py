@@ -172,7 +172,7 @@ def test_two_processes_train_into_one_run_folder(launch: Any, run: Path, tmp_pat
         "--objective.losses", "{cosine: 1, mgd: [0, 1]}",
         "--objective.auxiliary", 0.4, "--objective.alpha", "[0, 1]", "--objective.class_weights", 0.5,
         "--student.width", 0.05, "--optim.ema", 0.9, "--optim.accumulate", 2, "--optim.clip", 1,
-        "--out", out,
+        "--out", out, launcher=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["run"] for line in done.stdout.splitlines()] == [str(out)]
