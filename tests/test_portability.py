@@ -58,11 +58,18 @@ def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
     assert evaluated["miou"] == pytest.approx(trained["miou"])
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given: str | None, expected: str) -> None:
-    code = "import os, sys, segdistill; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_waiting_threads_soon_sleep_unless_the_user_wants_otherwise(given: Any, expected: str) -> None:
+    code = "import os, sys, segdistill; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    waiting = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    environment = {name: value for name, value in os.environ.items() if name not in waiting} | given
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{expected} False\n"

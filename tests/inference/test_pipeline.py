@@ -67,6 +67,12 @@ def names_until_error(results: Any) -> tuple[list[str], UnreadableFilesError]:
     return names, caught.value
 
 
+@pytest.fixture(autouse=True)
+def batches_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator: on a CPU images are run one by one."""
+    monkeypatch.setattr(pipeline, "CPU_BATCH", pipeline.BATCH)
+
+
 @pytest.fixture
 def predict(recorder: Recorder, photos: Path, tmp_path: Path) -> Predict:
     """Predicts the photos; settings can be given."""

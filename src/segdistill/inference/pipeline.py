@@ -36,6 +36,8 @@ CHUNK_PIXELS = 32_000_000
 """Most pixels that they have together; a larger image is decoded alone."""
 BATCH = 8
 """Most images of a batch."""
+CPU_BATCH = 1
+"""The same on a CPU, whose caches hold the maps of one image at best: a batch is slower than its images."""
 BATCH_PIXELS = 2**20
 """Most pixels of a batch's network inputs; a larger input is run alone."""
 THREADS = min(4, os.cpu_count() or 1)
@@ -102,8 +104,9 @@ def check_files(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> No
 class Pipeline:
     """Predicts files one after the other, in their order.
 
-    While a chunk of images goes through the network, threads decode the next one and write the masks. Which
-    images share a batch follows from the files alone, not from how fast they are decoded.
+    Threads decode a chunk of images and write its masks: on a CPU before and after it goes through the
+    network, on another device meanwhile. Which images share a batch follows from the files alone, not from
+    how fast they are decoded.
 
     Args:
         network: on `device`, in eval mode.
@@ -113,7 +116,10 @@ class Pipeline:
 
     def __init__(self, network: TrainedNetwork, config: PredictConfig, device: torch.device) -> None:
         self.network, self.config, self.device = network, config, device
-        self.batch = BATCH if network.largest is None else min(BATCH, network.largest[0])
+        # On a CPU, threads that decode would hold up the threads of the network, which wait for each other.
+        self.overlaps = device.type != "cpu"
+        batch = BATCH if self.overlaps else CPU_BATCH
+        self.batch = batch if network.largest is None else min(batch, network.largest[0])
         self.opened: dict[Path, Image.Image] = {}
         self.failed: dict[Path, str] = {}
 
@@ -128,8 +134,11 @@ class Pipeline:
             chunk: list[OpenedFile] = []
             decoding: list[Future[Image.Image]] = []
             for ahead in chunks(self._items(files)):
+                if not self.overlaps:
+                    yield from self._finish(chunk, decoding, pool)
                 started = [pool.submit(self._decode, item) for item in ahead if item.pixels is not None]
-                yield from self._finish(chunk, decoding, pool)
+                if self.overlaps:
+                    yield from self._finish(chunk, decoding, pool)
                 chunk, decoding = ahead, started
             yield from self._finish(chunk, decoding, pool)
         finally:
@@ -178,11 +187,14 @@ class Pipeline:
                 inputs[item] = Input(image, network_input(image, self.config.size or self.network.size))
         waiting = deque(inputs)
         written: dict[OpenedFile, Future[Result]] = {}
+        held: list[tuple[OpenedFile, Prediction]] = []
         while inputs:
-            batch = self._next_batch(inputs)
-            for item, prediction in self._predict_batch(batch):
-                written[item] = pool.submit(self._write, item, prediction)
+            for item, prediction in self._predict_batch(self._next_batch(inputs)):
+                held.append((item, prediction))
             # Probabilities of a photograph take a hundred megabytes: those of one image at a time.
+            if self.overlaps or self.config.probabilities or not inputs:
+                written |= {item: pool.submit(self._write, item, prediction) for item, prediction in held}
+                held.clear()
             wait = self.config.probabilities
             while waiting and (first := waiting[0]) in written and (wait or written[first].done()):
                 yield written.pop(waiting.popleft()).result()
