@@ -84,9 +84,10 @@ def bomb(path: Path, size: int = 2**28) -> Path:
 
 
 def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    path = bomb(tmp_path / "bomb.pth")
     added = AddedMemory()
     with pytest.raises(ValueError, match="more than its own size") as error:
-        read_state(bomb(tmp_path / "bomb.pth"))
+        read_state(path)
     one_line(error)
     assert added.peak() < 2**26
 
