@@ -184,14 +184,11 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     config = config or EvaluateConfig()
     spec = str(target)
     samples = open_evaluation(spec, config.data)
-    wanted = [name.strip() for name in config.classes.split(",") if name.strip()]
-    samples.labels.index(wanted)
+    samples.labels.index(config.class_names)  # refuses unknown ones
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
-    network = load_network(
-        spec, weights=config.weights, labels=samples.labels,
-        precision="fp32" if config.precision == "auto" else config.precision,
-    )  # fmt: skip
+    precision = "fp32" if config.precision == "auto" else config.precision
+    network = load_network(spec, weights=config.weights, labels=samples.labels, precision=precision)
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
     teacher = open_teacher(config.teacher, samples.labels)
     started = time.perf_counter()
@@ -221,9 +218,9 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
         "images_per_second": len(samples) / seconds,
         **metrics.summary(),
     }
-    if wanted:
-        summary["classes"] = wanted
-        summary["miou_of_classes"] = mean([summary["iou"][name] for name in wanted])
+    if config.class_names:
+        summary["classes"] = config.class_names
+        summary["miou_of_classes"] = mean([summary["iou"][name] for name in config.class_names])
     if accelerator.is_main_process:
         write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
     return summary

@@ -1,6 +1,7 @@
 """Settings become objects, once: the one assembly that every verb uses."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
 from segdistill.console import log
-from segdistill.data.datasets import open_dataset, open_labels, open_training, open_validation
+from segdistill.data.datasets import open_dataset, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.samples import DownscaledSamples, FileSamples, Samples
 from segdistill.distillation.objective import check_losses
@@ -26,21 +27,25 @@ from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
 
 
-def build_experiment(config: TrainConfig) -> Experiment:
+def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experiment:
     """Everything that a training is made of, before its first step; caches are not filled yet.
+
+    Args:
+        config: the settings.
+        load_init: start from the weights of `student.init`, where the settings name one.
 
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: settings do not fit each other or the data.
     """
     check_losses(config.objective, distils=config.teacher.spec is not None)
-    labels = open_labels(config.data.root, config.data.layout)
+    files = open_training(config.data, distils=config.teacher.spec is not None)
+    labels = files.labels
     teacher = open_teacher(config.teacher, labels)
-    files = open_training(config.data, distils=teacher is not None)
     side = config.data.long_side
     val = open_validation(config.data)
     set_seed(config.seed % 2**32)
-    student = make_student(config.student, labels)
+    student = make_student(config.student if load_init else replace(config.student, init=None), labels)
     if config.runtime.channels_last:
         student = student.to(memory_format=torch.channels_last)
     if config.runtime.compile:
@@ -68,6 +73,8 @@ def build_experiment(config: TrainConfig) -> Experiment:
 def build_recorded(folder: RunFolder) -> Experiment:
     """The experiment of a run folder, as its own settings describe it; caches are not used.
 
+    Its student has fresh weights: those it started from may be gone, and others are loaded into it.
+
     Raises:
         FileNotFoundError: a file or folder that its settings name does not exist.
         ValueError: its settings are damaged, or name code that nobody has said to trust.
@@ -75,7 +82,7 @@ def build_recorded(folder: RunFolder) -> Experiment:
     config = folder.config
     for spec in (config.student.spec, config.teacher.spec or ""):
         require_trust(spec, folder.config_file)
-    return build_experiment(config)
+    return build_experiment(config, load_init=False)
 
 
 def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:

@@ -50,6 +50,11 @@ class EvaluateConfig:
     out: str = "metrics.json"
     """The JSON file with every score."""
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names in `classes`."""
+        return [name.strip() for name in self.classes.split(",") if name.strip()]
+
     def __post_init__(self) -> None:
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
         require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more, above 0")

@@ -76,24 +76,6 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
     return ready.size
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """W, H of an image file as it is stored, without decoding it.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_image`.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"{path} is not an image that can be read") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
 def read_mask(path: Path) -> np.ndarray:
     """A mask file as an H x W uint8 array of the indices it stores (palette colours are ignored).
 
