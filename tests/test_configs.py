@@ -16,7 +16,7 @@ from segdistill.config.train import RuntimeConfig, TeacherConfig, TrainConfig
 from segdistill.config.yaml import load
 from segdistill.data.datasets import open_labels
 from segdistill.data.labels import VOC, LabelSet
-from segdistill.distillation.objective import check_losses
+from segdistill.distillation.table import check_losses
 
 pytestmark = pytest.mark.integration
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -24,7 +24,7 @@ from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.check import survey
 from segdistill.data.worker import plain_failures
-from segdistill.distillation.objective import check_losses
+from segdistill.distillation.table import check_losses
 from segdistill.engine.evaluate import EvaluationOptions
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.fill_caches import fill_caches, open_teacher_cache

@@ -15,7 +15,7 @@ from segdistill.console import log
 from segdistill.data.datasets import open_dataset, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.samples import DownscaledSamples, FileSamples, Samples
-from segdistill.distillation.objective import check_losses
+from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_model

@@ -12,8 +12,9 @@ from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.distillation.forward import Forward
 from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
-from segdistill.distillation.objective import LOSSES, Objective, check_losses, downscale_targets
+from segdistill.distillation.objective import Objective, downscale_targets
 from segdistill.distillation.region_losses import dice_loss
+from segdistill.distillation.table import LOSSES, check_losses
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork

@@ -17,9 +17,6 @@ Optimizer = Literal["adamw", "adam", "sgd"]
 
 Schedule = Literal["cosine", "poly", "constant"]
 
-FEATURE_LOSSES = frozenset({"cosine", "fitnet", "attention", "pairwise", "ifvd", "mgd"})
-"""Those of `ObjectiveConfig.losses` that compare feature maps, and so need more than logits."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

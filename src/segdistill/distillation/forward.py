@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segdistill.config.train import FEATURE_LOSSES, ObjectiveConfig
+from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
+from segdistill.distillation.table import FEATURE_LOSSES
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 from segdistill.models.zoo import PROBE_SIDE, probe

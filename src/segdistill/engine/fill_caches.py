@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2 import functional as T
 
-from segdistill.config.train import FEATURE_LOSSES, DataConfig
+from segdistill.config.train import DataConfig
 from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.cache.teacher import (
@@ -26,6 +26,7 @@ from segdistill.data.cache.teacher import (
 )
 from segdistill.data.samples import Sample, Samples
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
+from segdistill.distillation.table import FEATURE_LOSSES
 from segdistill.engine.experiment import Experiment
 from segdistill.inference.segment import run_network
 from segdistill.models.hooks import FeatureHook
