@@ -11,7 +11,6 @@ from segdistill.data.labels import VOID
 from segdistill.distillation.table import FEATURE_LOSSES, LOSSES
 
 pytestmark = pytest.mark.unit
-FEATURES = {"student_features", "teacher_features", "adapted_features"}
 OPTIONS: dict[str, dict[str, Any]] = {"pairwise": {"patches": 2}, "mgd": {"masked": 0.0}}
 every_loss = pytest.mark.parametrize("name", list(LOSSES))
 
