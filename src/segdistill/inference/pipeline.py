@@ -43,6 +43,8 @@ BATCH_PIXELS = 2**20
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that decode and write. PyTorch computes in the caller's thread alone, with threads of its own."""
 
+Chunk = tuple["list[OpenedFile]", list[Future[Image.Image]]]
+"""Files, and their images on the way."""
 Result = tuple[Path, Prediction]
 """A mask file and what it holds; of a video, the overlay video and one frame."""
 
@@ -131,16 +133,14 @@ class Pipeline:
         """
         pool = ThreadPoolExecutor(THREADS)
         try:
-            chunk: list[OpenedFile] = []
-            decoding: list[Future[Image.Image]] = []
-            for ahead in chunks(self._items(files)):
-                if not self.overlaps:
-                    yield from self._finish(chunk, decoding, pool)
-                started = [pool.submit(self._decode, item) for item in ahead if item.pixels is not None]
+            ahead: Chunk = ([], [])
+            for chunk in chunks(self._items(files)):
+                decoding = [pool.submit(self._decode, item) for item in chunk if item.pixels is not None]
+                ready: Chunk = (chunk, decoding)
                 if self.overlaps:
-                    yield from self._finish(chunk, decoding, pool)
-                chunk, decoding = ahead, started
-            yield from self._finish(chunk, decoding, pool)
+                    ready, ahead = ahead, ready
+                yield from self._finish(*ready, pool)
+            yield from self._finish(*ahead, pool)
         finally:
             pool.shutdown(cancel_futures=True)
             for image in self.opened.values():  # where the caller stopped early
