@@ -4,10 +4,10 @@ import errno
 import os
 import re
 import signal
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -42,8 +42,7 @@ def with_plain_errors(loader: Iterable[Item]) -> Iterator[Item]:
             clean = ChildProcessError(LOADER_ENDED)  # before it could hand over what it had announced
         else:
             raise
-        # The frames hold the loader, which would keep its processes until the program ends.
-        traceback.clear_frames(error.__traceback__)
+        _close_loaders(error)
     else:
         return
     raise clean
@@ -73,11 +72,24 @@ def plain_failures() -> Iterator[None]:
             )
         else:
             raise
-        # The frames hold the loader, which would keep its processes until the program ends.
-        traceback.clear_frames(error.__traceback__)
+        _close_loaders(error)
     else:
         return
     raise problem
+
+
+def _close_loaders(error: BaseException) -> None:
+    """Let go of an error's frames: they hold the loader, and would keep its processes until the program ends.
+
+    PyTorch's handler of SIGCHLD raises wherever the program is, here in the loader's own destructor.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        # A function, not SIG_IGN: a signal that is already on its way still looks for one.
+        handler = signal.signal(signal.SIGCHLD, lambda *_: None)
+        traceback.clear_frames(error.__traceback__)
+        signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+    else:
+        traceback.clear_frames(error.__traceback__)
 
 
 def ignore_stop_signals(worker: int) -> None:
@@ -89,7 +101,7 @@ def ignore_stop_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo") and hasattr(signal, "pthread_sigmask"):  # on Linux alone
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_exit_when_parent_asks, daemon=True).start()
+        threading.Thread(target=_exit_when_parent_asks, daemon=True).start()
 
 
 def _exit_when_parent_asks() -> None:
