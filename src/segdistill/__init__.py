@@ -10,7 +10,7 @@ from segdistill.version import __version__
 # other: on a machine that does other work too everything is several times slower. Threads that sleep at once
 # cost a quarter on an idle machine. So they spin for some microseconds.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from segdistill.api import benchmark, cache, evaluate, export, load_student, predict, report, serve, train
