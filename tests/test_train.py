@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segdistill import api, build_model
+from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.config.train import (
@@ -139,7 +140,7 @@ def test_features_and_heads_train_along_and_are_no_part_of_the_student(
     assert set(state(out)["adapters"]) == {"cosine", "mgd", "auxiliary_0", "auxiliary_1", "auxiliary_2"}
     assert (
         load_file(out / "model.safetensors").keys()
-        == build_model("dsunet", 9, width=0.05).state_dict().keys()
+        == build_model(Architecture(width=0.05), 9).state_dict().keys()
     )
 
 

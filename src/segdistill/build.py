@@ -1,13 +1,14 @@
 """Settings become objects, once: the one assembly that every verb uses."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
@@ -15,14 +16,16 @@ from segdistill.console import log
 from segdistill.data.datasets import open_dataset, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
 from segdistill.data.samples import DownscaledSamples, FileSamples, Samples
+from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_model
+from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
-from segdistill.models.zoo import build_model, output_classes
+from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
 
@@ -32,7 +35,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
 
     Args:
         config: the settings.
-        load_init: start from the weights of `student.init`, where the settings name one.
+        load_init: start from `student.init` or `student.weights`, where the settings name one.
 
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
@@ -45,7 +48,9 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
     side = config.data.long_side
     val = open_validation(config.data)
     set_seed(config.seed % 2**32)
-    student = make_student(config.student if load_init else replace(config.student, init=None), labels)
+    fresh = replace(config.student, init=None, weights=None)
+    student = make_student(config.student if load_init else fresh, labels)
+    mean, std = input_statistics(student)
     if config.runtime.channels_last:
         student = student.to(memory_format=torch.channels_last)
     if config.runtime.compile:
@@ -53,9 +58,14 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
     card = ModelCard(
         spec=config.student.spec,
         width=config.student.width,
+        stride=config.student.stride,
+        decoder=config.student.decoder,
+        channels=config.student.channels,
         labels=labels,
         size=config.size,
         evaluate_size=config.evaluate_size,
+        mean=mean or IMAGENET_MEAN,
+        std=std or IMAGENET_STD,
         teacher=None if teacher is None else teacher.identity(),
         version=__version__,
     )
@@ -150,10 +160,12 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     Raises:
         ValueError: the network does not give one logit per class, or the weights of `init` do not fit.
     """
-    student = build_model(config.spec, len(labels), width=config.width)
+    student = build_model(config, len(labels))
     outputs = output_classes(student, config.spec)
     if outputs != len(labels):
         raise ValueError(f"student {config.spec!r} gives {outputs} logits for {len(labels)} classes")
+    if config.weights is not None:
+        log(load_pretrained(student, config, config.weights))
     if config.init is not None:
         card, state = read_model(Path(config.init))
         if card.labels.names != labels.names:
@@ -161,11 +173,15 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
         try:
             load_state(student, Path(config.init), state)
         except ValueError:
-            if (card.spec, card.width) == (config.spec, config.width):
+            settings = [
+                f"--student.{item.name} {getattr(card, item.name)}"
+                for item in fields(Architecture)
+                if getattr(card, item.name) != getattr(config, item.name)
+            ]
+            if not settings:
                 raise
             raise ValueError(
-                f"student.init {config.init} is another network: start from it with --student {card.spec} "
-                f"--student.width {card.width:g}"
+                f"student.init {config.init} is another network: start from it with {' '.join(settings)}"
             ) from None
     return student
 

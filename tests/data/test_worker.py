@@ -51,7 +51,7 @@ def test_closing_a_loader_that_died_says_nothing(
     raising_handler: Callable[[int, FrameType | None], NoReturn],
 ) -> None:
     error = ValueError("Caught ValueError in process 0.\nOriginal Traceback: ...\nValueError: no mask")
-    with pytest.raises(ValueError, match="^no mask$"):
+    with pytest.raises(ValueError, match=r"^no mask$"):
         next(with_plain_errors(LoaderThatDies(error)))
     assert signal.getsignal(signal.SIGCHLD) is raising_handler
 

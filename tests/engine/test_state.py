@@ -1,6 +1,9 @@
 """Schedules, optimisers and averages, by numbers worked out by hand; and what a resumed state continues."""
 
 import io
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +11,20 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from segdistill.config.train import ObjectiveConfig, OptimConfig
+from segdistill.build import build_experiment
+from segdistill.config.train import ObjectiveConfig, OptimConfig, StudentConfig
 from segdistill.data.batch import Batch
 from segdistill.data.labels import LabelSet
 from segdistill.distillation.forward import Forward
 from segdistill.distillation.objective import Objective
-from segdistill.engine.state import TrainingState, learning_rate, make_optimizer, warmed_up_average
+from segdistill.engine.experiment import Experiment
+from segdistill.engine.state import (
+    TrainingState,
+    find_fixed,
+    learning_rate,
+    make_optimizer,
+    warmed_up_average,
+)
 from segdistill.models.quantized import FakeQuantized
 from segdistill.models.student import DSUNet
 from segdistill.models.teacher import Teacher
@@ -229,3 +240,87 @@ def test_a_saved_state_holds_no_teacher(accelerator: Accelerator) -> None:
     assert set(saved["adapters"]) == {"cosine", "mgd", "auxiliary_0", "auxiliary_1", "auxiliary_2"}
     assert set(saved["adapters"]["cosine"]) == {"weight", "bias"}
     assert not any("network" in name or "teacher" in name for name in saved["student"])
+
+
+@pytest.fixture
+def experiment(configure: Any, tmp_path: Path) -> Callable[..., Experiment]:
+    """Makes an experiment with other settings than the tests' usual ones."""
+    return lambda **changes: build_experiment(configure(tmp_path / "run", **changes))
+
+
+def decays_and_factors(optimizer: Any) -> list[tuple[int, float, float]]:
+    """Of each group: how many tensors, weight decay, factor."""
+    groups = optimizer.param_groups
+    return [(len(group["params"]), group["weight_decay"], group["factor"]) for group in groups]
+
+
+def test_modules_can_have_rates_of_their_own() -> None:
+    network = nn.Sequential(OrderedDict(body=nn.Conv2d(3, 3, 1), head=nn.Conv2d(3, 3, 1)))
+    head = nn.Conv2d(3, 3, 1)
+    config = OptimConfig(groups={"body": 0.1}, weight_decay=0.5)
+    optimizer = make_optimizer(config, network, head)
+    assert decays_and_factors(optimizer) == [(2, 0.5, 1.0), (2, 0.0, 1.0), (1, 0.5, 0.1), (1, 0.0, 0.1)]
+    assert optimizer.param_groups[2]["params"][0] is network.body.weight  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"optim.groups names 'tail', but must name .*: body, head"):
+        make_optimizer(OptimConfig(groups={"tail": 1.0}), network)
+
+
+def test_the_longest_prefix_counts() -> None:
+    network = DSUNet(3, width=0.1)
+    config = OptimConfig(groups={"encoder": 0.1, "encoder.0": 0.01}, weight_decay=0)
+    factors = {id(p): g["factor"] for g in make_optimizer(config, network).param_groups for p in g["params"]}
+    found = {
+        name.split(".")[0] + name.split(".")[1]: factors[id(p)] for name, p in network.named_parameters()
+    }
+    assert (found["encoder0"], found["encoder1"], found["decoder0"]) == (0.01, 0.1, 1.0)
+
+
+def test_a_step_multiplies_the_rate_by_the_factor(
+    accelerator: Accelerator, experiment: Callable[..., Experiment]
+) -> None:
+    given = experiment(optim=OptimConfig(lr=0.5, groups={"head": 0.1}))
+    state = TrainingState.of(given, accelerator)
+    assert state.begin_step(given, 0) == 0.5
+    assert {group["lr"] for group in state.optimizer.param_groups} == {0.5, 0.05}
+
+
+def test_frozen_modules_keep_weights_and_statistics(
+    accelerator: Accelerator, experiment: Callable[..., Experiment]
+) -> None:
+    given = experiment(student=StudentConfig(width=0.1, freeze=["encoder.0", "bottleneck"]))
+    state = TrainingState.of(given, accelerator)
+    before = {name: value.clone() for name, value in state.student.state_dict().items()}
+    state.begin_step(given, 0)
+    state.wrapped(torch.randn(2, 3, 16, 16)).sum().backward()
+    state.optimizer.step()
+    changed = {name for name, value in state.student.state_dict().items() if not value.equal(before[name])}
+    assert changed
+    assert not any(name.startswith(("encoder.0.", "bottleneck.")) for name in changed)
+    assert any(name.startswith("encoder.1.") and "running_mean" in name for name in changed)
+    assert not state.student.bottleneck.training  # type: ignore[union-attr]
+
+
+def test_norms_can_keep_their_statistics_and_train_their_weights(
+    accelerator: Accelerator, experiment: Any
+) -> None:
+    given = experiment(student=StudentConfig(width=0.1, norm_eval=True))
+    state = TrainingState.of(given, accelerator)
+    before = {name: value.clone() for name, value in state.student.state_dict().items()}
+    state.begin_step(given, 0)
+    state.wrapped(torch.randn(2, 3, 16, 16)).square().sum().backward()
+    state.optimizer.step()
+    changed = {name for name, value in state.student.state_dict().items() if not value.equal(before[name])}
+    assert not any("running" in name for name in changed)
+    assert any(name.endswith("bn.weight") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (["tail"], r"student\.freeze names 'tail', but must name .*: encoder, encoder\.0"),
+        (["encoder", "bottleneck", "decoder", "head"], "must leave something to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(freeze: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_fixed(DSUNet(3, width=0.1), StudentConfig(freeze=freeze))

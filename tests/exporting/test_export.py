@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segdistill import api
+from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.config.train import TeacherConfig
@@ -171,27 +172,34 @@ def test_two_openvino_files_share_a_core_that_outlives_them(exported: Export) ->
 
 
 @pytest.mark.parametrize(
-    ("spec", "package", "form"),
+    ("network", "package", "form"),
     [
-        ("smp:Unet/resnet18", "segmentation_models_pytorch", "onnx"),
-        ("lraspp_mobilenet_v3_large", "torchvision", "openvino"),
+        (Architecture(spec="smp:Unet/resnet18"), "segmentation_models_pytorch", "onnx"),
+        (Architecture(spec="lraspp_mobilenet_v3_large"), "torchvision", "openvino"),
+        (Architecture(spec="timm:tf_efficientnet_lite0", channels=16), "timm", "onnx"),
+        (Architecture(spec="timm:mobilenetv2_035", decoder="deeplab", channels=16), "timm", "openvino"),
+        (Architecture(spec="timm:mobilenetv3_small_050", decoder="lraspp"), "timm", "executorch"),
+        (Architecture(width=0.1, stride=2), "torch", "pt2"),
     ],
 )
 def test_other_students_are_exported_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, package: str, form: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Architecture, package: str, form: str
 ) -> None:
     pytest.importorskip(package)
     pytest.importorskip(PACKAGES[form])
     monkeypatch.setattr(parity, "SIZES", ((33, 65), (64, 64)))
-    monkeypatch.setattr(parity, "BATCHES", (3,))
+    monkeypatch.setattr(parity, "BATCHES", (1,) if form == "executorch" else (3,))
     torch.manual_seed(0)
-    network, labels = build_model(spec, 5), LabelSet(names=tuple("abcde"))
-    card = ModelCard(spec=spec, width=1.0, labels=labels, size=64, evaluate_size=64)
+    card = ModelCard(
+        **vars(network), labels=LabelSet(names=tuple("abcde")), size=64, evaluate_size=64,
+        mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
+    )  # fmt: skip
     (tmp_path / "run").mkdir()
-    RunFolder(tmp_path / "run").save_student(network.eval(), card)
+    RunFolder(tmp_path / "run").save_student(build_model(network, 5).eval(), card)
     out = tmp_path / f"other{FORMATS[form].suffix}"
     record = api.export(tmp_path / "run", ExportConfig(format=form, out=str(out)))  # type: ignore[arg-type]
     assert record["parity"]["same_class"] >= 0.999
+    assert load_network(str(out)).mean == (0.5, 0.4, 0.3)
 
 
 def test_an_error_of_a_converter_names_what_to_try(

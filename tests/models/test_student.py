@@ -88,3 +88,22 @@ def test_a_tiny_width_keeps_one_channel() -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="num_classes is 1"):
         DSUNet(1)
+
+
+@pytest.mark.parametrize(("stride", "more"), [(2, 12 * 12 + 12), (4, 48 * 48 + 48)])
+def test_a_strided_student_is_the_same_network_on_patches(stride: int, more: int) -> None:
+    inputs = 3 * stride**2
+    # The first block has more input channels: depthwise 9 + 1, pointwise and shortcut 64 each.
+    first = (inputs - 3) * (10 + 2 * 64)
+    assert count(DSUNet(21, stride=stride)) == 2_285_619 + 3 * stride**2 * inputs + inputs + first
+    assert 3 * stride**2 * inputs + inputs == more
+    network = DSUNet(4, width=0.1, stride=stride).eval()
+    for size in ((32, 48), (33, 47), (1, 1)):
+        assert network(torch.randn(2, 3, *size)).shape == (2, 4, *size)
+
+
+def test_a_strided_student_shifts_with_its_image_by_whole_patches() -> None:
+    network = DSUNet(4, width=0.1, stride=2).eval()
+    image = torch.randn(1, 3, 64, 96)
+    one, other = network(image[:, :, :, :64]), network(image[:, :, :, 16:80])
+    torch.testing.assert_close(one[:, :, 24:40, 40:44], other[:, :, 24:40, 24:28], rtol=1e-3, atol=1e-3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from segdistill.config.architecture import Architecture
 from segdistill.models.spec import BUILTIN, KINDS, TORCHVISION, parse_spec
 from segdistill.models.student import DSUNet
 from segdistill.models.zoo import (
@@ -45,7 +46,7 @@ def test_of_a_torchvision_networks_outputs_the_main_logits_are_taken() -> None:
 
 
 def test_width_reaches_the_student() -> None:
-    network = build_model("dsunet", 4, width=0.5)
+    network = build_model(Architecture(width=0.5), 4)
     assert isinstance(network, DSUNet)
     assert network.head.in_channels == 32
 
@@ -119,8 +120,8 @@ def test_a_missing_file_is_named() -> None:
 
 
 def test_width_belongs_to_dsunet() -> None:
-    with pytest.raises(ValueError, match="only dsunet can be made wider"):
-        build_model("fcn_resnet50", 3, width=0.5)
+    with pytest.raises(ValueError, match=r"width is 0\.5, but only dsunet takes one"):
+        build_model(Architecture(spec="fcn_resnet50", width=0.5), 3)
 
 
 def test_every_architecture_has_a_builder() -> None:

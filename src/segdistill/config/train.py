@@ -7,6 +7,7 @@ from typing import Literal
 
 from jsonargparse import set_parsing_settings
 
+from segdistill.config.architecture import Architecture
 from segdistill.config.values import Scheduled, is_weight, largest, require
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -113,18 +114,24 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentConfig:
+class StudentConfig(Architecture):
     """The network that is trained."""
 
-    spec: str = "dsunet"
-    """Any network of the zoo: a built-in name, smp:ARCH/ENCODER, file.py:function, package:function."""
-    width: float = 1.0
-    """Multiplies all channels of dsunet; other networks take 1 only."""
+    weights: str | None = None
+    """What a fresh student starts from: `imagenet` downloads the published weights of its encoder, FILE is a
+    .safetensors or .pth state dict of the encoder, or of the whole network. null starts from scratch."""
     init: str | None = None
-    """A run folder whose weights the student starts from; from scratch where absent."""
+    """A run folder whose weights the student starts from, instead of `weights`."""
+    freeze: list[str] = field(default_factory=list)
+    """Modules (by the beginning of their names, `encoder` say) that keep their weights and statistics."""
+    norm_eval: bool = False
+    """Batch norms keep their running statistics and normalise with them, as is usual for fine-tuning with
+    small batches; their weights still train."""
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "student.width", self.width, "above 0")
+        super().__post_init__()
+        require(self.init is None or self.weights is None, "student.weights", self.weights,
+                "null where student.init names a run to start from")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +235,9 @@ class OptimConfig:
     """Largest norm of the gradient; 0 does not clip."""
     accumulate: int = 1
     """Gradient accumulation steps: micro-batches that the batch of an optimiser step is split into."""
+    groups: dict[str, float] = field(default_factory=dict)
+    """Factors of the learning rate of modules, by the beginning of their names: `{encoder: 0.1}`; the longest
+    one that fits counts, 1 where none does."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights (0.999, say); 0 keeps none."""
 
@@ -238,6 +248,8 @@ class OptimConfig:
         require(self.warmup >= 0, "optim.warmup", self.warmup, "0 or more")
         require(self.clip >= 0, "optim.clip", self.clip, "0 or more")
         require(self.accumulate >= 1, "optim.accumulate", self.accumulate, "1 or more")
+        require(all(factor > 0 for factor in self.groups.values()), "optim.groups", self.groups,
+                "factors above 0 (student.freeze keeps modules as they are)")  # fmt: skip
         require(0 <= self.ema < 1, "optim.ema", self.ema, "from 0 to below 1")
 
 

@@ -9,6 +9,7 @@ from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
 from segdistill.distillation.table import FEATURE_LOSSES
 from segdistill.models.hooks import FeatureHook
+from segdistill.models.renormalize import Renormalize
 from segdistill.models.teacher import Teacher
 from segdistill.models.zoo import PROBE_SIDE, probe
 
@@ -47,6 +48,7 @@ class Forward:
         config: which losses there are, and which layers they compare.
         student: the network that is trained, as it is called (before any wrapping).
         teacher: the frozen one, or None.
+        renormalize: turns a batch's images into the student's input; None where it takes them as they are.
 
     Raises:
         ValueError: a network does not name its layers.
@@ -55,8 +57,15 @@ class Forward:
     stride: int = 1
     """Pixels of the image per position of the student's features, where losses compare them."""
 
-    def __init__(self, config: ObjectiveConfig, student: nn.Module, teacher: Teacher | None) -> None:
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        student: nn.Module,
+        teacher: Teacher | None,
+        renormalize: Renormalize | None = None,
+    ) -> None:
         self.student, self.teacher = student, teacher
+        self.renormalize = renormalize or Renormalize()
         self.auxiliary: list[FeatureHook] = []
         self.hooks: tuple[FeatureHook, FeatureHook] | None = None
         if config.auxiliary:
@@ -70,7 +79,7 @@ class Forward:
 
     def __call__(self, network: nn.Module, batch: Batch) -> Outputs:
         """The outputs for a batch; `network` is the student, wrapped or not."""
-        student_logits = network(batch.image)
+        student_logits = network(self.renormalize(batch.image))
         teacher_logits, teacher_features = batch.teacher_logits, batch.teacher_features
         is_cached = teacher_logits is not None and (self.hooks is None or teacher_features is not None)
         if self.teacher is not None and not is_cached:

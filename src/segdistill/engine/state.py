@@ -1,21 +1,23 @@
 """What changes while a student trains and so is saved: weights, their average, optimizer, best score."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from segdistill.config.train import OptimConfig
+from segdistill.config.train import OptimConfig, StudentConfig
 from segdistill.distillation.forward import Forward
 from segdistill.distillation.objective import Objective
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.runtime import seed_step
 from segdistill.models.quantized import FakeQuantized
+from segdistill.models.renormalize import Renormalize
 
 RANGES_UNTIL = 0.5
 """Fraction of the steps after which a student that trains as if in 8 bits keeps the ranges of its maps."""
@@ -29,6 +31,7 @@ class TrainingState:
         objective: their losses; what of them trains along (adapters) is here too, the teacher is not.
         config: optimizer and average.
         accelerator: moves and wraps the modules.
+        fixed: modules of the student that stay in eval mode.
         quantize: train and evaluate as if in 8 bits.
 
     Attributes:
@@ -48,10 +51,11 @@ class TrainingState:
         config: OptimConfig,
         accelerator: Accelerator,
         *,
+        fixed: Sequence[nn.Module] = (),
         quantize: bool = False,
     ) -> None:
         student = forward.student
-        self.student, self.forward = student, forward
+        self.student, self.forward, self.fixed = student, forward, fixed
         self.objective, self.accelerator = objective, accelerator
         self.rank = accelerator.process_index
         self.best: float | None = None
@@ -71,8 +75,9 @@ class TrainingState:
     @classmethod
     def of(cls, experiment: Experiment, accelerator: Accelerator) -> Self:
         """The state before the first step, with the teacher on the accelerator's device."""
-        config, teacher = experiment.config, experiment.teacher
-        forward = Forward(config.objective, experiment.student, teacher)
+        config, teacher, card = experiment.config, experiment.teacher, experiment.card
+        renormalize = Renormalize(card.mean, card.std).to(accelerator.device)
+        forward = Forward(config.objective, experiment.student, teacher, renormalize)
         objective = Objective(
             config.objective,
             distils=teacher is not None,
@@ -81,17 +86,20 @@ class TrainingState:
         )
         if teacher is not None:
             teacher.to(accelerator.device)
+        fixed = find_fixed(experiment.student, config.student)
         quantize = config.quantize is not None
-        return cls(forward, objective, config.optim, accelerator, quantize=quantize)
+        return cls(forward, objective, config.optim, accelerator, fixed=fixed, quantize=quantize)
 
     def begin_step(self, experiment: Experiment, step: int) -> float:
         """Set mode, learning rate and random numbers of optimizer step `step` (from 0); returns the rate."""
         config, steps = experiment.config, experiment.steps
         rate = learning_rate(config.optim, step, steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)  # of version 0.1.0 there are groups without one
         seed_step(config.seed, step, self.rank)
         self.wrapped.train()
+        for module in self.fixed:
+            module.eval()
         if self.quantized is not None:
             self.quantized.observing = step < RANGES_UNTIL * steps
         return rate
@@ -156,12 +164,59 @@ class TrainingState:
         self.best, self.scored = state["best"], state["scored"]
 
 
-def make_optimizer(config: OptimConfig, *modules: nn.Module) -> Optimizer:
-    """The optimizer over all parameters; biases and norms (vectors and scalars) have no weight decay."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+def find_fixed(student: nn.Module, config: StudentConfig) -> list[nn.Module]:
+    """The modules that stay in eval mode in training; those of `freeze` get no gradient either.
+
+    Raises:
+        ValueError: `freeze` names no module, or all of them.
+    """
+    fixed = []
+    for name, module in student.named_modules():
+        if _longest_prefix(name, config.freeze) is not None:
+            fixed.append(module.requires_grad_(False))
+        elif config.norm_eval and isinstance(module, _BatchNorm):
+            fixed.append(module)
+    for prefix in config.freeze:
+        _require_module(student, prefix, "student.freeze")
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ValueError(f"student.freeze is {config.freeze}, but must leave something to train")
+    return fixed
+
+
+def _longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
+    """Of dotted names, the longest that `name` is or begins with."""
+    found = [prefix for prefix in prefixes if name == prefix or name.startswith(f"{prefix}.")]
+    return max(found, key=len, default=None)
+
+
+def _require_module(network: nn.Module, prefix: str, option: str) -> None:
+    names = [name for name, _ in network.named_modules() if name]
+    if prefix not in names:
+        choices = ", ".join(name for name in names if name.count(".") < 2)
+        raise ValueError(f"{option} names {prefix!r}, but must name a module of the student: {choices}")
+
+
+def make_optimizer(config: OptimConfig, student: nn.Module, *others: nn.Module) -> Optimizer:
+    """The optimizer over all parameters that train; biases and norms (vectors, scalars) have no weight decay.
+
+    Raises:
+        ValueError: `groups` names no module of the student.
+    """
+    for prefix in config.groups:
+        _require_module(student, prefix, "optim.groups")
+    trained: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in student.named_parameters():
+        factor = config.groups.get(_longest_prefix(name, config.groups) or "", 1.0)
+        if parameter.requires_grad:
+            trained.setdefault(factor, []).append(parameter)
+    trained[1.0] += [p for module in others for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": chosen, "weight_decay": decay, "factor": factor}
+        for factor, parameters in trained.items()
+        for decay, chosen in (
+            (config.weight_decay, [p for p in parameters if p.ndim > 1]),
+            (0.0, [p for p in parameters if p.ndim <= 1]),
+        )
     ]
     if config.name == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)

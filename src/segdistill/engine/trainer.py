@@ -171,8 +171,10 @@ class Trainer:
         val, accelerator = self.experiment.val, self.accelerator
         task: TaskID = bar.add_task("evaluate", total=-(-len(val) // accelerator.num_processes), numbers="")
         self.state.broadcast_buffers()
+        card = self.experiment.card
+        network = TrainedNetwork(self.state.scoring, card.labels, card.spec, mean=card.mean, std=card.std)
         metrics = evaluate(
-            self.state.scoring,
+            network.to(accelerator.device),
             val,
             self.experiment.labels,
             accelerator,

@@ -5,12 +5,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from segdistill.config.architecture import Architecture, DecoderName
 from segdistill.config.paths import CARD as CARD
 from segdistill.config.paths import require_model
 from segdistill.config.values import require
@@ -19,17 +20,16 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json, write_together
 
 WEIGHTS = "model.safetensors"
-MAX_WIDTH, MAX_SIDE = 8, 2**14
-"""Of a card: its width and its sides in pixels, so that a few bytes cannot ask for all memory."""
+MAX_WIDTH, MAX_SIDE, MAX_CHANNELS = 8, 2**14, 2**12
+"""Of a card: its width, its sides in pixels and its decoder's channels, so that a few bytes cannot ask for
+all memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """Describes the weights beside it.
+class ModelCard(Architecture):
+    """Describes the weights beside it, and the network that they belong to.
 
     Attributes:
-        spec: the zoo's name of the architecture.
-        width: channel multiplier of dsunet.
         labels: what the logits are over.
         size: side of the training crops, in pixels.
         evaluate_size: long side of the images it was evaluated on, None for their own size.
@@ -39,8 +39,6 @@ class ModelCard:
         version: of segdistill.
     """
 
-    spec: str
-    width: float
     labels: LabelSet
     size: int
     evaluate_size: int | None
@@ -52,8 +50,14 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.size, self.evaluate_size) if side is not None]
+        super().__post_init__()
         require(isinstance(self.spec, str), "spec", self.spec, "the name of a network")
         require(_number(self.width) and 0 < self.width <= MAX_WIDTH, "width", self.width, f"0 to {MAX_WIDTH}")
+        require(self.stride in (1, 2, 4), "stride", self.stride, "1, 2 or 4")
+        require(self.decoder in get_args(DecoderName), "decoder", self.decoder, "a decoder's name")
+        channels = self.channels
+        whole = channels is None or (isinstance(channels, int) and 0 < channels <= MAX_CHANNELS)
+        require(whole, "channels", channels, f"1 to {MAX_CHANNELS}")
         for name, values in {"mean": self.mean, "std": self.std}.items():
             require(len(values) == 3 and all(map(_number, values)), name, values, "three numbers")
         require(min(self.std) > 0, "std", self.std, "above 0")

@@ -10,7 +10,7 @@ from typing import Literal
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS, format_of
 
-Kind = Literal["run", "file", "builtin", "torchvision", "smp", "function"]
+Kind = Literal["run", "file", "builtin", "torchvision", "timm", "smp", "function"]
 
 BUILTIN = ("dsunet",)
 TORCHVISION = (
@@ -83,6 +83,11 @@ def _parse_torchvision(text: str) -> NetworkSpec | None:
     return NetworkSpec(text=text, kind="torchvision", architecture=text) if text in TORCHVISION else None
 
 
+def _parse_timm(text: str) -> NetworkSpec | None:
+    prefix, _, encoder = text.partition(":")
+    return NetworkSpec(text=text, kind="timm", encoder=encoder) if prefix == "timm" else None
+
+
 def _parse_smp(text: str) -> NetworkSpec | None:
     prefix, _, name = text.partition(":")
     if prefix != "smp":
@@ -107,6 +112,7 @@ KINDS: dict[Kind, SpecKind] = {
     ),
     "builtin": SpecKind(f"a built-in ({', '.join(BUILTIN)})", _parse_builtin),
     "torchvision": SpecKind(f"one of torchvision's ({', '.join(TORCHVISION)})", _parse_torchvision),
+    "timm": SpecKind("timm:ENCODER", _parse_timm),
     "smp": SpecKind("smp:ARCHITECTURE/ENCODER", _parse_smp),
     "function": SpecKind("path/to/file.py:function or package.module:function", _parse_function),
 }

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill.models.decoders import pad_to_multiple, upsample_grid
+
 
 class Block(nn.Module):
     """relu(bn(pointwise(depthwise(x))) + shortcut(x)): N x C_in x H x W -> N x C_out x H x W.
@@ -52,6 +54,8 @@ class DSUNet(nn.Module):
         num_classes: K.
         width: multiplies all channels.
         dropout: probability that a bottleneck value is dropped in training.
+        stride: above 1, the network sees patches of that side (one point each, all values of their pixels)
+            and its logits are upsampled; 1 is the reference.
     """
 
     deepest = "bottleneck"
@@ -59,13 +63,19 @@ class DSUNet(nn.Module):
     auxiliary = ("bottleneck", "decoder.0", "decoder.1")
     """Names of the modules whose outputs get a head of their own in training (for deep supervision)."""
 
-    def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.5) -> None:
+    def __init__(
+        self, num_classes: int, width: float = 1.0, dropout: float = 0.5, *, stride: int = 1
+    ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}, but segmentation needs 2 or more")
         c1, c2, c3, c4 = (max(1, round(c * width)) for c in (64, 128, 256, 512))
+        self.stride = stride
+        c0 = 3 * stride**2
+        if stride > 1:  # as a vision transformer embeds patches (Dosovitskiy et al. 2021)
+            self.embedding = nn.Conv2d(3, c0, stride, stride=stride)
         self.encoder = nn.ModuleList(
-            nn.Sequential(Block(i, o), Block(o, o)) for i, o in ((3, c1), (c1, c2), (c2, c3))
+            nn.Sequential(Block(i, o), Block(o, o)) for i, o in ((c0, c1), (c1, c2), (c2, c3))
         )
         self.bottleneck = nn.Sequential(Block(c3, c4, 2), nn.Dropout(dropout), Block(c4, c4, 4))
         self.decoder = nn.ModuleList(Up(i, o) for i, o in ((c4, c3), (c3, c2), (c2, c1)))
@@ -73,7 +83,14 @@ class DSUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W normalised images -> N x K x H x W logits."""
-        x, skips = image, []
+        if self.stride == 1:
+            return self._logits(image)  # at the input's size: the last skip has it, also where a side is odd
+        logits = self._logits(self.embedding(pad_to_multiple(image, self.stride)))
+        return upsample_grid(logits, self.stride, image.shape[2:], "centre")
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """N x C x h x w patches, or pixels -> N x K x h x w."""
+        skips = []
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
@@ -81,4 +98,4 @@ class DSUNet(nn.Module):
         x = self.bottleneck(x)
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
             x = stage(x, skip)
-        return self.head(x)  # already at the input's size: the last skip has it, also where a side is odd
+        return self.head(x)

@@ -19,8 +19,16 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import first_line, refuse_bomb
 from segdistill.models.card import CARD, WEIGHTS, read_card, read_weights
 from segdistill.models.exported import ExportedNetwork
+from segdistill.models.renormalize import Renormalize
 from segdistill.models.spec import Kind, NetworkSpec, parse_spec, require_trust
-from segdistill.models.zoo import MainOutput, TorchvisionNetwork, build_model, call_function, output_classes
+from segdistill.models.zoo import (
+    MainOutput,
+    TorchvisionNetwork,
+    build_model,
+    call_function,
+    input_statistics,
+    output_classes,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What each precision computes in."""
@@ -40,9 +48,6 @@ class TrainedNetwork(nn.Module):
         dtype: what convolutions and products compute in; a file computes as it was opened.
     """
 
-    gain: Tensor
-    offset: Tensor
-
     def __init__(
         self,
         module: nn.Module,
@@ -56,18 +61,12 @@ class TrainedNetwork(nn.Module):
         super().__init__()
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
         self.dtype = torch.float32
-        self.mean, self.std = tuple(mean), tuple(std)
-        # x is (rgb - imagenet_mean) / imagenet_std; the module takes (rgb - mean) / std = x * gain + offset.
-        gain = torch.tensor(IMAGENET_STD) / torch.tensor(std)
-        offset = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
-        self.register_buffer("gain", gain.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("offset", offset.view(1, 3, 1, 1), persistent=False)
-        self.renormalises = (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD)
+        self.renormalize = Renormalize(mean, std)
+        self.mean, self.std = self.renormalize.mean, self.renormalize.std
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits."""
-        if self.renormalises:
-            image = image * self.gain + self.offset
+        image = self.renormalize(image)
         if self.dtype == torch.float32:
             logits = self.module(image)  # in whatever precision the caller has chosen
         else:
@@ -177,7 +176,7 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     assert spec.path is not None
     card = read_card(spec.path)
     require_trust(card.spec, spec.path / CARD)
-    module = build_model(card.spec, len(card.labels), width=card.width)
+    module = build_model(card, len(card.labels))
     load_state(module, options.weights or spec.path / WEIGHTS)
     return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.evaluate_size)
 
@@ -220,10 +219,7 @@ def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         load_state(inner, options.weights)
     labels = getattr(inner, "labels", None)  # of another type they are something of the module's own
     labels = labels if isinstance(labels, list | tuple | LabelSet) else None
-    mean, std = (
-        tuple(map(float, values)) if isinstance(values, list | tuple) else None
-        for values in (getattr(inner, "mean", None), getattr(inner, "std", None))
-    )
+    mean, std = input_statistics(module)
     return Loaded(module=module, labels=labels, mean=mean, std=std)
 
 
@@ -235,7 +231,8 @@ def _load_with_weights(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         )
     module = build_model(spec.text, len(options.labels or VOC))
     load_state(module, options.weights)
-    return Loaded(module=module)
+    mean, std = input_statistics(module)
+    return Loaded(module=module, mean=mean, std=std)
 
 
 LOADERS: dict[Kind, Callable[[NetworkSpec, LoadOptions], Loaded]] = {

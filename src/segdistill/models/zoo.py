@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from segdistill.config.architecture import Architecture
+from segdistill.models.decoders import pad_to_multiple
 from segdistill.models.spec import CHOICES, Kind, NetworkSpec, parse_architecture, remember_call
 from segdistill.models.student import DSUNet
+from segdistill.models.timm_encoder import build_timm
 
 PROBE_SIDE = 64
 """Side, in pixels, of the image that a network is probed with."""
@@ -67,42 +69,65 @@ class PaddedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]
-        # OpenVINO converts no remainders of sizes, and its division rounds negative numbers upwards.
-        more = self.multiple - 1
-        right, below = ((side + more) // self.multiple * self.multiple - side for side in (width, height))
-        return self.inner(F.pad(image, (0, right, 0, below))).narrow(2, 0, height).narrow(3, 0, width)
+        logits = self.inner(pad_to_multiple(image, self.multiple))
+        return logits.narrow(2, 0, height).narrow(3, 0, width)
 
 
-def build_model(spec: str, num_classes: int, *, width: float = 1.0) -> nn.Module:
+def build_model(network: Architecture | str, num_classes: int) -> nn.Module:
     """A network of the zoo with fresh weights.
 
     Args:
-        spec: a built-in name, `smp:ARCHITECTURE/ENCODER` (segmentation_models.pytorch),
-            `path/to/file.py:function` or `package.module:function`. The function is called with
-            `num_classes` where it takes such an argument, and runs with this process's rights.
+        network: the architecture, or its spec alone: a built-in name, `timm:ENCODER`,
+            `smp:ARCHITECTURE/ENCODER` (segmentation_models.pytorch), `path/to/file.py:function` or
+            `package.module:function`. The function is called with `num_classes` where it takes such an
+            argument, and runs with this process's rights.
         num_classes: K.
-        width: multiplies the channels of dsunet.
 
     Returns:
-        A module from N x 3 x H x W ImageNet-normalised images to N x K x H x W logits.
+        A module from N x 3 x H x W images to N x K x H x W logits. Images are normalised with its `mean` and
+        `std` where it has these attributes, else with ImageNet's.
 
     Raises:
-        ValueError: the spec is unknown, or the network takes no `width`.
+        ValueError: the spec is unknown, or the network does not take the other settings.
         FileNotFoundError: the file of a function does not exist.
     """
-    parsed = parse_architecture(spec)
-    if parsed.kind == "builtin":
-        return DSUNet(num_classes, width)
-    if width != 1.0:
-        raise ValueError(f"width is {width}, but only dsunet can be made wider or narrower, not {spec}")
-    return BUILDERS[parsed.kind](parsed, num_classes)
+    architecture = Architecture(spec=network) if isinstance(network, str) else network
+    spec = parse_architecture(architecture.spec)
+    _refuse_unused(architecture, spec)
+    return BUILDERS[spec.kind](spec, architecture, num_classes)
 
 
-def _build_torchvision(spec: NetworkSpec, num_classes: int) -> nn.Module:
+def _refuse_unused(architecture: Architecture, spec: NetworkSpec) -> None:
+    """Raise a `ValueError` for a setting that this kind of network does not take."""
+    owners = {"width": "builtin", "stride": "builtin", "decoder": "timm", "channels": "timm"}
+    names = {"builtin": "dsunet", "timm": "timm:ENCODER"}
+    for name, kind in owners.items():
+        value = getattr(architecture, name)
+        if kind != spec.kind and value != getattr(Architecture(), name):
+            raise ValueError(f"{name} is {value}, but only {names[kind]} takes one, not {spec.text}")
+
+
+def _build_dsunet(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    del spec
+    return DSUNet(num_classes, architecture.width, stride=architecture.stride)
+
+
+def _build_torchvision(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    del architecture
     return TorchvisionNetwork(spec.architecture, num_classes)
 
 
-def _build_smp(spec: NetworkSpec, num_classes: int) -> nn.Module:
+def _build_timm(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    return build_timm(spec.encoder, num_classes, architecture.decoder, architecture.channels)
+
+
+def _build_function(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    del architecture
+    return call_function(spec, num_classes)
+
+
+def _build_smp(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    del architecture
     try:
         smp = importlib.import_module("segmentation_models_pytorch")
     except ModuleNotFoundError:
@@ -136,12 +161,14 @@ def call_function(spec: NetworkSpec, num_classes: int | None) -> nn.Module:
     return MainOutput(module) if named else module
 
 
-BUILDERS: dict[Kind, Callable[[NetworkSpec, int], nn.Module]] = {
+BUILDERS: dict[Kind, Callable[[NetworkSpec, Architecture, int], nn.Module]] = {
+    "builtin": _build_dsunet,
     "torchvision": _build_torchvision,
+    "timm": _build_timm,
     "smp": _build_smp,
-    "function": call_function,
+    "function": _build_function,
 }
-"""What builds each kind of spec with fresh weights; the built-in dsunet takes a width too."""
+"""What builds each kind of spec with fresh weights."""
 
 
 def load_function(spec: NetworkSpec) -> Callable[..., Any]:
@@ -170,6 +197,16 @@ def _load_module(spec: NetworkSpec) -> ModuleType:
     sys.modules[module_spec.name] = module
     module_spec.loader.exec_module(module)
     return module
+
+
+def input_statistics(network: nn.Module) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and std of the RGB input in 0 to 1 that a network declares as attributes, or None each."""
+    inner = network.inner if isinstance(network, MainOutput) else network
+    mean, std = (
+        tuple(map(float, values)) if isinstance(values, list | tuple) else None
+        for values in (getattr(inner, "mean", None), getattr(inner, "std", None))
+    )
+    return mean, std
 
 
 @torch.no_grad()
