@@ -80,13 +80,13 @@ def test_what_does_not_map_is_named() -> None:
 
 @pytest.mark.parametrize("scale", [0.01, 0.5, 1.6, 3.0])
 def test_an_upsampled_crop_gives_logits_of_the_students_size(scale: float) -> None:
-    assert Teacher(trained(), LABELS, scale=scale)(torch.randn(2, 3, 13, 17)).shape == (2, 3, 13, 17)
+    assert Teacher(trained(), LABELS, scales=(scale,))(torch.randn(2, 3, 13, 17)).shape == (2, 3, 13, 17)
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1.6, (21, 27)), (0.5, (6, 8))])  # 20.8, 27.2; 6.5, 8.5 to even
 def test_the_network_gets_the_scaled_crop(scale: float, size: tuple[int, int]) -> None:
     echo, image = Echo(), torch.randn(2, 3, 13, 17)
-    teacher = Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS, scale=scale)
+    teacher = Teacher(TrainedNetwork(echo, LABELS, "echo"), LABELS, scales=(scale,))
     logits = teacher(image)
     expected = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
     assert torch.equal(echo.input, expected)
@@ -118,5 +118,11 @@ def test_fingerprint_depends_on_the_weights() -> None:
 
 def test_identity_is_what_the_card_says() -> None:
     network = trained()
-    identity = Teacher(network, LABELS, scale=2.0).identity()
-    assert identity == {"spec": "dsunet", "scale": 2.0, "fingerprint": network.fingerprint()}
+    assert Teacher(network, LABELS, scales=(2.0,)).identity() == {
+        "spec": "dsunet", "fingerprint": network.fingerprint(), "output_stride": None,
+        "mix": [1.0], "scales": [2.0], "flip": False,
+    }  # fmt: skip
+    several = Teacher([network, network], LABELS, scales=(1.6, 2.0), flip=True, mix=(3, 1)).identity()
+    assert several["spec"] == ["dsunet", "dsunet"]
+    assert several["fingerprint"] == [network.fingerprint()] * 2
+    assert (several["mix"], several["scales"], several["flip"]) == ([0.75, 0.25], [1.6, 2.0], True)
