@@ -68,9 +68,14 @@ class TrainedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits."""
+        if self.output_stride is None:
+            return self.unresized(image)
         size = image.shape[2:]
-        if self.output_stride is not None:
-            image = resize_bilinear(image, scaled_size(size, output_stride=self.output_stride))
+        resized = resize_bilinear(image, scaled_size(size, output_stride=self.output_stride))
+        return resize_bilinear(self.unresized(resized), size)
+
+    def unresized(self, image: Tensor) -> Tensor:
+        """As `forward`, whatever `output_stride`: the module gets the image at its own size."""
         if self.renormalises:
             image = image * self.gain + self.offset
         if self.dtype == torch.float32:
@@ -78,7 +83,7 @@ class TrainedNetwork(nn.Module):
         else:
             with torch.autocast(image.device.type, self.dtype):
                 logits = self.module(image).float()
-        return resize_bilinear(logits, size)
+        return resize_bilinear(logits, image.shape[2:])
 
     @property
     def outputs_masks(self) -> bool:
