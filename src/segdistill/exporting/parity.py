@@ -78,9 +78,8 @@ def _outputs(
                 expected = reference.unresized(image)
             except (RuntimeError, ValueError):  # too small for its padding or pooling, say
                 continue
-            exported.unresized(
-                image
-            )  # OpenVINO's files run a shape that comes again in another graph: that one counts
+            # OpenVINO's files run a shape that comes again in another graph: that one counts.
+            exported.unresized(image)
             logits = exported.unresized(image)
             if logits.shape != expected.shape:
                 raise ValueError(
