@@ -75,7 +75,7 @@ def main() -> None:
                 stored = cache.read(image_key(files.id, files.image), shape)
                 assert stored is not None
                 cached = crop_logits(stored, crop, shape, shape, cache.form)
-                full = teacher_pass(image, cache.form.input_size(shape)).logits.cpu()
+                full = teacher_pass(image, cache.form.shown_size(shape)).logits.cpu()
                 fine = replace(cache.form, stride=1, grid="stretched")
                 exact = crop_logits(to_grid(full, fine.grid_size(shape), False), crop, shape, shape, fine)
                 found["the whole image"].append(disagreement(cached, exact, valid))

@@ -71,7 +71,7 @@ class Product:
         experiment = build_experiment(replace(config, teacher=TeacherConfig()))
         samples = first_images(config, images)
         experiment = replace(experiment, config=config, files=samples, train=samples)
-        if config.teacher.spec:
+        if config.teacher.specs:
             network = TorchvisionNetwork("fcn_resnet50", len(VOC))
             network.inner = make_teacher()
             teacher = Teacher(TrainedNetwork(network, VOC, "fcn_resnet50"), VOC)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from segdistill.build import build_experiment, open_evaluation, open_scored
+from segdistill.build import build_experiment, build_recorded, open_evaluation, open_scored, open_teacher
 from segdistill.config.evaluate import EvaluationDataConfig
-from segdistill.config.train import TrainConfig
+from segdistill.config.train import TeacherConfig, TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.data.samples import Samples
 from segdistill.engine.run_folder import RunFolder
@@ -51,3 +51,34 @@ def test_images_that_a_run_held_out_are_those_it_was_scored_on(run: Path, tmp_pa
     training = (Path(config.data.root) / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").read_text()
     assert 0 < len(val) < 12
     assert {str(name) for name in val.ids} < set(training.split())
+
+
+def test_several_teachers_are_opened_and_recorded(
+    configure: Any, run: Path, distilled: Path, tmp_path: Path
+) -> None:
+    teacher = TeacherConfig(
+        spec=[str(run), str(distilled)], mix=[1, 3], scales=[1, 2], flip=True, output_stride=8
+    )
+    experiment = build_experiment(configure(tmp_path / "out", teacher=teacher))
+    assert experiment.teacher is not None
+    assert [network.spec for network in experiment.teacher.members] == [str(run), str(distilled)]
+    assert [network.output_stride for network in experiment.teacher.members] == [8, 8]
+    assert experiment.summary.endswith(f"distilled from {run} and {distilled}")
+    recorded = experiment.card.teacher
+    assert recorded is not None
+    assert recorded["spec"] == [str(run), str(distilled)]
+    assert (recorded["mix"], recorded["scales"], recorded["flip"]) == ([0.25, 0.75], [1, 2], True)
+    assert open_teacher(TeacherConfig(), experiment.labels) is None
+
+
+def test_code_that_only_a_run_names_as_second_teacher_is_not_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGDISTILL_TRUST", raising=False)
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    config = load(TrainConfig, folder.config_file)
+    evil = f"{tmp_path}/evil.py:build"
+    folder.config_file.write_text(to_yaml(replace(config, teacher=TeacherConfig(spec=[str(run), evil]))))
+    for opens in (build_recorded, lambda folder: open_scored({"a": folder})):
+        with pytest.raises(ValueError, match=r"evil\.py:build.*SEGDISTILL_TRUST=1"):
+            opens(folder)

@@ -94,6 +94,20 @@ def test_options_override_the_file_and_short_names_stand_for_the_network(
     assert {key: printed[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("typed", "spec"),
+    [("[a.py:build, runs/b]", ["a.py:build", "runs/b"]), ("runs/b", "runs/b"), ("null", None)],
+)
+def test_a_teacher_is_typed_as_one_network_or_as_a_list(
+    capsys: Any, quick: list[object], typed: str, spec: object
+) -> None:
+    averaged = ["--teacher.mix", "[2, 1]"] if isinstance(spec, list) else []
+    with pytest.raises(SystemExit):
+        cli.main([*map(str, quick), "--teacher", typed, *averaged, "--print_config"])
+    teacher = yaml.safe_load(capsys.readouterr().out)["teacher"]
+    assert (teacher["spec"], teacher["mix"]) == (spec, [2, 1] if averaged else [])
+
+
 def test_the_printed_configuration_can_be_read_again(
     capsys: Any, quick: list[object], tmp_path: Path
 ) -> None:

@@ -1,11 +1,10 @@
 """Settings: what is impossible is refused by name, and the YAML form reads back."""
 
-from dataclasses import inspect
+import inspect
+from dataclasses import FrozenInstanceError, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import FrozenInstanceError
-import is_dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,6 +42,28 @@ MOSTLY_UNLABELLED = DataConfig(unlabelled=["photos"], unlabelled_share=0.9)
         (OptimConfig, {"accumulate": 0}, "optim.accumulate is 0"),
         (StudentConfig, {"width": 0}, "student.width is 0"),
         (TeacherConfig, {"scale": -1}, "teacher.scale is -1"),
+        (TeacherConfig, {"spec": []}, r"teacher.spec is \[\], but must be one or more networks, or null"),
+        (
+            TeacherConfig,
+            {"scales": [1.0, 0.0]},
+            r"teacher.scales is \[1.0, 0.0\], but must be numbers above 0",
+        ),
+        (
+            TeacherConfig,
+            {"scale": 1.5, "scales": [1.6, 2.0]},
+            r"teacher.scale is 1.5, but must be left out beside teacher.scales \[1.6, 2.0\], or one of them",
+        ),
+        (
+            TeacherConfig,
+            {"spec": ["a", "b"], "mix": [1.0]},
+            r"teacher.mix is \[1.0\], but must be empty, or one weight for each of the 2 networks",
+        ),
+        (TeacherConfig, {"spec": "a", "mix": [1.0, 2.0]}, r"each of the 1 networks"),
+        (TeacherConfig, {"spec": ["a", "b"], "mix": [1.0, 0.0]}, "teacher.mix .* must be weights above 0"),
+        (TeacherConfig, {"spec": ["a", "b"], "weights": "w.pth"}, "teacher.weights .* null beside several"),
+        (TeacherConfig, {"output_stride": 0}, "teacher.output_stride is 0, but must be above 0"),
+        (EvaluateConfig, {"output_stride": 0}, "output_stride is 0"),
+        (PredictConfig, {"output_stride": -1}, "output_stride is -1"),
         (DataConfig, {"workers": -1}, "data.workers is -1"),
         (TrainConfig, {"size": -3}, "size is -3"),
         (TrainConfig, {"batch": 0}, "batch is 0"),
@@ -120,6 +141,25 @@ def test_impossible_values_are_refused_by_name(cls: type, settings: dict[str, An
         cls(**settings)
 
 
+@pytest.mark.parametrize(
+    ("text", "specs", "scales"),
+    [
+        ("{}", (), (1.0,)),
+        ("{spec: null, scale: 1.6}", (), (1.6,)),
+        ("{spec: a.py:build, scale: 1.6, weights: w.pth}", ("a.py:build",), (1.6,)),
+        ("{spec: [a, b], mix: [1, 2], scale: 1.6, scales: [1.6, 2]}", ("a", "b"), (1.6, 2.0)),
+        ("{spec: [a], mix: [2], scales: [2]}", ("a",), (2.0,)),
+        ("{spec: null, mix: [1, 2]}", (), (1.0,)),  # another run's settings, but without its teacher
+    ],
+)
+def test_a_teacher_is_one_network_or_several(
+    tmp_path: Path, text: str, specs: tuple[str, ...], scales: tuple[float, ...]
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"teacher: {text}")
+    teacher = load(TrainConfig, tmp_path / "c.yaml").teacher
+    assert (teacher.specs, teacher.input_scales) == (specs, scales)
+
+
 def test_eight_bits_need_a_run_to_start_from() -> None:
     with pytest.raises(ValueError, match=r"quantize is 'int8', but must be null without a run .*--init RUN"):
         TrainConfig(quantize="int8")
@@ -133,7 +173,14 @@ def test_yaml_reads_back_to_an_equal_configuration(tmp_path: Path) -> None:
     changed = TrainConfig(
         data=DataConfig(root="data: with, signs", unlabelled=["a", "b"]),
         augment=AugmentConfig(scale=(0.25, 0.75)),
-        teacher=TeacherConfig(spec="fcn_resnet50", map={"motorcycle": "motorbike"}),
+        teacher=TeacherConfig(
+            spec=["fcn_resnet50", "runs/a"],
+            mix=[1.0, 2.0],
+            scales=[1.6, 2.0],
+            flip=True,
+            output_stride=16,
+            map={"motorcycle": "motorbike"},
+        ),
         objective=ObjectiveConfig(
             alpha=(1.0, 0.5),
             losses={"cwd": 3.0, "js": (0.0, 1.0), "dist": {"weight": (1.0, 2.0), "beta": 2.0}},

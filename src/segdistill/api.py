@@ -76,7 +76,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     """
     folder = RunFolder(config.out)
     with stop_signal(obey=True), plain_failures():
-        check_losses(config.objective, distils=config.teacher.spec is not None)
+        check_losses(config.objective, distils=bool(config.teacher.specs))
         folder.check(config, resume=resume, overwrite=overwrite)
         accelerator = make_accelerator(
             config.device, config.runtime.precision, trackers=config.trackers, out=folder.path
@@ -149,7 +149,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: there is no teacher or no folder, or the settings do not fit each other.
     """
-    if config.teacher.spec is None or config.teacher.cache is None:
+    if not config.teacher.specs or config.teacher.cache is None:
         raise ValueError("name the teacher with --teacher and the folder with --teacher.cache")
     started = time.perf_counter()
     with stop_signal(obey=True), plain_failures():
@@ -188,7 +188,10 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     precision = "fp32" if config.precision == "auto" else config.precision
-    network = load_network(spec, weights=config.weights, labels=samples.labels, precision=precision)
+    network = load_network(
+        spec, weights=config.weights, labels=samples.labels, precision=precision,
+        output_stride=config.output_stride,
+    )  # fmt: skip
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
     teacher = open_teacher(config.teacher, samples.labels)
     started = time.perf_counter()
@@ -293,7 +296,7 @@ def predict(
     check_files(files, config)
     device = find_device(config.device)
     keep_freed_memory_on(device)
-    network = load_network(str(target), precision=config.precision)
+    network = load_network(str(target), precision=config.precision, output_stride=config.output_stride)
     network = network.to(device).to(memory_format=torch.channels_last)
     if config.probabilities and network.outputs_masks:
         raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")

@@ -41,8 +41,8 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: settings do not fit each other or the data.
     """
-    check_losses(config.objective, distils=config.teacher.spec is not None)
-    files = open_training(config.data, distils=config.teacher.spec is not None)
+    check_losses(config.objective, distils=bool(config.teacher.specs))
+    files = open_training(config.data, distils=bool(config.teacher.specs))
     labels = files.labels
     teacher = open_teacher(config.teacher, labels)
     side = config.data.long_side
@@ -90,7 +90,7 @@ def build_recorded(folder: RunFolder) -> Experiment:
         ValueError: its settings are damaged, or name code that nobody has said to trust.
     """
     config = folder.config
-    for spec in (config.student.spec, config.teacher.spec or ""):
+    for spec in (config.student.spec, *config.teacher.specs):
         require_trust(spec, folder.config_file)
     return build_experiment(config, load_init=False)
 
@@ -123,8 +123,8 @@ def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, n
     """
     first = next(iter(runs.values()))
     config = first.config
-    if config.teacher.spec is not None:
-        require_trust(config.teacher.spec, first.config_file)
+    for spec in config.teacher.specs:
+        require_trust(spec, first.config_file)
     val = open_validation(config.data)
     teacher = open_teacher(config.teacher, val.labels)
     networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
@@ -135,9 +135,9 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     """The teacher, its classes mapped onto `labels`, or None where the settings name none.
 
     Raises:
-        ValueError: it has no logits, or its classes cannot be mapped.
+        ValueError: a network of it has no logits, or its classes cannot be mapped.
     """
-    if config.spec is None:
+    if not config.specs:
         return None
     own = None
     if config.labels == "data":
@@ -146,12 +146,18 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
         own = VOC
     elif config.labels is not None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
-    network = load_network(config.spec, weights=config.weights, labels=own)
-    if network.outputs_masks:
-        raise ValueError(
-            f"teacher {config.spec} gives masks, but logits are needed: export it with --output logits"
-        )
-    return Teacher(network, labels, rename=config.map, scale=config.scale)
+    networks = [
+        load_network(spec, weights=config.weights, labels=own, output_stride=config.output_stride)
+        for spec in config.specs
+    ]
+    for network in networks:
+        if network.outputs_masks:
+            raise ValueError(
+                f"teacher {network.spec} gives masks, but logits are needed: export it with --output logits"
+            )
+    return Teacher(
+        networks, labels, rename=config.map, scales=config.input_scales, flip=config.flip, mix=config.mix
+    )
 
 
 def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:

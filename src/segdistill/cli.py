@@ -102,7 +102,7 @@ def check_training(options: Options) -> None:
     paths.require_folders(config.data.unlabelled)
     if config.student.init is not None:
         paths.require_model(config.student.init)
-    check_networks(config.teacher.spec)
+    check_networks(*config.teacher.specs)
     paths.require_paths([config.teacher.weights])
 
 
@@ -122,8 +122,8 @@ def check_data(options: Options) -> None:
     open_layout(options.path, options.layout)
 
 
-def check_networks(*specs: str | None) -> None:
-    for spec in filter(None, specs):
+def check_networks(*specs: str) -> None:
+    for spec in specs:
         paths.require_network(spec)
 
 

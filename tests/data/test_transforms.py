@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from segdistill.config.train import AugmentConfig
 from segdistill.data.labels import VOID
-from segdistill.data.transforms import Crop, apply_crop, downscale, draw_crop, normalise, resize_long_side
+from segdistill.data.transforms import (
+    Crop,
+    apply_crop,
+    downscale,
+    draw_crop,
+    normalise,
+    resize_long_side,
+    scaled_size,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -153,3 +161,24 @@ def test_reducing_keeps_classes_apart_and_small_samples_as_they_are() -> None:
     assert torch.equal(seen, resize_long_side(image, 15))
     assert seen.stride() == (1, 45, 3)  # channels last in memory
     assert all(a is b for a, b in zip(downscale(image, mask, 30), (image, mask), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "stride", "expected"),
+    [
+        ((240, 320), 1.6, None, (384, 512)),
+        ((240, 320), 1.6, 16, (385, 513)),
+        ((240, 320), 2.0, 16, (481, 641)),
+        ((385, 513), 1.0, 16, (385, 513)),
+        ((240, 320), 1.0, 16, (241, 321)),
+        ((240, 320), 1.0, 8, (241, 321)),
+        ((213, 320), 1.6, 16, (337, 513)),  # 340.8 is nearer to 337 than to 353
+        ((64, 64), 1.6, 16, (97, 97)),  # 102.4: nearer to 97 than to 113
+        ((3, 1), 1.0, 16, (17, 17)),
+        ((3, 1), 0.1, None, (1, 1)),
+    ],
+)
+def test_sides_of_an_input(
+    size: tuple[int, int], scale: float, stride: int | None, expected: tuple[int, int]
+) -> None:
+    assert scaled_size(size, scale, stride) == expected

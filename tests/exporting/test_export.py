@@ -81,6 +81,17 @@ def test_a_file_is_a_target_like_a_run(exported: Export, run: Path, shapes: Path
     assert np.mean(one == two) > 0.999
 
 
+def test_a_file_keeps_the_output_stride(tmp_path: Path) -> None:
+    code = tmp_path / "deep.py"
+    code.write_text(
+        "from torch import nn\ndef build():\n    net = nn.Conv2d(3, 21, 5, padding=2)\n"
+        "    net.output_stride = 16\n    return net\n"
+    )
+    record = api.export(f"{code}:build", ExportConfig(format="pt2", out=str(tmp_path / "deep.pt2")))
+    assert record["output_stride"] == 16
+    assert load_network(str(tmp_path / "deep.pt2")).output_stride == 16
+
+
 def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = tmp_path / "mask.onnx"

@@ -127,6 +127,42 @@ def test_a_function_may_name_its_classes_and_normalisation(file: Path) -> None:
     assert (network.mean, network.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize(
+    ("declared", "given", "expected"),
+    [("16", None, 16), ("16", 8, 8), ("None", 8, 8), ("'any'", None, None), ("0", None, None)],
+)
+def test_a_function_may_name_its_output_stride(
+    tmp_path: Path, declared: str, given: int | None, expected: int | None
+) -> None:
+    code = "from torch import nn\ndef build():\n    net = nn.Conv2d(3, 21, 1)\n"
+    (tmp_path / "deep.py").write_text(f"{code}    net.output_stride = {declared}\n    return net\n")
+    assert load_network(f"{tmp_path}/deep.py:build", output_stride=given).output_stride == expected
+
+
+def test_an_image_is_resized_to_a_multiple_of_the_output_stride_and_one() -> None:
+    sizes = []
+
+    class Sized(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            sizes.append(tuple(image.shape[2:]))
+            return image
+
+    network, image = TrainedNetwork(Sized(), LABELS, "sized"), torch.randn(2, 3, 30, 50)
+    assert torch.equal(network(image), image)
+    network.output_stride = 16
+    assert network(image).shape == image.shape
+    assert sizes == [(30, 50), (33, 49)]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("16", 16), ("null", None)])
+def test_a_file_may_name_its_output_stride(make_onnx: Any, text: str, expected: int | None) -> None:
+    network = load_network(str(make_onnx(nn.Conv2d(3, 21, 1), output_stride=text)))
+    assert network.output_stride == expected
+    for wrong in ("0", '"16"', "1.5"):
+        with pytest.raises(ValueError, match=r"output_stride is .* but must be above 0, or null"):
+            load_network(str(make_onnx(nn.Conv2d(3, 21, 1), output_stride=wrong)))
+
+
 def test_a_function_may_name_a_whole_label_set(file: Path) -> None:
     assert load_network(f"{file}:with_label_set").labels.palette == ((1, 2, 3), (4, 5, 6))
 

@@ -22,6 +22,9 @@ class PredictConfig:
     """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
     flip: bool = False
     """Average the probabilities with those of the mirrored image."""
+    output_stride: int | None = None
+    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
+    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
     probabilities: bool = False
     """Also write the class probabilities (float16, .npz)."""
     tile: int = 0
@@ -38,6 +41,8 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        stride = self.output_stride
+        require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         require(self.tile >= 0, "tile", self.tile, "0 or more")
         side = self.tile or TILE
         require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")

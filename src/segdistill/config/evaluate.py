@@ -39,6 +39,9 @@ class EvaluateConfig:
     """Average the probabilities with those of the mirrored image."""
     scales: list[float] = field(default_factory=lambda: [1.0])
     """Average the probabilities over the image resized by each of these factors."""
+    output_stride: int | None = None
+    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
+    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
     map: dict[str, str] = field(default_factory=dict)
     """The network's class -> the data set's class, for names that differ."""
     classes: str = ""
@@ -57,4 +60,6 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        stride = self.output_stride
+        require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more, above 0")

@@ -136,14 +136,26 @@ class StudentConfig(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """The frozen network that is distilled; without a spec, training is supervised."""
+    """The frozen network that is distilled, or several; without a spec, training is supervised."""
 
-    spec: str | None = None
-    """Any network of the zoo, a .onnx file or a run folder. A file.py:function runs that file's code."""
+    spec: str | list[str] | None = None
+    """Any network of the zoo, a .onnx file or a run folder. A file.py:function runs that file's code. A list
+    of them, '[A, B]', averages their probabilities; losses of features take those of the first."""
+    mix: list[float] = field(default_factory=list)
+    """Relative weight of each network of `spec` in that average; empty weighs them alike."""
     weights: str | None = None
-    """A .safetensors or .pth state dict, instead of the weights that torchvision publishes."""
+    """A .safetensors or .pth state dict, instead of the weights that torchvision publishes; with one spec."""
     scale: float = 1.0
     """Factor by which the student's crops are upsampled for the teacher, which was trained on larger ones."""
+    scales: list[float] = field(default_factory=list)
+    """Several such factors, over which its probabilities are averaged; empty takes `scale` alone. Losses of
+    features take those of the first."""
+    flip: bool = False
+    """Average its probabilities with those of the mirrored image; losses of features take the plain one's."""
+    output_stride: int | None = None
+    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
+    sides of its input become a multiple of it, plus 1, which is where its grid is exact. null takes what the
+    network declares, else resizes to any size."""
     labels: str | None = None
     """Its label set where the network does not carry one: `voc`, `data` (the data set's) or a YAML file."""
     cache: str | None = None
@@ -157,9 +169,36 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "teacher.scale", self.scale, "above 0")
+        self._check_averages()
+        stride = self.output_stride
+        require(stride is None or stride > 0, "teacher.output_stride", stride, "above 0, or null")
         require(self.cache_topk >= 0, "teacher.cache_topk", self.cache_topk, "0 or more")
         stride = self.cache_stride
         require(stride is None or stride > 0, "teacher.cache_stride", stride, "above 0")
+
+    def _check_averages(self) -> None:
+        """What is averaged goes together: networks with their weights, scales with the single one."""
+        count, weights = len(self.specs), self.weights
+        require(self.spec not in ("", []), "teacher.spec", self.spec, "one or more networks, or null")
+        require(all(scale > 0 for scale in self.scales), "teacher.scales", self.scales, "numbers above 0")
+        require(not self.scales or self.scale in (1.0, *self.scales), "teacher.scale", self.scale,
+                f"left out beside teacher.scales {self.scales}, or one of them")  # fmt: skip
+        positive = all(0 < weight < math.inf for weight in self.mix)
+        require(positive, "teacher.mix", self.mix, "weights above 0, and finite")
+        require(not self.mix or count in (0, len(self.mix)), "teacher.mix", self.mix,
+                f"empty, or one weight for each of the {count} networks of teacher.spec")  # fmt: skip
+        require(weights is None or count < 2, "teacher.weights", weights,
+                "null beside several networks: those of teacher.spec must bring their own")  # fmt: skip
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The networks: none, one or several."""
+        return (self.spec,) if isinstance(self.spec, str) else tuple(self.spec or ())
+
+    @property
+    def input_scales(self) -> tuple[float, ...]:
+        """The factors of its input: `scales`, or `scale` alone."""
+        return tuple(self.scales) or (self.scale,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,7 +373,7 @@ class TrainConfig:
         size = self.evaluate_size
         require(size is None or size > 0, "evaluate_size", size, "above 0")
         self._check_batch()
-        if self.teacher.spec is None:
+        if not self.teacher.specs:
             self._check_supervised()
 
     def _check_batch(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -111,8 +112,9 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
     if long_side is None or max(height, width) == long_side:
         return image
     scale = long_side / max(height, width)
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
-    return F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+    return F.resize(
+        image, list(scaled_size((height, width), scale)), InterpolationMode.BILINEAR, antialias=True
+    )
 
 
 def downscale(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tensor]:
@@ -133,7 +135,26 @@ def downscale(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tens
     return image, F.resize(mask[None], list(image.shape[1:]), InterpolationMode.NEAREST_EXACT)[0]
 
 
-def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
-    """H, W of an image after both sides were multiplied by `scale`; at least one pixel."""
-    height, width = (max(1, round(side * scale)) for side in size)
+def scaled_size(
+    size: tuple[int, ...], scale: float = 1.0, output_stride: int | None = None
+) -> tuple[int, int]:
+    """H, W of a network's input for an image of this size: the one place where it is computed.
+
+    Args:
+        size: H, W of the image.
+        scale: multiplies both sides, which are rounded to one pixel or more.
+        output_stride: rounds both to the nearest multiple of it, plus 1, instead; to one multiple at least.
+    """
+    if output_stride is None:
+        height, width = (max(1, round(side * scale)) for side in size)
+    else:
+        cells = (max(1, round((side * scale - 1) / output_stride)) for side in size)
+        height, width = (count * output_stride + 1 for count in cells)
     return height, width
+
+
+def resize_bilinear(values: Tensor, size: tuple[int, ...]) -> Tensor:
+    """N x C x H x W floats -> N x C x h x w, bilinear; as they are where `size` is theirs."""
+    if values.shape[2:] == tuple(size):
+        return values
+    return interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)

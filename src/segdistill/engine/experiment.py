@@ -49,7 +49,8 @@ class Experiment:
         """What is trained from what, on one line."""
         parameters = sum(p.numel() for p in self.student.parameters())
         labelled, unlabelled = self.files.labelled, len(self.files) - self.files.labelled
-        source = f"distilled from {self.config.teacher.spec}" if self.teacher else "without a teacher"
+        teachers = " and ".join(self.config.teacher.specs)
+        source = f"distilled from {teachers}" if self.teacher else "without a teacher"
         return (
             f"Training {self.config.student.spec} ({parameters:,} parameters) on {len(self.labels)} classes, "
             f"{labelled:,} images with masks and {unlabelled:,} without, {source}"

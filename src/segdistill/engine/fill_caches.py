@@ -25,10 +25,12 @@ from segdistill.data.cache.teacher import (
     to_grid,
 )
 from segdistill.data.samples import Sample, Samples
+from segdistill.data.transforms import resize_bilinear
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
 from segdistill.distillation.table import FEATURE_LOSSES
 from segdistill.engine.experiment import Experiment
-from segdistill.inference.segment import run_network
+from segdistill.inference.segment import Network, run_network
+from segdistill.models.averaging import mean_probability
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 
@@ -82,11 +84,36 @@ class TeacherPass:
             self.hook = FeatureHook(module, objective.teacher_layer, "objective.teacher_layer")
 
     def __call__(self, image: Tensor, size: tuple[int, int]) -> TeacherOutputs:
-        """The outputs for a 3 x H x W uint8 image, resized to `size`."""
-        view = T.resize(image.to(self.accelerator.device), list(size), antialias=True)
+        """The outputs for a 3 x H x W uint8 image that is shown in `size`, which the teacher scales."""
+        image, largest = image.to(self.accelerator.device), self.teacher.input_size(size)
         with self.accelerator.autocast():
-            logits = run_network(self.teacher.unscaled, torch.stack([view, view.flip(2)]))
+            logits = mean_probability(
+                (view.weight, resize_bilinear(self._both(view.network, image, view.size), largest))
+                for view in self.teacher.views(size)
+            )
+        if self.teacher.flip:  # both have been seen: the average of the one is the mirror of the other's
+            plain, mirrored = logits[:1], logits[1:]
+            averaged = mean_probability([(1.0, plain), (1.0, mirrored.flip(3))])
+            logits = torch.cat([averaged, averaged.flip(3)])
         return TeacherOutputs(logits, None if self.hook is None else self.hook.pop())
+
+    def plain_logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """1 x K x h x w logits of the first network alone for the image in `size`, at the first scale."""
+        view = self.teacher.views(size)[-1]
+        with self.accelerator.autocast():
+            return self._both(view.network, image.to(self.accelerator.device), view.size)[:1]
+
+    def features(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """2 x C x h' x w' features of the first network for the image, resized to `size` as its input."""
+        assert self.hook is not None
+        with self.accelerator.autocast():
+            self._both(self.teacher.network, image.to(self.accelerator.device), size)
+        return self.hook.pop()
+
+    def _both(self, network: Network, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """2 x K x h x w float32 logits of an image, resized to `size`, and of its mirror image."""
+        resized = T.resize(image, list(size), antialias=True)
+        return run_network(network, torch.stack([resized, resized.flip(2)]))
 
     def __enter__(self) -> "TeacherPass":
         return self
@@ -137,20 +164,42 @@ def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFo
     form = LogitsFormat(
         classes=teacher.classes,
         square=config.size if config.augment.stretch else None,
-        scale=config.teacher.scale,
+        scale=max(teacher.scales),
         stride=stride or 1,
-        grid="stretched",
+        grid="stretched" if teacher.output_stride is None else "corners",
         topk=topk,
         teacher=teacher.fingerprint(),
+        output_stride=teacher.output_stride,
     )
     if stride is None:
-        probes = [
-            teacher_pass(image, form.input_size(_size(image))).logits[:1]
-            for image in _probes(experiment.files)
-        ]
+        shown = [(image, form.shown_size(_size(image))) for image in _probes(experiment.files)]
+        probes = [teacher_pass(image, size).logits[:1] for image, size in shown]
         stride, corners = find_grid(probes)
         form = replace(form, stride=stride, grid="corners" if corners else "stretched")
+        if teacher.network.output_stride is None:
+            if teacher.averages:  # whose grid is finer than the network's own
+                probes = [teacher_pass.plain_logits(image, size) for image, size in shown]
+                stride, corners = find_grid(probes)
+            if corners:
+                advise_output_stride(stride, probes, teacher_pass.accelerator)
     return form
+
+
+def advise_output_stride(stride: int, probes: list[Tensor], accelerator: Accelerator) -> None:
+    """Name the setting for a network whose grid is exact only at other sizes than those that it gets.
+
+    Args:
+        stride: of the corner-aligned grid that its logits lie on.
+        probes: its logits, 1 x K x h x w, of several images.
+        accelerator: whose main process logs it.
+    """
+    if any((side - 1) % stride for probe in probes for side in probe.shape[2:]):
+        log(
+            f"The teacher's logits lie on a grid of stride {stride} with aligned corners: "
+            f"--teacher.output_stride {stride} makes both sides of its input a multiple of {stride}, plus 1, "
+            "where that grid is exact",
+            accelerator,
+        )
 
 
 def _probes(samples: Samples) -> list[Tensor]:
@@ -170,15 +219,22 @@ def _probes(samples: Samples) -> list[Tensor]:
 def features_format(
     form: LogitsFormat, layer: str | None, sample: Sample, teacher_pass: TeacherPass
 ) -> LogitsFormat:
-    """The format of the teacher's features, kept on their own grid; `form` is that of its logits."""
-    features = teacher_pass(sample.image, (FEATURE_PROBE_SIDE, FEATURE_PROBE_SIDE)).features
-    assert features is not None
-    channels, rows = features.shape[1:3]
+    """The format of the features of the teacher's first network, kept on their own grid.
+
+    They are those of its plain view at the first scale. `form` is the format of the teacher's logits.
+    """
+    teacher = teacher_pass.teacher
+    aligned = teacher.network.output_stride is not None
+    channels, rows = teacher_pass.features(sample.image, (FEATURE_PROBE_SIDE, FEATURE_PROBE_SIDE)).shape[1:3]
+    # With aligned corners the outermost of n positions lie n - 1 strides apart.
+    cells = max(1, rows - 1) if aligned else rows
     return replace(
         form,
         classes=channels,
-        stride=max(1, round(FEATURE_PROBE_SIDE / rows)),
-        grid="strided",
+        scale=teacher.scales[0],
+        output_stride=teacher.network.output_stride,
+        stride=max(1, round(FEATURE_PROBE_SIDE / cells)),
+        grid="corners" if aligned else "strided",
         topk=0,
         teacher=f"{form.teacher}: {layer or 'deepest'}",
     )
@@ -256,7 +312,7 @@ def fill_teacher_cache(
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
             size = _size(image)
-            outputs = teacher_pass(image, form.input_size(size))
+            outputs = teacher_pass(image, form.shown_size(size))
             values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
             if outputs.features is not None and cache.features is not None:
                 values.append(fit_features(outputs.features.float(), cache.features.form, size))

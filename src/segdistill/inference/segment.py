@@ -3,7 +3,6 @@
 N: images, K: classes, h, w: rows and columns that the network gets, H, W: those of the image or its mask.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.data.transforms import normalise
+from segdistill.data.transforms import normalise, resize_bilinear, scaled_size
+from segdistill.models.averaging import mean_probability
 
 Network = Callable[[Tensor], Tensor]
 """N x 3 x h x w ImageNet-normalised images -> N x K x h x w logits; any `nn.Module` in eval mode is one."""
@@ -77,23 +77,17 @@ def _mean_of_views(
     for scale in scales:
         view = pixels
         if scale != 1:
-            scaled = [max(1, round(side * scale)) for side in pixels.shape[2:]]
+            scaled = scaled_size(pixels.shape[2:], scale)
             view = F.interpolate(pixels, size=scaled, mode="bilinear", align_corners=False, antialias=True)
-        views.append(resize_logits(network(view), size))
+        views.append((1.0, resize_logits(network(view), size)))
         if flip:
-            views.append(resize_logits(network(view.flip(3)).flip(3), size))
-    if len(views) == 1:
-        return views[0]
-    total = torch.stack([view.log_softmax(dim=1) for view in views]).logsumexp(dim=0)
-    return total - math.log(len(views))
+            views.append((1.0, resize_logits(network(view.flip(3)).flip(3), size)))
+    return mean_probability(views)
 
 
 def resize_logits(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """N x K x h x w -> N x K x H x W float32, bilinear."""
-    logits = logits.float()
-    if logits.shape[2:] == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    return resize_bilinear(logits.float(), size)
 
 
 def largest_class(logits: Tensor) -> np.ndarray:

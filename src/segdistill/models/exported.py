@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import first_line
@@ -40,6 +41,7 @@ class ExportCard:
         labels: what the logits are over; None where the metadata of a foreign file lack it.
         mean, std: of the RGB input in 0 to 1.
         size: long side, in pixels, of the images it is meant for; None for any.
+        output_stride: its input is resized so that both sides are a multiple of it, plus 1; None for any.
         input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
         source: run folder or spec that it was made from.
@@ -50,6 +52,7 @@ class ExportCard:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     size: int | None = None
+    output_stride: int | None = None
     input: Literal["image", "tensor"] = "tensor"
     output: Literal["logits", "mask"] = "logits"
     source: str = ""
@@ -75,6 +78,9 @@ class ExportCard:
                 values["labels"] = label_set(description, str(path))
             for key in {"mean", "std"} & values.keys():
                 values[key] = tuple(map(float, values[key]))
+            stride = values.get("output_stride")
+            possible = stride is None or (isinstance(stride, int) and stride > 0)
+            require(possible, "output_stride", stride, "above 0, or null")
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the metadata of {path} cannot be read: {error}") from None

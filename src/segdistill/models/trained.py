@@ -10,12 +10,11 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from segdistill.data.labels import VOC, LabelSet, label_set
-from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_bilinear, scaled_size
 from segdistill.files import first_line, refuse_bomb
 from segdistill.models.card import CARD, WEIGHTS, read_card, read_weights
 from segdistill.models.exported import ExportedNetwork
@@ -46,6 +45,8 @@ class TrainedNetwork(nn.Module):
 
     Attributes:
         dtype: what convolutions and products compute in; a file computes as it was opened.
+        output_stride: images are resized so that both sides are a multiple of it, plus 1, and logits back;
+            for a network that upsamples its logits by it with align_corners=True. None resizes nothing.
     """
 
     def __init__(
@@ -61,20 +62,27 @@ class TrainedNetwork(nn.Module):
         super().__init__()
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
         self.dtype = torch.float32
+        self.output_stride: int | None = None
         self.renormalize = Renormalize(mean, std)
         self.mean, self.std = self.renormalize.mean, self.renormalize.std
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, ImageNet-normalised -> N x K x H x W logits."""
+        if self.output_stride is None:
+            return self.unresized(image)
+        size = image.shape[2:]
+        resized = resize_bilinear(image, scaled_size(size, output_stride=self.output_stride))
+        return resize_bilinear(self.unresized(resized), size)
+
+    def unresized(self, image: Tensor) -> Tensor:
+        """As `forward`, whatever `output_stride`: the module gets the image at its own size."""
         image = self.renormalize(image)
         if self.dtype == torch.float32:
             logits = self.module(image)  # in whatever precision the caller has chosen
         else:
             with torch.autocast(image.device.type, self.dtype):
                 logits = self.module(image).float()
-        if logits.shape[2:] != image.shape[2:]:
-            logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
-        return logits
+        return resize_bilinear(logits, image.shape[2:])
 
     @property
     def outputs_masks(self) -> bool:
@@ -121,6 +129,7 @@ class Loaded:
         labels: a label set, its description, or class names.
         mean, std: of the RGB input in 0 to 1.
         size: long side, in pixels, of the images it is meant for.
+        output_stride: see `TrainedNetwork`.
     """
 
     module: nn.Module
@@ -128,6 +137,7 @@ class Loaded:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: int | None = None
+    output_stride: int | None = None
 
 
 def load_network(
@@ -136,6 +146,7 @@ def load_network(
     weights: str | Path | None = None,
     labels: LabelSet | None = None,
     precision: str = "fp32",
+    output_stride: int | None = None,
 ) -> TrainedNetwork:
     """A trained network, in eval mode.
 
@@ -146,9 +157,11 @@ def load_network(
         weights: a .safetensors or .pth state dict to load instead.
         labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
         precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
+        output_stride: see `TrainedNetwork`; None takes what the network declares.
 
-    Label set and normalisation come from the run folder, from torchvision's or the file's metadata, or
-    from attributes `labels` (class names or a label set), `mean` and `std` of a function's module.
+    Label set, normalisation and output stride come from the run folder, from torchvision's or the file's
+    metadata, or from attributes `labels` (class names or a label set), `mean`, `std` and `output_stride` of a
+    function's module.
 
     Raises:
         ValueError: the spec names nothing, the weights do not fit, the classes are unknown, or a file cannot
@@ -166,6 +179,7 @@ def load_network(
         std=loaded.std or IMAGENET_STD,
         size=loaded.size,
     )
+    network.output_stride = output_stride or loaded.output_stride
     if parsed.kind != "file":
         network.dtype = DTYPES[precision]
     return network.eval()
@@ -186,7 +200,10 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     assert spec.path is not None
     module = ExportedNetwork(spec.path, precision=options.precision)
     card = module.card
-    return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.size)
+    return Loaded(
+        module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.size,
+        output_stride=card.output_stride,
+    )  # fmt: skip
 
 
 def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
@@ -212,7 +229,7 @@ def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
 
 
 def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
-    """What a function returns, with its attributes `labels`, `mean` and `std`."""
+    """What a function returns, with its attributes `labels`, `mean`, `std` and `output_stride`."""
     module = call_function(spec, len(options.labels) if options.labels else None)
     inner = module.inner if isinstance(module, MainOutput) else module
     if options.weights:
@@ -220,7 +237,9 @@ def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     labels = getattr(inner, "labels", None)  # of another type they are something of the module's own
     labels = labels if isinstance(labels, list | tuple | LabelSet) else None
     mean, std = input_statistics(module)
-    return Loaded(module=module, labels=labels, mean=mean, std=std)
+    stride = getattr(inner, "output_stride", None)
+    stride = stride if isinstance(stride, int) and stride > 0 else None
+    return Loaded(module=module, labels=labels, mean=mean, std=std, output_stride=stride)
 
 
 def _load_with_weights(spec: NetworkSpec, options: LoadOptions) -> Loaded:

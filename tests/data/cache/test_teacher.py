@@ -63,7 +63,14 @@ def test_shards_of_several_processes_are_one_cache(tmp_path: Path) -> None:
 def test_another_teacher_or_input_size_never_mixes(tmp_path: Path) -> None:
     with LogitsCache(tmp_path, form()).writer(0) as writer:
         writer.write(1, (8, 8), random_logits(form(), (8, 8)))
-    for changed in ({"teacher": "abd"}, {"scale": 1.5}, {"stride": 8}, {"topk": 2}, {"square": 8}):
+    for changed in (
+        {"teacher": "abd"},
+        {"scale": 1.5},
+        {"stride": 8},
+        {"topk": 2},
+        {"square": 8},
+        {"output_stride": 4},
+    ):
         assert not LogitsCache(tmp_path, form(**changed)).holds(1), changed
 
 
@@ -107,17 +114,27 @@ def test_the_sparse_form_keeps_the_largest_and_the_sum_of_the_others() -> None:
     torch.testing.assert_close(again.float().logsumexp(1), logits.logsumexp(1), atol=1e-3, rtol=1e-3)
 
 
+def test_the_input_of_a_corner_aligned_teacher_is_a_multiple_plus_one() -> None:
+    kind = form(scale=1.6, stride=16, grid="corners", output_stride=16)
+    assert kind.input_size((240, 320)) == (385, 513)
+    assert kind.grid_size((240, 320)) == (25, 33)
+    assert kind.shown_size((240, 320)) == (240, 320)
+    stretched = replace(kind, square=64)
+    assert (stretched.shown_size((240, 320)), stretched.input_size((240, 320))) == ((64, 64), (97, 97))
+
+
 @given(
     height=st.integers(9, 40), width=st.integers(9, 40), crop_size=st.integers(4, 24),
     seed=st.integers(0, 10**6), where=st.sampled_from(GRIDS), scale=st.sampled_from([1.0, 1.6, 2.0]),
-    square=st.sampled_from([None, 20]),
+    square=st.sampled_from([None, 20]), output_stride=st.sampled_from([None, 8]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_a_crop_of_linear_logits_is_cut_exactly(
-    height: int, width: int, crop_size: int, seed: int, where: Grid, scale: float, square: int | None
-) -> None:
+    height: int, width: int, crop_size: int, seed: int, where: Grid, scale: float, square: int | None,
+    output_stride: int | None,
+) -> None:  # fmt: skip
     """Logits that grow linearly over the image have a known value at every pixel of every crop."""
-    kind = form(grid=where, scale=scale, classes=2, square=square)
+    kind = form(grid=where, scale=scale, classes=2, square=square, output_stride=output_stride)
     size = (height, width)
     pixels, grid = kind.input_size(size), kind.grid_size(size)
 

@@ -44,7 +44,8 @@ class LogitsFormat:
     Attributes:
         classes: K; of features the number of channels.
         square: side in pixels of the square that images are stretched to first; None keeps their proportions.
-        scale: of the teacher's input, as a multiple of the image's size.
+        scale: of the teacher's input (of several the largest), as a multiple of the image's size.
+        output_stride: both sides of that input are a multiple of it, plus 1; None for any.
         stride: pixels of the teacher's input per grid point.
         grid: where the grid points lie.
         topk: classes kept per grid point; 0 keeps all.
@@ -59,11 +60,16 @@ class LogitsFormat:
     grid: Grid
     topk: int
     teacher: str
+    output_stride: int | None = None
     layout: int = 2
+
+    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """H, W of what the teacher is shown of an H x W image, before it is scaled."""
+        return (self.square, self.square) if self.square else size
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """H, W of the teacher's input for an H x W image."""
-        return scaled_size((self.square, self.square) if self.square else size, self.scale)
+        return scaled_size(self.shown_size(size), self.scale, self.output_stride)
 
     def grid_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns (h, w) of the grid of an H x W image."""
