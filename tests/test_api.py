@@ -18,10 +18,11 @@ pytestmark = pytest.mark.integration
 
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
-        "AugmentConfig", "BenchmarkConfig", "DataConfig", "EvaluateConfig", "EvaluationDataConfig",
+        "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
+        "EvaluationDataConfig",
         "ExportConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig", "ServeConfig",
         "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",
-        "build_model", "cache", "evaluate", "export", "fuse",
+        "build_model", "cache", "compare", "evaluate", "export", "fuse",
         "keep_freed_memory", "load_student", "predict", "report", "serve", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
@@ -34,6 +35,7 @@ def test_public_names_are_pinned() -> None:
         ("train", "(config, *, resume, overwrite, report)"),
         ("cache", "(config)"),
         ("evaluate", "(target, config)"),
+        ("compare", "(targets, config)"),
         ("predict", "(target, paths, config)"),
         ("report", "(runs, out)"),
         ("export", "(target, config)"),

@@ -32,6 +32,7 @@ class Metrics:
         agreement: 2 int64: pixels on which network and teacher choose the same class, and pixels compared.
         images: mean IoU of each image over the classes in its truth or prediction, by id (None where all is
             void).
+        counts: 3 x K int64 pixels of each image on the CPU, by id, see `image_counts`.
     """
 
     def __init__(self, labels: LabelSet, device: torch.device | None = None) -> None:
@@ -42,6 +43,7 @@ class Metrics:
         self.calibration = torch.zeros(3, BINS, dtype=torch.float64, device=device)
         self.agreement = torch.zeros(2, dtype=torch.int64, device=device)
         self.images: dict[str, float | None] = {}
+        self.counts: dict[str, Tensor] = {}
 
     def update(
         self, logits: Tensor, mask: Tensor, image_id: str, teacher_logits: Tensor | None = None
@@ -59,7 +61,9 @@ class Metrics:
         confidence, prediction = logits.float().softmax(dim=0).max(dim=0)
         confusion = confusion_matrix(prediction, mask, len(self.labels))
         self.confusion += confusion
+        confusion = confusion.cpu()
         self.images[image_id] = mean(iou(confusion, predicted=True))
+        self.counts[image_id] = image_counts(confusion)
         self.boundary += boundary_overlap(prediction, mask, len(self.labels))
         labelled = mask != VOID
         self.calibration += calibration_bins(confidence[labelled], (prediction == mask)[labelled])
@@ -114,6 +118,11 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     labelled = mask != VOID
     pairs = mask[labelled] * classes + prediction[labelled]
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def image_counts(confusion: Tensor) -> Tensor:
+    """K x K pixels, rows are the truth -> 3 x K: right, predicted and true pixels of each class."""
+    return torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)])
 
 
 def iou(confusion: Tensor, *, predicted: bool = False) -> list[float | None]:

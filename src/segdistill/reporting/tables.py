@@ -39,6 +39,64 @@ def score_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def comparison_table(record: Mapping[str, Any]) -> Table:
+    """What `segdistill compare` found: the scores of each network, and the differences to the first."""
+    names = [name for name in SCORES if name in record["networks"][0]]
+    where = f"{record['data'] or 'the validation set'}, {record['split']}"
+    table = Table(
+        title=f"{record['image_count']} images of {where}; in brackets {record['level']:.0%} intervals"
+    )
+    table.add_column("")
+    for name in names:
+        table.add_column(SCORES[name], justify="right")
+    for network in record["networks"]:
+        size = network["size"] or "their own size"
+        title = f"{network['target']} (images at {size})"
+        table.add_row(title, *(_interval(network[name], "") for name in names))
+    table.add_section()
+    for difference in record["differences"]:
+        title = f"{difference['target']} minus {difference['baseline']}"
+        table.add_row(title, *(_interval(difference[name], "+") for name in names))
+    return table
+
+
+def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Each difference in words, and what the sizes of the inputs do to it."""
+    sizes = {network["size"] for network in record["networks"]}
+    if len(sizes) > 1:
+        yield "The networks get images at different sizes, each at its own; --size sets one for all"
+    for difference in record["differences"]:
+        for name, title in SCORES.items():
+            if name in difference:
+                yield _verdict(difference, name, title, record["level"])
+
+
+def _verdict(difference: Mapping[str, Any], name: str, title: str, level: float) -> str:
+    """Whether one difference of two networks is resolved, in words."""
+    found, target, baseline = difference[name], difference["target"], difference["baseline"]
+    if found["value"] is None:
+        return f"{title}: nothing to compare, no pixel of these classes is labelled"
+    value, low, high = (100 * found[end] for end in ("value", "low", "high"))
+    interval = f"{level:.0%} interval {low:+.2f} to {high:+.2f}"
+    if found["resolved"]:
+        return (
+            f"{title}: {target} is {'better' if value > 0 else 'worse'} than {baseline} by {abs(value):.2f} "
+            f"points; resolved on these images ({interval}, without 0)"
+        )
+    return (
+        f"{title}: {target} minus {baseline} is {value:+.2f} points; not resolved on these images "
+        f"({interval}, with 0)"
+    )
+
+
+def _interval(found: Mapping[str, float | None], sign: str) -> str:
+    """A score or, with `sign` "+", a difference, with the ends of its interval."""
+    if found["value"] is None:
+        return "-"
+    value, low, high = (f"{found[end]:{sign}.4f}" for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def benchmark_table(record: Mapping[str, Any]) -> Table:
     """What `segdistill benchmark` measured, one line per target and form."""
     batch, _, height, width = record["input"]
