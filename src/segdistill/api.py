@@ -41,6 +41,7 @@ from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import examples_or_reason
 from segdistill.reporting.records import TEACHER, read_records, run_names
 from segdistill.reporting.report import write_report
+from segdistill.scoring import calibrate as calibrate
 from segdistill.scoring import compare as compare
 from segdistill.scoring import evaluate as evaluate
 
@@ -83,6 +84,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 log(f"Warning: {warning}", accelerator)
             trainer = Trainer(fill_caches(experiment, accelerator), accelerator, folder)
             trainer.train(resume=resume)
+            trainer.calibrate()
             if report and accelerator.is_main_process:
                 _report_training(trainer)
             accelerator.wait_for_everyone()

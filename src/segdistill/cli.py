@@ -18,7 +18,12 @@ import segdistill  # whose functions are imported when they are first used: `--h
 from segdistill.cli_data import DATA_VERBS, TEXT
 from segdistill.config import paths
 from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-from segdistill.config.evaluate import CompareConfig, EvaluateConfig
+from segdistill.config.evaluate import (
+    CalibrateConfig,
+    CompareConfig,
+    EvaluateConfig,
+    EvaluationDataConfig,
+)
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options
 from segdistill.data.formats.table import open_layout, open_training_layout
@@ -108,24 +113,30 @@ def check_training(options: Options) -> None:
 
 
 def check_scoring(options: Options) -> None:
-    data = options.settings.data
     check_networks(options.target)
-    if data.root:
-        open_layout(data.root, data.layout)
+    check_images(options.settings.data)
 
 
 def check_comparison(options: Options) -> None:
     if len(options.targets) < 2:
         raise ValueError(f"compare takes two targets or more, but {options.targets[0]} is alone")
     check_networks(*options.targets)
-    data = options.settings.data
-    if data.root:
-        open_layout(data.root, data.layout)
+    check_images(options.settings.data)
+
+
+def check_calibration(options: Options) -> None:
+    paths.require_model(options.run)
+    check_images(options.settings.data)
 
 
 def check_predict(options: Options) -> None:
     check_networks(options.target)
     paths.require_paths(options.paths)
+
+
+def check_images(data: EvaluationDataConfig) -> None:
+    if data.root:
+        open_layout(data.root, data.layout)
 
 
 def check_networks(*specs: str | None) -> None:
@@ -178,6 +189,12 @@ def run_compare(options: Options) -> Result:
         for line in comparison_lines(record):
             log(line)
     return record | {"out": options.settings.out}
+
+
+def run_calibrate(options: Options) -> Result:
+    from segdistill import api
+
+    return api.calibrate(options.run, options.settings)
 
 
 def run_predict(options: Options) -> Result:
@@ -272,6 +289,13 @@ VERBS = {
         check=check_comparison,
         settings=CompareConfig,
         arguments={"targets": {"nargs": "+", "help": f"{NETWORK}; the others are compared with the first"}},
+    ),
+    "calibrate": Verb(
+        help="fit the temperature of a run's probabilities once more; masks stay as they are",
+        run=run_calibrate,
+        check=check_calibration,
+        settings=CalibrateConfig,
+        arguments={"run": {"help": "a run folder; its card gets the temperature"}},
     ),
     "predict": Verb(
         help="segment images and videos",

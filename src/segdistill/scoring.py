@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ import torch
 from accelerate import Accelerator
 
 from segdistill.build import open_evaluation, open_teacher
-from segdistill.config.evaluate import CompareConfig, EvaluateConfig
-from segdistill.console import progress
+from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
+from segdistill.console import log, progress
 from segdistill.data.samples import FileSamples
 from segdistill.engine.bootstrap import LEVEL, Score, as_record, bootstrap, miou_of, pixel_accuracy_of
 from segdistill.engine.evaluate import EvaluationOptions, evaluate_together
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.metrics import Metrics, mean
+from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import keep_freed_memory_on, make_accelerator
+from segdistill.engine.temperature import calibrate as calibrate_network
+from segdistill.engine.temperature import fit_line
 from segdistill.files import write_atomic
 from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
@@ -34,7 +39,8 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
 
     Returns:
         What `config.out` gets: `miou`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_iou`,
-        `boundary_iou`, `calibration_error`, `teacher_agreement`, `iou` by class name, `confusion`, ...
+        `boundary_iou`, `calibration_error` (at the `temperature` of the network, if it has one, and
+        `calibration_error_before`, without), `teacher_agreement`, `iou` by class name, `confusion`, ...
         A score that cannot be computed is None.
 
     Raises:
@@ -63,6 +69,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
                 size=config.size or network.size,
                 flip=config.flip,
                 scales=tuple(config.scales),
+                temperature=network.temperature,
                 workers=config.data.workers,
                 advance=lambda: bar.advance(task),
             ),
@@ -74,6 +81,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
         "data": config.data.root,
         "split": config.data.split,
         "size": config.size or network.size,
+        "temperature": network.temperature,
         "image_count": len(samples),
         "images_per_second": len(samples) / seconds,
         **metrics.summary(),
@@ -167,6 +175,47 @@ def _score_together(
                 flip=config.flip, workers=config.data.workers, advance=lambda: bar.advance(task)
             ),
         )
+
+
+def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[str, Any]:
+    """Fit the temperature of a run's student once more, and write it into the run's card.
+
+    A training does so at its end. This is for runs of earlier versions, and for other images.
+
+    Args:
+        run: a run folder.
+        config: data set (the run's own validation set where none is named), precision, device.
+
+    Returns:
+        `temperature`, the `images` and `pixels` that it was fitted on, and calibration errors: see
+        `segdistill.engine.temperature.FittedTemperature`.
+
+    Raises:
+        FileNotFoundError: there is no student, or no data.
+        ValueError: its files are damaged, its classes are not those of the data, or a training is going on.
+    """
+    config = config or CalibrateConfig()
+    folder = RunFolder(run)
+    student = folder.student()
+    samples = open_evaluation(str(run), config.data)
+    accelerator = make_accelerator(config.device, config.precision)
+    keep_freed_memory_on(accelerator.device)
+    main = accelerator.is_main_process
+    with folder.locked() if main else nullcontext(), progress(main) as bar:
+        task = bar.add_task("calibrate", total=None, numbers="")
+        fitted, scores = calibrate_network(
+            student.to(accelerator.device).to(memory_format=torch.channels_last),
+            samples,
+            accelerator,
+            EvaluationOptions(
+                size=student.size, workers=config.data.workers, advance=lambda: bar.advance(task)
+            ),
+        )
+        own = not config.data.root and config.data.split == "val"
+        if main:
+            folder.write_temperature(fitted.temperature, scores if own else None)
+    log(fit_line(fitted), accelerator)
+    return {"run": str(run), **asdict(fitted)}
 
 
 def require_two(specs: Sequence[str]) -> None:

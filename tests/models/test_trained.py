@@ -1,5 +1,6 @@
 """Trained networks: their classes, their normalisation and their weights, from every form of spec."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segdistill.data.labels import VOC, LabelSet
-from segdistill.models.card import CARD, WEIGHTS, ModelCard
+from segdistill.models.card import CARD, WEIGHTS, ModelCard, read_card
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network, load_state, read_state
 from segdistill.models.zoo import TorchvisionNetwork, build_model
@@ -103,6 +104,21 @@ def test_a_run_folder_takes_other_weights(run: Path, tmp_path: Path) -> None:
     torch.save(other, tmp_path / "other.pth")
     loaded = load_network(str(run), weights=tmp_path / "other.pth").module.state_dict()
     assert all(torch.equal(other[name], tensor) for name, tensor in loaded.items())
+
+
+def test_a_temperature_comes_with_the_runs_own_weights_and_changes_no_logit(
+    run: Path, tmp_path: Path
+) -> None:
+    image = torch.randn(1, 3, 9, 9)
+    plain = load_network(str(run))
+    (run / CARD).write_text(replace(read_card(run), temperature=2.5).to_json())
+    calibrated = load_network(str(run))
+    assert (plain.temperature, calibrated.temperature) == (1.0, 2.5)
+    with torch.no_grad():
+        assert torch.equal(plain(image), calibrated(image))
+    assert plain.fingerprint() == calibrated.fingerprint()  # as a teacher it teaches the same
+    save_file(trained().module.state_dict(), tmp_path / "other.safetensors")
+    assert load_network(str(run), weights=tmp_path / "other.safetensors").temperature == 1.0
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

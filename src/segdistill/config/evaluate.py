@@ -66,6 +66,18 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """How the temperature of a run's probabilities is fitted again."""
+
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """Data set."""
+    precision: Precision = "fp32"
+    """fp32, bf16, fp16, or auto."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """How networks are compared on the same images."""
 

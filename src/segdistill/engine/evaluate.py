@@ -28,6 +28,8 @@ class EvaluationOptions:
     """Average with the mirrored image."""
     scales: tuple[float, ...] = (1.0,)
     """Average over the image at these relative sizes, see `segment`."""
+    temperature: float = 1.0
+    """What logits are divided by for confidences."""
     workers: int = 0
     """Loader processes."""
     advance: Callable[[], None] = lambda: None
@@ -62,7 +64,8 @@ def evaluate(
         The sums, on the first process those of all.
     """
     device = accelerator.device
-    metrics = Metrics(labels, torch.device("cpu") if device.type == "mps" else device)  # mps has no float64
+    kept_on = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+    metrics = Metrics(labels, kept_on, temperature=options.temperature)
     loader = evaluation_samples(
         samples,
         options.size,
@@ -106,7 +109,7 @@ def evaluate_together(
         samples: images with masks.
         labels: the K classes.
         accelerator: device, precision and processes.
-        options: as in `evaluate`, but for the size.
+        options: as in `evaluate`, but for size and temperature.
 
     Returns:
         The sums of each network, as `evaluate` gives them.
@@ -136,7 +139,7 @@ def sum_over_processes(metrics: Metrics, accelerator: Accelerator) -> None:
     """Add up the sums of all processes, and gather what there is of single images."""
     if accelerator.num_processes == 1:
         return
-    for name in ("confusion", "boundary", "calibration", "agreement"):
+    for name in ("confusion", "boundary", "calibration", "uncalibrated", "agreement"):
         setattr(metrics, name, accelerator.reduce(getattr(metrics, name), "sum"))
     gathered: list[Any] = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(gathered, (metrics.images, metrics.counts))

@@ -22,6 +22,9 @@ WEIGHTS = "model.safetensors"
 MAX_WIDTH, MAX_SIDE = 8, 2**14
 """Of a card: its width and its sides in pixels, so that a few bytes cannot ask for all memory."""
 
+MAX_TEMPERATURE = 1000
+"""Of a card, and its inverse the least: beyond, probabilities are of no use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -37,6 +40,7 @@ class ModelCard:
         metrics: scores of the weights on the validation split.
         teacher: spec and fingerprint of the teacher, None for a supervised student.
         version: of segdistill.
+        temperature: what logits are divided by before probabilities are made of them; masks need none.
     """
 
     spec: str
@@ -49,6 +53,7 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] | None = None
     version: str = ""
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.size, self.evaluate_size) if side is not None]
@@ -56,6 +61,8 @@ class ModelCard:
         require(_number(self.width) and 0 < self.width <= MAX_WIDTH, "width", self.width, f"0 to {MAX_WIDTH}")
         for name, values in {"mean": self.mean, "std": self.std}.items():
             require(len(values) == 3 and all(map(_number, values)), name, values, "three numbers")
+        allowed = f"a number from 1 / {MAX_TEMPERATURE} to {MAX_TEMPERATURE}"
+        require(is_temperature(self.temperature), "temperature", self.temperature, allowed)
         require(min(self.std) > 0, "std", self.std, "above 0")
         whole = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides)
         require(whole and self.size is not None, "size and evaluate_size", sides, f"1 to {MAX_SIDE}")
@@ -63,6 +70,11 @@ class ModelCard:
     def to_json(self) -> str:
         """The content of model.json."""
         return json.dumps(asdict(self) | {"labels": self.labels.to_dict()}, indent=2) + "\n"
+
+
+def is_temperature(value: object) -> bool:
+    """Whether a value read from a file can be a temperature: a number that is neither tiny nor huge."""
+    return _number(value) and 1 / MAX_TEMPERATURE <= float(value) <= MAX_TEMPERATURE  # type: ignore[arg-type]
 
 
 def _number(value: object) -> bool:

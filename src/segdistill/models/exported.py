@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import first_line
+from segdistill.models.card import is_temperature
 
 ENTRY = "segdistill"
 """Under this name a file that has room for one text keeps its card."""
@@ -41,6 +42,7 @@ class ExportCard:
         mean, std: of the RGB input in 0 to 1.
         size: long side, in pixels, of the images it is meant for; None for any.
         input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
+        temperature: what logits, which are raw, are divided by before probabilities are made of them.
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
         source: run folder or spec that it was made from.
         version: of segdistill.
@@ -54,6 +56,7 @@ class ExportCard:
     output: Literal["logits", "mask"] = "logits"
     source: str = ""
     version: str = ""
+    temperature: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, read back by `read`."""
@@ -75,6 +78,8 @@ class ExportCard:
                 values["labels"] = label_set(description, str(path))
             for key in {"mean", "std"} & values.keys():
                 values[key] = tuple(map(float, values[key]))
+            if not is_temperature(values.get("temperature", 1.0)):
+                raise ValueError(f"temperature is {values['temperature']!r}, but must be a number above 0")
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the metadata of {path} cannot be read: {error}") from None

@@ -38,6 +38,7 @@ class TrainedNetwork(nn.Module):
 
     Attributes:
         dtype: what convolutions and products compute in; a file computes as it was opened.
+        temperature: divides the logits where probabilities are made of them; those of `forward` are raw.
     """
 
     gain: Tensor
@@ -56,6 +57,7 @@ class TrainedNetwork(nn.Module):
         super().__init__()
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
         self.dtype = torch.float32
+        self.temperature = 1.0
         self.mean, self.std = tuple(mean), tuple(std)
         # x is (rgb - imagenet_mean) / imagenet_std; the module takes (rgb - mean) / std = x * gain + offset.
         gain = torch.tensor(IMAGENET_STD) / torch.tensor(std)
@@ -122,6 +124,7 @@ class Loaded:
         labels: a label set, its description, or class names.
         mean, std: of the RGB input in 0 to 1.
         size: long side, in pixels, of the images it is meant for.
+        temperature: of its probabilities.
     """
 
     module: nn.Module
@@ -129,6 +132,7 @@ class Loaded:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: int | None = None
+    temperature: float = 1.0
 
 
 def load_network(
@@ -167,6 +171,7 @@ def load_network(
         std=loaded.std or IMAGENET_STD,
         size=loaded.size,
     )
+    network.temperature = loaded.temperature
     if parsed.kind != "file":
         network.dtype = DTYPES[precision]
     return network.eval()
@@ -179,7 +184,14 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     require_trust(card.spec, spec.path / CARD)
     module = build_model(card.spec, len(card.labels), width=card.width)
     load_state(module, options.weights or spec.path / WEIGHTS)
-    return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.evaluate_size)
+    return Loaded(
+        module=module,
+        labels=card.labels,
+        mean=card.mean,
+        std=card.std,
+        size=card.evaluate_size,
+        temperature=1.0 if options.weights else card.temperature,  # which is that of the run's own weights
+    )
 
 
 def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
@@ -187,7 +199,14 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     assert spec.path is not None
     module = ExportedNetwork(spec.path, precision=options.precision)
     card = module.card
-    return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.size)
+    return Loaded(
+        module=module,
+        labels=card.labels,
+        mean=card.mean,
+        std=card.std,
+        size=card.size,
+        temperature=card.temperature,
+    )
 
 
 def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:

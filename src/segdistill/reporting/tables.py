@@ -14,6 +14,7 @@ SCORES = {
     "frequency_weighted_iou": "frequency-weighted IoU",
     "boundary_iou": "boundary IoU",
     "calibration_error": "expected calibration error",
+    "calibration_error_before": "calibration error at temperature 1",
     "teacher_agreement": "agreement with the teacher",
 }
 
