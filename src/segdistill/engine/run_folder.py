@@ -316,7 +316,7 @@ class RunFolder:
 
         `counts` of its images (3 x K each, see `Metrics`) are kept for the best one, in a file of their own.
         """
-        if best and counts is not None:
+        if best and counts:
             table = torch.stack([*counts.values()]).to(torch.int32)
             told = {"ids": json.dumps([*counts]), "step": str(evaluation["step"])}
             write_atomic(self.counts_file, save({"counts": table}, told))
