@@ -1,6 +1,7 @@
 """Results as tables and lines for the terminal."""
 
 from collections.abc import Iterator, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from rich.table import Table
@@ -41,7 +42,7 @@ def score_table(summary: dict[str, Any]) -> Table:
 
 
 def comparison_table(record: Mapping[str, Any]) -> Table:
-    """What `segdistill compare` found: the scores of each network, and the differences to the first."""
+    """What `segdistill compare` found: the scores of networks A, B, ... and the differences to A."""
     names = [name for name in SCORES if name in record["networks"][0]]
     where = f"{record['data'] or 'the validation set'}, {record['split']}"
     table = Table(
@@ -50,19 +51,19 @@ def comparison_table(record: Mapping[str, Any]) -> Table:
     table.add_column("")
     for name in names:
         table.add_column(SCORES[name], justify="right")
-    for network in record["networks"]:
-        size = network["size"] or "their own size"
-        title = f"{network['target']} (images at {size})"
-        table.add_row(title, *(_interval(network[name], "") for name in names))
+    for index, network in enumerate(record["networks"]):
+        table.add_row(_letter(index), *(_interval(network[name], "") for name in names))
     table.add_section()
-    for difference in record["differences"]:
-        title = f"{difference['target']} minus {difference['baseline']}"
-        table.add_row(title, *(_interval(difference[name], "+") for name in names))
+    for index, difference in enumerate(record["differences"], start=1):
+        table.add_row(f"{_letter(index)} - A", *(_interval(difference[name], "+") for name in names))
     return table
 
 
 def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Each difference in words, and what the sizes of the inputs do to it."""
+    """What A, B, ... are, and each difference in words."""
+    for index, network in enumerate(record["networks"]):
+        size = f"at long side {network['size']}" if network["size"] else "at their own size"
+        yield f"{_letter(index)}: {network['target']}, images {size}"
     sizes = {network["size"] for network in record["networks"]}
     if len(sizes) > 1:
         yield "The networks get images at different sizes, each at its own; --size sets one for all"
@@ -76,7 +77,7 @@ def _verdict(difference: Mapping[str, Any], name: str, title: str, level: float)
     """Whether one difference of two networks is resolved, in words."""
     found, target, baseline = difference[name], difference["target"], difference["baseline"]
     if found["value"] is None:
-        return f"{title}: nothing to compare, no pixel of these classes is labelled"
+        return f"{title}: nothing to compare, for no pixel of these classes is labelled"
     value, low, high = (100 * found[end] for end in ("value", "low", "high"))
     interval = f"{level:.0%} interval {low:+.2f} to {high:+.2f}"
     if found["resolved"]:
@@ -88,6 +89,11 @@ def _verdict(difference: Mapping[str, Any], name: str, title: str, level: float)
         f"{title}: {target} minus {baseline} is {value:+.2f} points; not resolved on these images "
         f"({interval}, with 0)"
     )
+
+
+def _letter(index: int) -> str:
+    """What a table calls its networks: A to Z, then A1, ..."""
+    return f"{ascii_uppercase[index % 26]}{index // 26 or ''}"
 
 
 def _interval(found: Mapping[str, float | None], sign: str) -> str:
