@@ -133,3 +133,13 @@ def test_a_file_of_masks_has_temperature_one(copy: Path, tmp_path: Path) -> None
 def test_a_packed_and_a_fused_student_keep_the_temperature(copy: Path, tmp_path: Path) -> None:
     packed = api.pack(with_temperature(copy, 3.0), tmp_path / "packed")
     assert fuse_students(load_network(str(packed))).temperature == 3.0
+
+
+def test_two_processes_find_the_same_temperature(launch: Any, run: Path, copy: Path) -> None:
+    done = launch("calibrate", with_temperature(copy, 1.0), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["temperature"] == read_card(copy).temperature
+    assert read_card(copy).temperature == read_card(run).temperature
+    assert RunFolder(copy).best["calibration_error"] == pytest.approx(
+        RunFolder(run).best["calibration_error"]
+    )

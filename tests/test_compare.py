@@ -121,3 +121,16 @@ def test_from_python_the_data_set_may_be_named(run: Path, shapes: Path, tmp_path
     assert (record["data"], record["resamples"]) == (str(shapes), 100)
     with pytest.raises(ValueError, match="two or more"):
         api.compare([run])
+
+
+def test_two_processes_compare_as_one(
+    launch: Any, run: Path, distilled: Path, shapes: Path, tmp_path: Path
+) -> None:
+    data = EvaluationDataConfig(root=str(shapes), workers=0)
+    config = CompareConfig(data=data, device="cpu", out=str(tmp_path / "one.json"))
+    alone = api.compare([run, distilled], config)
+    options = ["--data.root", shapes, "--data.workers", 0, "--device", "cpu", "--out", tmp_path / "two.json"]
+    done = launch("compare", run, distilled, *options)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert json.loads((tmp_path / "two.json").read_text()) == alone
