@@ -38,10 +38,8 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
         config: data set, input size, test-time augmentation, ...
 
     Returns:
-        What `config.out` gets: `miou`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_iou`,
-        `boundary_iou`, `calibration_error` (at the `temperature` of the network, if it has one, and
-        `calibration_error_before`, without), `teacher_agreement`, `iou` by class name, `confusion`, ...
-        A score that cannot be computed is None.
+        What `config.out` gets: `miou`, `pixel_accuracy`, `calibration_error` at the network's `temperature`
+        (`calibration_error_before` without), ..., `iou` by class name; None for what cannot be computed.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.

@@ -167,6 +167,17 @@ def test_an_onnx_file_brings_classes_and_normalisation(make_onnx: Any) -> None:
     assert (network.mean, network.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.25))
 
 
+def test_an_onnx_file_brings_its_temperature(make_onnx: Any) -> None:
+    assert load_network(str(make_onnx(nn.Conv2d(3, 21, 1)))).temperature == 1.0
+    assert load_network(str(make_onnx(nn.Conv2d(3, 21, 1), temperature="1.5"))).temperature == 1.5
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "NaN", "Infinity", "null", '"1.5"', "[1]"])
+def test_an_impossible_temperature_is_refused(make_onnx: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=r"metadata of .* cannot be read: temperature is "):
+        load_network(str(make_onnx(nn.Conv2d(3, 21, 1), temperature=text)))
+
+
 def test_21_nameless_logits_are_vocs(make_onnx: Any) -> None:
     assert load_network(str(make_onnx(nn.Conv2d(3, 21, 1)))).labels == VOC
 
