@@ -12,16 +12,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import segdistill
+from segdistill.engine.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
 
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
-        "AugmentConfig", "BenchmarkConfig", "DataConfig", "EvaluateConfig", "EvaluationDataConfig",
+        "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
+        "EvaluationDataConfig",
         "ExportConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig", "ServeConfig",
         "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",
-        "build_model", "cache", "evaluate", "export", "fuse",
+        "build_model", "cache", "compare", "evaluate", "export", "fuse",
         "keep_freed_memory", "load_student", "predict", "report", "serve", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
@@ -34,6 +36,7 @@ def test_public_names_are_pinned() -> None:
         ("train", "(config, *, resume, overwrite, report)"),
         ("cache", "(config)"),
         ("evaluate", "(target, config)"),
+        ("compare", "(targets, config)"),
         ("predict", "(target, paths, config)"),
         ("report", "(runs, out)"),
         ("export", "(target, config)"),
@@ -159,7 +162,11 @@ def test_two_processes_score_as_one(launch: Any, run: Path, tmp_path: Path) -> N
     assert len(done.stdout.splitlines()) == 1
     together: dict[str, Any] = json.loads((tmp_path / "two.json").read_text())
     assert together.keys() == alone.keys()
-    summed_floats = {"calibration", "calibration_error"}  # their order of summation differs
+    summed_floats = {
+        "calibration",
+        "calibration_error",
+        "calibration_error_before",
+    }  # their order of summation differs
     for key in alone.keys() - summed_floats - {"images_per_second"}:
         assert together[key] == alone[key], key
     assert together["calibration_error"] == pytest.approx(alone["calibration_error"], rel=1e-12)
@@ -181,4 +188,5 @@ def test_two_processes_train_into_one_run_folder(launch: Any, run: Path, tmp_pat
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [record["step"] for record in history] == [1, 2, 3, 3, 4, 5, 6, 6]
     assert len(json.loads((out / "metrics.json").read_text())["best"]["images"]) == 4
+    assert len(RunFolder(out).image_counts) == 4
     assert (out / "report.html").is_file()

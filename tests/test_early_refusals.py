@@ -44,6 +44,8 @@ CASES = {
         ["evaluate", "fcn_resnet50", "--data.root", "no"],
         "data.root 'no' is not a folder",
     ),
+    "compare one": (["compare", "fcn_resnet50"], "compare takes two targets or more"),
+    "compare with no run": (["compare", "fcn_resnet50", "set"], "set is not a run folder"),
     "predict nothing": (["predict", "fcn_resnet50", "a.png", "b.png"], "b.png does not exist"),
     "predict by no run": (["predict", "set", "a.png"], "set is not a run folder with a trained model"),
     "predict by nothing": (

@@ -13,9 +13,20 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
-    from segdistill.api import benchmark, cache, evaluate, export, load_student, predict, report, serve, train
+    from segdistill.api import (
+        benchmark,
+        cache,
+        compare,
+        evaluate,
+        export,
+        load_student,
+        predict,
+        report,
+        serve,
+        train,
+    )
     from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-    from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+    from segdistill.config.evaluate import CompareConfig, EvaluateConfig, EvaluationDataConfig
     from segdistill.config.train import (
         AugmentConfig,
         DataConfig,
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AugmentConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "DataConfig",
     "EvaluateConfig",
     "EvaluationDataConfig",
@@ -49,6 +61,7 @@ __all__ = [
     "benchmark",
     "build_model",
     "cache",
+    "compare",
     "evaluate",
     "export",
     "fuse",
@@ -62,10 +75,11 @@ __all__ = [
 
 _MODULES = {
     "api": (
-        "benchmark", "cache", "evaluate", "export", "load_student", "predict", "report", "serve", "train",
+        "benchmark", "cache", "compare", "evaluate", "export", "load_student", "predict", "report", "serve",
+        "train",
     ),
     "config.deploy": ("BenchmarkConfig", "ExportConfig", "PredictConfig", "ServeConfig"),
-    "config.evaluate": ("EvaluateConfig", "EvaluationDataConfig"),
+    "config.evaluate": ("CompareConfig", "EvaluateConfig", "EvaluationDataConfig"),
     "config.train": (
         "AugmentConfig", "DataConfig", "ObjectiveConfig", "OptimConfig", "RuntimeConfig", "StudentConfig",
         "TeacherConfig", "TrainConfig",

@@ -1,6 +1,5 @@
 """The verbs as functions: settings in, files and results out."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,22 +12,16 @@ from segdistill.build import (
     build_experiment,
     build_recorded,
     calibration_source,
-    open_evaluation,
     open_parity_images,
     open_scored,
-    open_teacher,
 )
 from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.check import survey
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.table import check_losses
-from segdistill.engine.evaluate import EvaluationOptions
-from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.fill_caches import fill_caches, open_teacher_cache
-from segdistill.engine.metrics import mean
 from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
@@ -37,19 +30,20 @@ from segdistill.exporting.export import check_format
 from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
 from segdistill.exporting.quantize import calibration_images
-from segdistill.files import write_atomic
 from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
 from segdistill.models.fused import fuse_students
-from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
 from segdistill.reporting.examples import examples_or_reason
 from segdistill.reporting.records import TEACHER, read_records, run_names
 from segdistill.reporting.report import write_report
+from segdistill.scoring import calibrate as calibrate
+from segdistill.scoring import compare as compare
+from segdistill.scoring import evaluate as evaluate
 
 MASKS_SURVEYED = 200
 """Masks that a training looks at before its first step for classes that do not occur, and for void."""
@@ -90,6 +84,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 log(f"Warning: {warning}", accelerator)
             trainer = Trainer(fill_caches(experiment, accelerator), accelerator, folder)
             trainer.train(resume=resume)
+            trainer.calibrate()
             if report and accelerator.is_main_process:
                 _report_training(trainer)
             accelerator.wait_for_everyone()
@@ -163,70 +158,6 @@ def cache(config: TrainConfig) -> dict[str, Any]:
         "stride": filled.logits.form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
-    """Score a network on a data set with masks, at the masks' own size.
-
-    Args:
-        target: a run folder, or any network spec.
-        config: data set, input size, test-time augmentation, ...
-
-    Returns:
-        What `config.out` gets: `miou`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_iou`,
-        `boundary_iou`, `calibration_error`, `teacher_agreement`, `iou` by class name, `confusion`, ...
-        A score that cannot be computed is None.
-
-    Raises:
-        FileNotFoundError: a file or folder does not exist.
-        ValueError: target, data and settings do not fit each other.
-    """
-    config = config or EvaluateConfig()
-    spec = str(target)
-    samples = open_evaluation(spec, config.data)
-    samples.labels.index(config.class_names)  # refuses unknown ones
-    accelerator = make_accelerator(config.device, config.precision)
-    keep_freed_memory_on(accelerator.device)
-    precision = "fp32" if config.precision == "auto" else config.precision
-    network = load_network(
-        spec, weights=config.weights, labels=samples.labels, precision=precision,
-        output_stride=config.output_stride,
-    )  # fmt: skip
-    scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
-    teacher = open_teacher(config.teacher, samples.labels)
-    started = time.perf_counter()
-    with progress(accelerator.is_main_process) as bar:
-        task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
-        metrics = evaluate_network(
-            scored.to(memory_format=torch.channels_last),
-            samples,
-            samples.labels,
-            accelerator,
-            EvaluationOptions(
-                size=config.size or network.size,
-                flip=config.flip,
-                scales=tuple(config.scales),
-                workers=config.data.workers,
-                advance=lambda: bar.advance(task),
-            ),
-            teacher=teacher and teacher.to(accelerator.device),
-        )
-    seconds = time.perf_counter() - started
-    summary = {
-        "target": spec,
-        "data": config.data.root,
-        "split": config.data.split,
-        "size": config.size or network.size,
-        "image_count": len(samples),
-        "images_per_second": len(samples) / seconds,
-        **metrics.summary(),
-    }
-    if config.class_names:
-        summary["classes"] = config.class_names
-        summary["miou_of_classes"] = mean([summary["iou"][name] for name in config.class_names])
-    if accelerator.is_main_process:
-        write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
-    return summary
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

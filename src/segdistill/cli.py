@@ -15,9 +15,15 @@ from typing import TextIO
 from jsonargparse import ArgumentError
 
 import segdistill  # whose functions are imported when they are first used: `--help` needs no PyTorch
+from segdistill.cli_data import DATA_VERBS, TEXT
 from segdistill.config import paths
 from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
-from segdistill.config.evaluate import EvaluateConfig
+from segdistill.config.evaluate import (
+    CalibrateConfig,
+    CompareConfig,
+    EvaluateConfig,
+    EvaluationDataConfig,
+)
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options
 from segdistill.data.formats.table import open_layout, open_training_layout
@@ -107,10 +113,20 @@ def check_training(options: Options) -> None:
 
 
 def check_scoring(options: Options) -> None:
-    data = options.settings.data
     check_networks(options.target)
-    if data.root:
-        open_layout(data.root, data.layout)
+    check_images(options.settings.data)
+
+
+def check_comparison(options: Options) -> None:
+    if len(options.targets) < 2:
+        raise ValueError(f"compare takes two targets or more, but {options.targets[0]} is alone")
+    check_networks(*options.targets)
+    check_images(options.settings.data)
+
+
+def check_calibration(options: Options) -> None:
+    paths.require_model(options.run)
+    check_images(options.settings.data)
 
 
 def check_predict(options: Options) -> None:
@@ -118,8 +134,9 @@ def check_predict(options: Options) -> None:
     paths.require_paths(options.paths)
 
 
-def check_data(options: Options) -> None:
-    open_layout(options.path, options.layout)
+def check_images(data: EvaluationDataConfig) -> None:
+    if data.root:
+        open_layout(data.root, data.layout)
 
 
 def check_networks(*specs: str) -> None:
@@ -160,6 +177,24 @@ def run_evaluate(options: Options) -> Result:
     if is_main_process():
         console.print(score_table(summary))
     return {"target": options.target, "out": options.settings.out, **_scores(summary)}
+
+
+def run_compare(options: Options) -> Result:
+    from segdistill.console import console, log
+    from segdistill.reporting.tables import comparison_lines, comparison_table
+
+    record = segdistill.compare(options.targets, options.settings)
+    if is_main_process():
+        console.print(comparison_table(record))
+        for line in comparison_lines(record):
+            log(line)
+    return record | {"out": options.settings.out}
+
+
+def run_calibrate(options: Options) -> Result:
+    from segdistill import api
+
+    return api.calibrate(options.run, options.settings)
 
 
 def run_predict(options: Options) -> Result:
@@ -209,47 +244,6 @@ def run_pack(options: Options) -> Result:
     return {"run": str(api.pack(options.run, options.out))}
 
 
-def run_check(options: Options) -> Result:
-    from segdistill.console import log, progress
-    from segdistill.data.check import Survey, check
-    from segdistill.data.datasets import open_dataset, splits
-
-    found = [options.split] if options.split else splits(options.path, options.layout)
-    pairs, problems, warnings = 0, 0, 0
-    # A VOC devkit without lists has no split: opening one gives the error that names what is missing.
-    for split in found or ["train"]:
-        dataset = open_dataset(options.path, split, layout=options.layout, strict=False)
-        with progress() as bar:
-            task = bar.add_task(f"check {split}", total=len(dataset), numbers="")
-            counted = Survey(dataset.labels, dataset.labelled)
-            for problem in check(dataset, counted):
-                pairs += 1
-                if problem:
-                    problems += 1
-                    log(f"{split} {problem.id}: {problem.reason}")
-                bar.advance(task)
-        for warning in counted.warnings:
-            log(f"{split}: {warning}")
-        warnings += len(counted.warnings)
-    counts = {"pairs": pairs, "problems": problems, "warnings": warnings}
-    return {"path": options.path, "splits": found, **counts}
-
-
-def run_download(options: Options) -> Result:
-    from segdistill.data.download import download_voc
-
-    return {"devkit": str(download_voc(Path(options.root)))}
-
-
-def run_shapes(options: Options) -> Result:
-    from segdistill.data.shapes import write_shapes
-
-    devkit = write_shapes(
-        Path(options.out), seed=options.seed, train=options.train, val=options.val, size=options.size
-    )
-    return {"devkit": str(devkit)}
-
-
 def run_demo(options: Options) -> Result:
     from segdistill.demo import demo
 
@@ -262,40 +256,8 @@ def _scores(summary: Result) -> dict[str, float]:
 
 NETWORK = "run folder, or any network: fcn_resnet50, file.py:function, model.onnx, ... (a file's code is run)"
 OVERWRITE = {"action": "store_true", "help": "delete the run in --out first"}
-TEXT = {"type": str | None, "default": None}
 REPLAY = "compute the batch again that a run stopped on: RUN/nonfinite.json"
 
-DATA_VERBS = {
-    "check": Verb(
-        help="read every pair and name each bad file",
-        run=run_check,
-        check=check_data,
-        arguments={
-            "path": {"help": "the data set's folder"},
-            "--layout": {"help": "a dataset.yaml kept elsewhere", **TEXT},
-            "--split": {"help": "one split; all where absent", **TEXT},
-        },
-    ),
-    "download": Verb(
-        help="download PASCAL VOC 2012 (2 GB)",
-        run=run_download,
-        arguments={
-            "name": {"choices": ["voc"], "help": "the data set"},
-            "--root": {"required": True, "help": "the folder that gets VOCdevkit"},
-        },
-    ),
-    "shapes": Verb(
-        help="draw the embedded data set, in VOC layout",
-        run=run_shapes,
-        arguments={
-            "--out": {"required": True, "help": "the folder that gets VOCdevkit"},
-            "--train": {"type": int, "default": 600, "help": "training images"},
-            "--val": {"type": int, "default": 150, "help": "validation images"},
-            "--size": {"type": int, "default": 128, "help": "height and width in pixels"},
-            "--seed": {"type": int, "default": 0, "help": "seeds the drawing"},
-        },
-    ),
-}
 VERBS = {
     "train": Verb(
         help="train a student, with a teacher or without",
@@ -320,6 +282,20 @@ VERBS = {
         check=check_scoring,
         settings=EvaluateConfig,
         arguments={"target": {"help": NETWORK}},
+    ),
+    "compare": Verb(
+        help="score networks on the same images: is a difference more than the choice of images?",
+        run=run_compare,
+        check=check_comparison,
+        settings=CompareConfig,
+        arguments={"targets": {"nargs": "+", "help": f"{NETWORK}; the others are compared with the first"}},
+    ),
+    "calibrate": Verb(
+        help="fit the temperature of a run's probabilities once more; masks stay as they are",
+        run=run_calibrate,
+        check=check_calibration,
+        settings=CalibrateConfig,
+        arguments={"run": {"help": "a run folder; its card gets the temperature"}},
     ),
     "predict": Verb(
         help="segment images and videos",

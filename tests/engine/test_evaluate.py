@@ -10,7 +10,7 @@ from torch import nn
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import Sample
 from segdistill.data.transforms import normalise
-from segdistill.engine.evaluate import EvaluationOptions, evaluate
+from segdistill.engine.evaluate import EvaluationOptions, evaluate, evaluate_together
 from segdistill.engine.runtime import make_accelerator
 from segdistill.inference.segment import segment
 from segdistill.models.student import DSUNet
@@ -136,6 +136,38 @@ def test_the_teacher_sees_images_at_their_own_size(accelerator: Accelerator) -> 
     evaluate(student, Pictures(), LABELS, accelerator, EvaluationOptions(size=24), teacher=teacher)
     assert student.sizes == tuple((1, 3, height, 24) for height in (16, 18, 20))
     assert teacher.sizes == tuple((1, 3, height, 12) for height in (8, 9, 10))
+
+
+def test_networks_scored_together_read_each_image_once_and_see_it_at_their_own_size(
+    accelerator: Accelerator,
+) -> None:
+    read: list[int] = []
+
+    class Counted(Pictures):
+        def __getitem__(self, index: int) -> Sample:
+            read.append(index)
+            return super().__getitem__(index)
+
+    first, second = Recorder().eval(), Recorder().eval()
+    found = evaluate_together([(first, None), (second, 24)], Counted(), LABELS, accelerator)
+    assert read == [0, 1, 2]
+    assert first.sizes == tuple((1, 3, height, 12) for height in (8, 9, 10))
+    assert second.sizes == tuple((1, 3, height, 24) for height in (16, 18, 20))
+    for metrics, size in zip(found, (None, 24), strict=True):
+        alone = evaluate(Brightness(), Pictures(), LABELS, accelerator, EvaluationOptions(size=size))
+        assert metrics.summary() == alone.summary()
+
+
+def test_the_counts_of_all_images_add_up_to_the_confusion_matrix(accelerator: Accelerator) -> None:
+    torch.manual_seed(0)
+    network = DSUNet(2, width=0.1)
+    metrics = evaluate(network, Noise(3, mirrored=False), LABELS, accelerator)
+    assert list(metrics.counts) == list(metrics.images) == ["0", "1"]
+    right, predicted, true = sum(metrics.counts.values())
+    assert torch.equal(right, metrics.confusion.diagonal())
+    assert torch.equal(predicted, metrics.confusion.sum(dim=0))
+    assert torch.equal(true, metrics.confusion.sum(dim=1))
+    assert right.sum() < true.sum()
 
 
 @given(seed=st.integers(0, 1000), height=st.integers(3, 20), width=st.integers(3, 20))

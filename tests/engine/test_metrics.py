@@ -25,6 +25,7 @@ from segdistill.engine.metrics import (
     calibration_bins,
     confusion_matrix,
     expected_calibration_error,
+    image_counts,
     iou,
     mean,
     window_minimum,
@@ -50,6 +51,11 @@ def test_iou_of_a_confusion_matrix() -> None:
     # 6 / (6 + 2 + 1 + 0), 3 / (3 + 1 + 2 + 1), and a class that is predicted once but never true.
     confusion = torch.tensor([[6, 2, 0], [1, 3, 1], [0, 0, 0]])
     assert iou(confusion) == [pytest.approx(6 / 9), pytest.approx(3 / 7), None]
+
+
+def test_image_counts_are_right_predicted_and_true_pixels() -> None:
+    confusion = torch.tensor([[6, 2, 0], [1, 3, 1], [0, 0, 0]])
+    assert image_counts(confusion).tolist() == [[6, 3, 0], [7, 5, 1], [8, 5, 0]]
 
 
 def test_iou_of_predicted_classes_counts_one_without_truth_as_zero() -> None:

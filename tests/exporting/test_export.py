@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segdistill import api
+from segdistill.build import open_teacher
 from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
@@ -103,7 +104,7 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
     output = network.run(np.zeros((2, 3, 9, 11), np.float32))
     assert (output.shape, output.dtype) == ((2, 9, 11), np.uint8)
     with pytest.raises(ValueError, match="gives masks, but logits are needed"):
-        api.open_teacher(TeacherConfig(spec=str(path)), load_network(str(run)).labels)
+        open_teacher(TeacherConfig(spec=str(path)), load_network(str(run)).labels)
     photo = next(shapes.rglob("JPEGImages/*.*"))
     with pytest.raises(ValueError, match="no probabilities"):
         list(api.predict(path, [photo], PredictConfig(probabilities=True, out=str(tmp_path), device="cpu")))

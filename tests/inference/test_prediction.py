@@ -48,6 +48,26 @@ def test_the_mask_has_the_pictures_size(
     assert prediction.shares == {"red": pytest.approx(0.5, abs=0.05), "green": pytest.approx(0.5, abs=0.05)}
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_temperature_changes_probabilities_and_not_one_pixel_of_a_mask(flip: bool) -> None:
+    torch.manual_seed(0)
+    network = TrainedNetwork(nn.Conv2d(3, 3, 3, padding=1, stride=2), LABELS, "noise").eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    image, predictions, fast = Image.fromarray(pixels), [], []
+    for temperature in (1.0, 1.7, 0.3):
+        network.temperature = temperature
+        predictions.append(predict_image(network, image, flip=flip))
+        fast.append(predict_image(network, image, flip=flip, probabilities=False).mask)
+    raw = torch.from_numpy(predictions[0].probabilities).log()
+    for prediction, temperature in zip(predictions, (1.0, 1.7, 0.3), strict=True):
+        assert np.array_equal(prediction.mask, predictions[0].mask)
+        expected = (raw / temperature).softmax(dim=0)
+        torch.testing.assert_close(torch.from_numpy(prediction.probabilities), expected)
+    assert all(np.array_equal(mask, fast[0]) for mask in fast)
+    means = [prediction.probabilities.max(axis=0).mean() for prediction in predictions]
+    assert means[1] < means[0] < means[2]
+
+
 def test_written_files_hold_what_was_seen(
     network: TrainedNetwork, picture: Image.Image, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ FULL = ModelCard(
     metrics={"miou": 0.25, "step": 3},
     teacher={"spec": "fcn_resnet50", "scale": 2.0, "fingerprint": "ab"},
     version="1.2.3",
+    temperature=1.5,
 )
 LEAST = ModelCard(spec="dsunet", width=1.0, labels=LABELS, size=64, evaluate_size=None)
 
@@ -57,12 +58,26 @@ def changed(**changes: Any) -> str:
         changed(labels={"names": ["one"]}),
         changed(mean=3),
         changed(colour="red"),
+        changed(temperature=0),
+        changed(temperature=-1.5),
+        changed(temperature="1.5"),
+        changed(temperature=None),
+        changed(temperature=float("nan")),
+        changed(temperature=float("inf")),
+        changed(temperature=1e300),
     ],
 )
 def test_a_damaged_card_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CARD).write_text(text)
     with pytest.raises(ValueError, match=r"model\.json is not a model card of segdistill: ."):
         read_card(tmp_path)
+
+
+def test_a_card_of_an_earlier_version_has_temperature_one(tmp_path: Path) -> None:
+    content = json.loads(FULL.to_json())
+    del content["temperature"]
+    (tmp_path / CARD).write_text(json.dumps(content))
+    assert read_card(tmp_path).temperature == 1.0
 
 
 def test_weights_in_float16_come_back_in_float32(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Trained networks: their classes, their normalisation and their weights, from every form of spec."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segdistill.data.labels import VOC, LabelSet
-from segdistill.models.card import CARD, WEIGHTS, ModelCard
+from segdistill.models.card import CARD, WEIGHTS, ModelCard, read_card
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork, load_network, load_state, read_state
 from segdistill.models.zoo import TorchvisionNetwork, build_model
@@ -105,6 +106,21 @@ def test_a_run_folder_takes_other_weights(run: Path, tmp_path: Path) -> None:
     assert all(torch.equal(other[name], tensor) for name, tensor in loaded.items())
 
 
+def test_a_temperature_comes_with_the_runs_own_weights_and_changes_no_logit(
+    run: Path, tmp_path: Path
+) -> None:
+    image = torch.randn(1, 3, 9, 9)
+    plain = load_network(str(run))
+    (run / CARD).write_text(replace(read_card(run), temperature=2.5).to_json())
+    calibrated = load_network(str(run))
+    assert (plain.temperature, calibrated.temperature) == (1.0, 2.5)
+    with torch.no_grad():
+        assert torch.equal(plain(image), calibrated(image))
+    assert plain.fingerprint() == calibrated.fingerprint()  # as a teacher it teaches the same
+    save_file(trained().module.state_dict(), tmp_path / "other.safetensors")
+    assert load_network(str(run), weights=tmp_path / "other.safetensors").temperature == 1.0
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is not a run folder with a trained model"):
         load_network(str(tmp_path))
@@ -185,6 +201,17 @@ def test_an_onnx_file_brings_classes_and_normalisation(make_onnx: Any) -> None:
     network = load_network(str(make_onnx(nn.Conv2d(3, 2, 1), **metadata)))
     assert network.labels.names == ("ground", "road")
     assert (network.mean, network.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.25))
+
+
+def test_an_onnx_file_brings_its_temperature(make_onnx: Any) -> None:
+    assert load_network(str(make_onnx(nn.Conv2d(3, 21, 1)))).temperature == 1.0
+    assert load_network(str(make_onnx(nn.Conv2d(3, 21, 1), temperature="1.5"))).temperature == 1.5
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "NaN", "Infinity", "null", '"1.5"', "[1]"])
+def test_an_impossible_temperature_is_refused(make_onnx: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=r"metadata of .* cannot be read: temperature is "):
+        load_network(str(make_onnx(nn.Conv2d(3, 21, 1), temperature=text)))
 
 
 def test_21_nameless_logits_are_vocs(make_onnx: Any) -> None:

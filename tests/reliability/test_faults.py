@@ -239,6 +239,7 @@ def train_until(config: TrainConfig, place: str, number: int, patch: pytest.Monk
     owner, name = {
         "the cache": ("segdistill.engine.fill_caches", "run_network"),
         "an evaluation": ("segdistill.engine.evaluate", "segment"),
+        "the temperature": ("segdistill.engine.temperature", "segment"),
         "the report": ("segdistill.reporting.report", "write_atomic"),
         "a checkpoint": ("segdistill.engine.checkpoint", "write_atomic"),
     }[place]
@@ -252,7 +253,9 @@ def train_until(config: TrainConfig, place: str, number: int, patch: pytest.Monk
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("place", ["the cache", "an evaluation", "the report", "a checkpoint"])
+@pytest.mark.parametrize(
+    "place", ["the cache", "an evaluation", "the temperature", "the report", "a checkpoint"]
+)
 def test_a_signal_anywhere_saves_and_stops(
     configure: Any, run: Path, distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     place: str, number: int,

@@ -14,6 +14,7 @@ from segdistill.config.train import DataConfig, StudentConfig, TeacherConfig, Tr
 from segdistill.config.yaml import to_yaml
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.engine.metrics import Metrics
+from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard
 
 LABELS = LabelSet(
@@ -45,7 +46,7 @@ def draw(seed: int) -> np.ndarray:
     return mask
 
 
-def write_run(path: Path, *, noise: float = 1.0, images: int = 8, teacher: bool = True) -> Run:
+def write_run(path: Path, *, noise: float = 1.0, images: int = 8, teacher: bool = True, seed: int = 0) -> Run:
     """Write every record that training leaves, except the weights."""
     path.mkdir(parents=True)
     metrics, truths, predictions = Metrics(LABELS), {}, {}
@@ -63,6 +64,7 @@ def write_run(path: Path, *, noise: float = 1.0, images: int = 8, teacher: bool 
         student=StudentConfig(spec="dsunet"),
         teacher=TeacherConfig(spec="fcn_resnet50" if teacher else None),
         steps=40,
+        seed=seed,
         out=str(path),
     )
     card = ModelCard(
@@ -85,11 +87,13 @@ def write_run(path: Path, *, noise: float = 1.0, images: int = 8, teacher: bool 
             "python": "3.12.1", "packages": {"torch": "2.11.0"}, "device": "cpu", "commit": None,
             "command": ["segdistill", "train", "--out", "a b"],
         },
-        "metrics.json": {"last": {"step": 40, **summary}, "best": {"step": 30, **summary}},
         "cost.json": {"device": "cpu", "threads": 2, "input": [1, 3, 64, 64], "networks": networks},
     }  # fmt: skip
     for file, record in records.items():
         (path / file).write_text(json.dumps(record))
+    folder = RunFolder(path)
+    folder.write_evaluation({"step": 30, **summary}, best=True, counts=metrics.counts)
+    folder.write_evaluation({"step": 40, **summary}, best=False, counts=metrics.counts)
     (path / "config.yaml").write_text(to_yaml(config))
     (path / "model.json").write_text(card.to_json())
     (path / "history.jsonl").write_text("\n".join(history(summary, teacher)) + "\n")

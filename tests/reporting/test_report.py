@@ -128,6 +128,27 @@ def test_a_page_about_two_runs(make_run):
     assert "segdistill train --out 'a b'" in page.texts["environment"]
 
 
+def test_a_temperature_is_shown_with_the_error_before_and_after(make_run):
+    run = make_run("calibrated").path
+    page = Page(write_page([run], run / "report.html", []))
+    assert "temperature" not in page.texts["calibration"]
+    scores = {"temperature": 1.75, "calibration_error": 0.0123, "calibration_error_before": 0.085}
+    RunFolder(run).write_temperature(1.75, scores)
+    page = Page(write_page([run], run / "report.html", []))
+    assert "temperature of 1.750" in page.texts["calibration"]
+    assert "calibration error 8.5\u00a0% before, 1.2\u00a0% after" in page.texts["calibration"]
+    assert "8.50\u00a0%" in page.texts["headline"]
+
+
+def test_two_runs_on_the_same_images_have_intervals(make_run):
+    runs = [make_run("first", noise=2.0).path, make_run("second").path]
+    page = Page(write_page(runs, runs[0] / "report.html", []))
+    assert "a difference is coloured where its interval excludes 0" in page.texts["headline"]
+    (runs[1] / "image_counts.safetensors").unlink()
+    page = Page(write_page(runs, runs[0] / "report.html", []))
+    assert "interval" not in page.texts["headline"]
+
+
 def test_runs_scored_on_different_images_are_shown_without_differences(make_run):
     runs = [make_run("first", noise=2.0).path, make_run("second", images=6).path]
     page = Page(write_page(runs, runs[0] / "report.html", []))
@@ -247,6 +268,7 @@ def test_other_folders_are_refused(tmp_path):
         ("history.jsonl", 'nonsense\n{"step": 1, "loss": 1.0}\n'),
         ("history.jsonl", '{"step": 1, "evaluation": 3}\n{"step": 2}\n'),
         ("model.json", "{}"),
+        ("image_counts.safetensors", "{"),
         ("config.yaml", "- a list"),
     ],
 )

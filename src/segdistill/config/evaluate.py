@@ -6,6 +6,11 @@ from segdistill.config.train import Precision, TeacherConfig
 from segdistill.config.values import require
 
 
+def split_names(text: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationDataConfig:
     """The images and masks of an evaluation."""
@@ -56,10 +61,56 @@ class EvaluateConfig:
     @property
     def class_names(self) -> list[str]:
         """The names in `classes`."""
-        return [name.strip() for name in self.classes.split(",") if name.strip()]
+        return split_names(self.classes)
 
     def __post_init__(self) -> None:
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
         stride = self.output_stride
         require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more, above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """How the temperature of a run's probabilities is fitted again."""
+
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """Data set."""
+    precision: Precision = "fp32"
+    """fp32, bf16, fp16, or auto."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """How networks are compared on the same images."""
+
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    """Data set."""
+    size: int | None = None
+    """Long side, in pixels, that images are resized to; null takes each network's own, else the image's."""
+    flip: bool = False
+    """Average the probabilities with those of the mirrored image."""
+    classes: str = ""
+    """Comma-separated class names: their mean IoU is compared too."""
+    resamples: int = 10_000
+    """Data sets that the bootstrap draws from the images."""
+    seed: int = 0
+    """Seeds the bootstrap."""
+    precision: Precision = "fp32"
+    """fp32, bf16, fp16, or auto."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: str = "comparison.json"
+    """The JSON file with every score, difference and interval."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names in `classes`."""
+        return split_names(self.classes)
+
+    def __post_init__(self) -> None:
+        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        require(self.resamples >= 100, "resamples", self.resamples, "100 or more")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")

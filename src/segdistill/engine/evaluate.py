@@ -1,7 +1,8 @@
 """Evaluation at the masks' own size, of anything that turns images into logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import evaluation_samples
 from segdistill.data.samples import Sample
+from segdistill.data.transforms import resize_long_side
 from segdistill.data.worker import with_plain_errors
 from segdistill.engine.metrics import Metrics
 from segdistill.inference.segment import segment
@@ -26,6 +28,8 @@ class EvaluationOptions:
     """Average with the mirrored image."""
     scales: tuple[float, ...] = (1.0,)
     """Average over the image at these relative sizes, see `segment`."""
+    temperature: float = 1.0
+    """What logits are divided by for confidences."""
     workers: int = 0
     """Loader processes."""
     advance: Callable[[], None] = lambda: None
@@ -60,7 +64,8 @@ def evaluate(
         The sums, on the first process those of all.
     """
     device = accelerator.device
-    metrics = Metrics(labels, torch.device("cpu") if device.type == "mps" else device)  # mps has no float64
+    kept_on = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+    metrics = Metrics(labels, kept_on, temperature=options.temperature)
     loader = evaluation_samples(
         samples,
         options.size,
@@ -85,15 +90,58 @@ def evaluate(
                 options.advance()
     finally:
         network.train(training)
-    _sum_over_processes(metrics, accelerator)
+    sum_over_processes(metrics, accelerator)
     return metrics
 
 
-def _sum_over_processes(metrics: Metrics, accelerator: Accelerator) -> None:
+def evaluate_together(
+    networks: Sequence[tuple[nn.Module, int | None]],
+    samples: Dataset[Sample],
+    labels: LabelSet,
+    accelerator: Accelerator,
+    options: EvaluationOptions = EvaluationOptions(),
+) -> list[Metrics]:
+    """Score several networks on the same images, each of which is read once.
+
+    Args:
+        networks: each as in `evaluate`, in eval mode, with the long side of its input in pixels or None for
+            the image's own.
+        samples: images with masks.
+        labels: the K classes.
+        accelerator: device, precision and processes.
+        options: as in `evaluate`, but for size and temperature.
+
+    Returns:
+        The sums of each network, as `evaluate` gives them.
+    """
+    device = accelerator.device
+    kept_on = torch.device("cpu") if device.type == "mps" else device
+    scores = [Metrics(labels, kept_on) for _ in networks]
+    loader = evaluation_samples(
+        samples, None, options.workers, rank=accelerator.process_index, world=accelerator.num_processes
+    )
+    with accelerator.autocast():
+        for image, sample in with_plain_errors(loader):
+            if options.stopped():
+                break
+            for (network, size), metrics in zip(networks, scores, strict=True):
+                view = resize_long_side(image, size).to(device)
+                logits = segment(network, view, sample.mask.shape, flip=options.flip, scales=options.scales)
+                with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+                    metrics.update(logits, sample.mask.long(), sample.id)
+            options.advance()
+    for metrics in scores:
+        sum_over_processes(metrics, accelerator)
+    return scores
+
+
+def sum_over_processes(metrics: Metrics, accelerator: Accelerator) -> None:
+    """Add up the sums of all processes, and gather what there is of single images."""
     if accelerator.num_processes == 1:
         return
-    for name in ("confusion", "boundary", "calibration", "agreement"):
+    for name in ("confusion", "boundary", "calibration", "uncalibrated", "agreement"):
         setattr(metrics, name, accelerator.reduce(getattr(metrics, name), "sum"))
-    gathered: list[dict[str, float | None] | None] = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(gathered, metrics.images)
-    metrics.images = {key: value for images in gathered if images for key, value in images.items()}
+    gathered: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(gathered, (metrics.images, metrics.counts))
+    metrics.images = {key: value for images, _ in gathered for key, value in images.items()}
+    metrics.counts = {key: value for _, counts in gathered for key, value in counts.items()}

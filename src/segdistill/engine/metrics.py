@@ -24,24 +24,31 @@ class Metrics:
     Args:
         labels: the K classes.
         device: where the sums are kept.
+        temperature: what logits are divided by for confidences; it changes no class.
 
     Attributes:
         confusion: K x K int64 pixels, rows are the truth, columns the prediction.
         boundary: 2 x K int64 pixels, intersection and union of the boundary bands.
         calibration: 3 x BINS float64: pixels, sum of confidences, correct pixels.
+        uncalibrated: the same at temperature 1.
         agreement: 2 int64: pixels on which network and teacher choose the same class, and pixels compared.
         images: mean IoU of each image over the classes in its truth or prediction, by id (None where all is
             void).
+        counts: 3 x K int64 pixels of each image on the CPU, by id, see `image_counts`.
     """
 
-    def __init__(self, labels: LabelSet, device: torch.device | None = None) -> None:
-        self.labels = labels
+    def __init__(
+        self, labels: LabelSet, device: torch.device | None = None, *, temperature: float = 1.0
+    ) -> None:
+        self.labels, self.temperature = labels, temperature
         classes = len(labels)
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         self.boundary = torch.zeros(2, classes, dtype=torch.int64, device=device)
         self.calibration = torch.zeros(3, BINS, dtype=torch.float64, device=device)
+        self.uncalibrated = torch.zeros_like(self.calibration)
         self.agreement = torch.zeros(2, dtype=torch.int64, device=device)
         self.images: dict[str, float | None] = {}
+        self.counts: dict[str, Tensor] = {}
 
     def update(
         self, logits: Tensor, mask: Tensor, image_id: str, teacher_logits: Tensor | None = None
@@ -56,13 +63,22 @@ class Metrics:
         """
         device = self.confusion.device
         logits, mask = logits.to(device), mask.to(device)
-        confidence, prediction = logits.float().softmax(dim=0).max(dim=0)
+        logits = logits.float()
+        prediction = logits.max(dim=0).indices
         confusion = confusion_matrix(prediction, mask, len(self.labels))
         self.confusion += confusion
+        confusion = confusion.cpu()
         self.images[image_id] = mean(iou(confusion, predicted=True))
+        self.counts[image_id] = image_counts(confusion)
         self.boundary += boundary_overlap(prediction, mask, len(self.labels))
         labelled = mask != VOID
-        self.calibration += calibration_bins(confidence[labelled], (prediction == mask)[labelled])
+        correct = (prediction == mask)[labelled]
+        raw = calibration_bins(logits.softmax(dim=0).amax(dim=0)[labelled], correct)
+        self.uncalibrated += raw
+        if self.temperature != 1:
+            confidence = (logits / self.temperature).softmax(dim=0).amax(dim=0)
+            raw = calibration_bins(confidence[labelled], correct)
+        self.calibration += raw
         if teacher_logits is not None:
             same = (teacher_logits.argmax(dim=0).to(device) == prediction) & labelled
             self.agreement += torch.stack([same.sum(), labelled.sum()])
@@ -88,6 +104,9 @@ class Metrics:
             "frequency_weighted_iou": weighted / total if total else None,
             "boundary_iou": mean(boundary),
             "calibration_error": expected_calibration_error(self.calibration),
+            "calibration_error_before": None
+            if self.temperature == 1
+            else expected_calibration_error(self.uncalibrated),
             "teacher_agreement": agreed / compared if compared else None,
             "iou": dict(zip(names, per_class, strict=True)),
             "accuracy": dict(zip(names, recall, strict=True)),
@@ -114,6 +133,11 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     labelled = mask != VOID
     pairs = mask[labelled] * classes + prediction[labelled]
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def image_counts(confusion: Tensor) -> Tensor:
+    """K x K pixels, rows are the truth -> 3 x K: right, predicted and true pixels of each class."""
+    return torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)])
 
 
 def iou(confusion: Tensor, *, predicted: bool = False) -> list[float | None]:

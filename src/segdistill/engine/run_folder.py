@@ -7,19 +7,23 @@ before PyTorch is loaded stand in `segdistill.config.paths`.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 
-from segdistill.config.paths import LOCK, SETTINGS, require_runs, require_writable
+from segdistill.config.paths import CARD, LOCK, SETTINGS, require_runs, require_writable
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.engine.checkpoint import Checkpoints
@@ -64,6 +68,7 @@ class RunFolder:
         self.config_file = self.path / SETTINGS
         self.history_file = self.path / "history.jsonl"
         self.metrics_file = self.path / "metrics.json"
+        self.counts_file = self.path / "image_counts.safetensors"
         self.environment_file = self.path / "environment.json"
         self.cost_file = self.path / "cost.json"
         self.checkpoints = Checkpoints(self.path / "checkpoints")
@@ -147,6 +152,28 @@ class RunFolder:
         if not isinstance(scores, dict):
             raise ValueError(f"{self.metrics_file} holds no scores of single images")
         return scores
+
+    @property
+    def image_counts(self) -> dict[str, np.ndarray]:
+        """Right, predicted and true pixels by class of each image of the best evaluation, 3 x K by id.
+
+        Empty where they were not kept (by earlier versions), or are of another evaluation (after a kill).
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        best = self.metrics["best"]
+        if best is None or not self.counts_file.is_file():
+            return {}
+        try:
+            with safe_open(self.counts_file, "numpy") as file:
+                told, table = file.metadata(), file.get_tensor("counts").astype(np.int64)
+            ids = json.loads(told["ids"])
+            if table.shape != (len(ids), 3, len(best["iou"])):
+                raise ValueError(f"counts of shape {table.shape} for {len(ids)} images")
+            return dict(zip(ids, table, strict=True)) if told["step"] == str(best["step"]) else {}
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.counts_file} is damaged: {error}") from None
 
     def history(self) -> tuple[list[Record], list[Record]]:
         """Logged steps, and evaluations, both with their `step`; a torn last line is left out.
@@ -282,12 +309,36 @@ class RunFolder:
         """Write cost.json."""
         write_atomic(self.cost_file, _to_json(cost))
 
-    def write_evaluation(self, evaluation: Record, *, best: bool) -> None:
-        """Write metrics.json: `evaluation` is the last one, and the best one where `best` is set."""
+    def write_evaluation(
+        self, evaluation: Record, *, best: bool, counts: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write metrics.json: `evaluation` is the last one, and the best one where `best` is set.
+
+        `counts` of its images (3 x K each, see `Metrics`) are kept for the best one, in a file of their own.
+        """
+        if best and counts:
+            table = torch.stack([*counts.values()]).to(torch.int32)
+            told = {"ids": json.dumps([*counts]), "step": str(evaluation["step"])}
+            write_atomic(self.counts_file, save({"counts": table}, told))
         kept = None if best or not self.metrics_file.is_file() else read_json(self.metrics_file)["best"]
         write_atomic(
             self.metrics_file, json.dumps({"last": evaluation, "best": evaluation if best else kept})
         )
+
+    def write_temperature(self, temperature: float, scores: Record | None = None) -> None:
+        """Write a temperature into the student's card.
+
+        Args:
+            temperature: of its probabilities.
+            scores: calibration at this temperature on the images of the best evaluation, which they become
+                part of; None where it was fitted on others.
+        """
+        card, metrics = self.require_student(), _read_object(self.metrics_file)
+        changed = {name: value for name, value in (scores or {}).items() if isinstance(value, float)}
+        card = replace(card, temperature=temperature, metrics=card.metrics | changed)
+        write_atomic(self.path / CARD, card.to_json())
+        if scores is not None and metrics is not None and metrics.get("best"):
+            write_atomic(self.metrics_file, json.dumps(metrics | {"best": metrics["best"] | scores}))
 
     def save_student(self, student: nn.Module, card: ModelCard) -> None:
         """Write model.safetensors and model.json, both or (but for a kill between two renames) neither."""

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +21,13 @@ from segdistill.data.worker import with_plain_errors
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.history import History
+from segdistill.engine.metrics import Metrics
 from segdistill.engine.monitor import GRADIENT, LossMonitor, NonFiniteLossError
 from segdistill.engine.replay import as_json, diagnose, dump_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import Stopped, StopSignal, precision_of, stop_signal
 from segdistill.engine.state import TrainingState
+from segdistill.engine.temperature import calibrate, fit_line
 from segdistill.files import write_atomic
 from segdistill.models.trained import TrainedNetwork
 
@@ -49,6 +50,7 @@ class Trainer:
         self.state = TrainingState.of(experiment, accelerator)
         self.monitor = LossMonitor(folder, accelerator.process_index)
         self.best_weights: dict[str, Tensor] | None = None
+        self.temperature: float | None = None
 
     def train(self, *, resume: bool = False) -> None:
         """Train to the last step; `resume` continues from the newest checkpoint, if there is one.
@@ -140,7 +142,8 @@ class Trainer:
 
         A signal ends it without a score; the evaluation is then made when the run is resumed.
         """
-        summary = self._score(stop, bar)
+        metrics = self._score(stop, bar)
+        summary = metrics.summary()
         if must_stop(stop, self.accelerator):
             return
         history.evaluation(step, summary)
@@ -157,7 +160,8 @@ class Trainer:
                 scores = {name: value for name, value in summary.items() if isinstance(value, float)}
                 card = replace(self.experiment.card, metrics=scores | {"step": step})
                 self.folder.save_student(self.state.evaluated, card)
-            self.folder.write_evaluation({"step": step, **summary}, best=better)
+            evaluation = {"step": step, **summary}
+            self.folder.write_evaluation(evaluation, best=better, counts=metrics.counts)
         note = ", the best so far" if better else f" (best {best:.4f})"
         log(
             f"step {step}: mIoU {score:.4f}, pixel accuracy {summary['pixel_accuracy']:.4f}{note}",
@@ -166,8 +170,8 @@ class Trainer:
         self.state.scored = step
         self._save_checkpoint(step)
 
-    def _score(self, stop: StopSignal, bar: Progress) -> dict[str, Any]:
-        """All scores on the validation images, over all processes."""
+    def _score(self, stop: StopSignal, bar: Progress) -> Metrics:
+        """The sums for all scores on the validation images, over all processes."""
         val, accelerator = self.experiment.val, self.accelerator
         task: TaskID = bar.add_task("evaluate", total=-(-len(val) // accelerator.num_processes), numbers="")
         self.state.broadcast_buffers()
@@ -186,7 +190,30 @@ class Trainer:
             ),
         )
         bar.remove_task(task)
-        return metrics.summary()
+        return metrics
+
+    def calibrate(self) -> None:
+        """Fit the temperature of the best student on the validation images, and write it with its scores.
+
+        Weights and random numbers stay as they are; a training that is resumed at its end does it again.
+        """
+        val, accelerator = self.experiment.val, self.accelerator
+        with progress(accelerator.is_main_process) as bar:
+            task = bar.add_task("calibrate", total=None, numbers="")
+            fitted, scores = calibrate(
+                self.best_student().to(accelerator.device),
+                val,
+                accelerator,
+                EvaluationOptions(
+                    size=self.config.evaluate_size,
+                    workers=self.config.data.workers,
+                    advance=lambda: bar.advance(task),
+                ),
+            )
+        self.temperature = fitted.temperature
+        if accelerator.is_main_process:
+            self.folder.write_temperature(fitted.temperature, scores)
+        log(fit_line(fitted), accelerator)
 
     def best_student(self) -> TrainedNetwork:
         """The student with the best score, in eval mode on the CPU."""
@@ -195,9 +222,11 @@ class Trainer:
         card = self.experiment.card
         student = copy.deepcopy(self.state.student).cpu()
         student.load_state_dict(self.best_weights)
-        return TrainedNetwork(
+        network = TrainedNetwork(
             student, card.labels, str(self.folder), mean=card.mean, std=card.std, size=card.evaluate_size
-        ).eval()
+        )
+        network.temperature = self.temperature or 1.0
+        return network.eval()
 
     def _save_checkpoint(self, step: int) -> None:
         """Write a checkpoint after `step` steps, from the main process."""

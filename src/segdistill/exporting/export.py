@@ -45,6 +45,7 @@ def export(
     card = ExportCard(
         labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
         output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
+        temperature=1.0 if config.output == "mask" else network.temperature,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:

@@ -15,7 +15,7 @@ from segdistill.data.images import SUFFIXES, list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_long_side
 from segdistill.files import write_atomic
-from segdistill.inference.segment import class_mask, largest_class, run_network, segment
+from segdistill.inference.segment import class_mask, class_probabilities, largest_class, run_network, segment
 from segdistill.models.trained import TrainedNetwork
 
 STRIP = 256
@@ -92,7 +92,7 @@ def predict_image(
         image: upright RGB.
         size: long side of the network's input in pixels; None for what its run was evaluated at.
         flip: average with the mirrored image.
-        probabilities: also keep those of all classes.
+        probabilities: also keep those of all classes, at the network's temperature.
         device: where the network is; None for the CPU.
     """
     pixels = network_input(image, size or network.size).to(device or "cpu")
@@ -101,7 +101,9 @@ def predict_image(
         mask, kept = class_mask(run_network(network, pixels[None])[0], full), None
     else:
         logits = segment(network, pixels, full, flip=flip)
-        mask, kept = largest_class(logits), logits.softmax(dim=0).cpu().numpy() if probabilities else None
+        mask, kept = largest_class(logits), None
+        if probabilities:
+            kept = class_probabilities(logits, network.temperature).cpu().numpy()
     return Prediction(image=image, mask=mask, probabilities=kept, labels=network.labels)
 
 

@@ -90,6 +90,15 @@ def resize_logits(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     return resize_bilinear(logits.float(), size)
 
 
+def class_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """K x ... logits -> K x ... probabilities: the softmax of logits / temperature (Guo et al. 2017).
+
+    The mask is that of the logits themselves, so no temperature changes it, not even where two are nearly
+    equal. Of an average of views, `logits` are the logarithm of the mean probability.
+    """
+    return (logits / temperature).softmax(dim=0)
+
+
 def largest_class(logits: Tensor) -> np.ndarray:
     """K x H x W -> H x W uint8; along a first axis `max` takes a third of `argmax`'s time on a CPU."""
     return logits.max(dim=0).indices.to(torch.uint8).cpu().numpy()

@@ -24,6 +24,9 @@ MAX_WIDTH, MAX_SIDE, MAX_CHANNELS = 8, 2**14, 2**12
 """Of a card: its width, its sides in pixels and its decoder's channels, so that a few bytes cannot ask for
 all memory."""
 
+MAX_TEMPERATURE = 1000
+"""Of a card, and its inverse the least: beyond, probabilities are of no use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard(Architecture):
@@ -37,6 +40,7 @@ class ModelCard(Architecture):
         metrics: scores of the weights on the validation split.
         teacher: spec and fingerprint of the teacher, None for a supervised student.
         version: of segdistill.
+        temperature: what logits are divided by before probabilities are made of them; masks need none.
     """
 
     labels: LabelSet
@@ -47,6 +51,7 @@ class ModelCard(Architecture):
     metrics: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] | None = None
     version: str = ""
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.size, self.evaluate_size) if side is not None]
@@ -60,6 +65,8 @@ class ModelCard(Architecture):
         require(whole, "channels", channels, f"1 to {MAX_CHANNELS}")
         for name, values in {"mean": self.mean, "std": self.std}.items():
             require(len(values) == 3 and all(map(_number, values)), name, values, "three numbers")
+        allowed = f"a number from 1 / {MAX_TEMPERATURE} to {MAX_TEMPERATURE}"
+        require(is_temperature(self.temperature), "temperature", self.temperature, allowed)
         require(min(self.std) > 0, "std", self.std, "above 0")
         whole = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides)
         require(whole and self.size is not None, "size and evaluate_size", sides, f"1 to {MAX_SIDE}")
@@ -67,6 +74,11 @@ class ModelCard(Architecture):
     def to_json(self) -> str:
         """The content of model.json."""
         return json.dumps(asdict(self) | {"labels": self.labels.to_dict()}, indent=2) + "\n"
+
+
+def is_temperature(value: object) -> bool:
+    """Whether a value read from a file can be a temperature: a number that is neither tiny nor huge."""
+    return _number(value) and 1 / MAX_TEMPERATURE <= float(value) <= MAX_TEMPERATURE  # type: ignore[arg-type]
 
 
 def _number(value: object) -> bool:

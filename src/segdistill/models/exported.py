@@ -23,6 +23,7 @@ from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import first_line
+from segdistill.models.card import is_temperature
 
 ENTRY = "segdistill"
 """Under this name a file that has room for one text keeps its card."""
@@ -43,6 +44,7 @@ class ExportCard:
         size: long side, in pixels, of the images it is meant for; None for any.
         output_stride: its input is resized so that both sides are a multiple of it, plus 1; None for any.
         input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
+        temperature: what logits, which are raw, are divided by before probabilities are made of them.
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
         source: run folder or spec that it was made from.
         version: of segdistill.
@@ -57,6 +59,7 @@ class ExportCard:
     output: Literal["logits", "mask"] = "logits"
     source: str = ""
     version: str = ""
+    temperature: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, read back by `read`."""
@@ -81,6 +84,8 @@ class ExportCard:
             stride = values.get("output_stride")
             possible = stride is None or (isinstance(stride, int) and stride > 0)
             require(possible, "output_stride", stride, "above 0, or null")
+            if not is_temperature(values.get("temperature", 1.0)):
+                raise ValueError(f"temperature is {values['temperature']!r}, but must be a number above 0")
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the metadata of {path} cannot be read: {error}") from None

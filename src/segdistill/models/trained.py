@@ -47,6 +47,7 @@ class TrainedNetwork(nn.Module):
         dtype: what convolutions and products compute in; a file computes as it was opened.
         output_stride: images are resized so that both sides are a multiple of it, plus 1, and logits back;
             for a network that upsamples its logits by it with align_corners=True. None resizes nothing.
+        temperature: divides the logits where probabilities are made of them; those of `forward` are raw.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TrainedNetwork(nn.Module):
         self.module, self.labels, self.spec, self.size = module.eval(), labels, spec, size
         self.dtype = torch.float32
         self.output_stride: int | None = None
+        self.temperature = 1.0
         self.renormalize = Renormalize(mean, std)
         self.mean, self.std = self.renormalize.mean, self.renormalize.std
 
@@ -130,6 +132,7 @@ class Loaded:
         mean, std: of the RGB input in 0 to 1.
         size: long side, in pixels, of the images it is meant for.
         output_stride: see `TrainedNetwork`.
+        temperature: of its probabilities.
     """
 
     module: nn.Module
@@ -138,6 +141,7 @@ class Loaded:
     std: tuple[float, ...] | None = None
     size: int | None = None
     output_stride: int | None = None
+    temperature: float = 1.0
 
 
 def load_network(
@@ -180,6 +184,7 @@ def load_network(
         size=loaded.size,
     )
     network.output_stride = output_stride or loaded.output_stride
+    network.temperature = loaded.temperature
     if parsed.kind != "file":
         network.dtype = DTYPES[precision]
     return network.eval()
@@ -192,7 +197,14 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     require_trust(card.spec, spec.path / CARD)
     module = build_model(card, len(card.labels))
     load_state(module, options.weights or spec.path / WEIGHTS)
-    return Loaded(module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.evaluate_size)
+    return Loaded(
+        module=module,
+        labels=card.labels,
+        mean=card.mean,
+        std=card.std,
+        size=card.evaluate_size,
+        temperature=1.0 if options.weights else card.temperature,  # which is that of the run's own weights
+    )
 
 
 def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
@@ -201,9 +213,14 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     module = ExportedNetwork(spec.path, precision=options.precision)
     card = module.card
     return Loaded(
-        module=module, labels=card.labels, mean=card.mean, std=card.std, size=card.size,
+        module=module,
+        labels=card.labels,
+        mean=card.mean,
+        std=card.std,
+        size=card.size,
         output_stride=card.output_stride,
-    )  # fmt: skip
+        temperature=card.temperature,
+    )
 
 
 def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:

@@ -8,7 +8,7 @@ from typing import Any
 from segdistill.reporting.records import TEACHER, Records
 from segdistill.reporting.tables import SCORES
 
-LOWER_IS_BETTER = frozenset({"calibration_error"})
+LOWER_IS_BETTER = frozenset({"calibration_error", "calibration_error_before"})
 DASH, MINUS, TIMES = "\u2013", "\u2212", "\u00d7"
 Formatter = Callable[[float], str]
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segdistill.data.labels import VOC, LabelSet, read_yaml
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard
@@ -30,6 +32,8 @@ class Records:
         last: the newest evaluation.
         card: what the weights are, None before the first evaluation.
         cost: parameters, FLOPs and latency.
+        image_counts: right, predicted and true pixels by class of each image of the best evaluation, 3 x K
+            by id; empty where they were not kept.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Records:
     last: dict[str, Any] | None
     card: ModelCard | None
     cost: dict[str, Any] | None
+    image_counts: dict[str, np.ndarray]
 
     @property
     def scores(self) -> Mapping[str, Any]:
@@ -101,6 +106,7 @@ def read_records(folder: RunFolder, name: str) -> Records:
         last=metrics["last"],
         card=folder.card,
         cost=folder.cost,
+        image_counts=folder.image_counts,
     )
 
 

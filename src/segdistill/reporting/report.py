@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from segdistill.data.labels import LabelSet
 from segdistill.files import write_atomic
-from segdistill.reporting import comparison, plots
+from segdistill.reporting import comparison, evidence, plots
 from segdistill.reporting.examples import (
     Example,
     colour_legend,
@@ -71,6 +71,8 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
         sections=SECTIONS,
         missing=_missing(runs),
         different_images=comparison.different_images(runs),
+        differences=evidence.differences(runs),
+        over_seeds=evidence.over_seeds(runs),
         headline=comparison.headline(runs),
         scores=comparison.scores(runs),
         classes=comparison.classes(runs),

@@ -1,6 +1,7 @@
 """Results as tables and lines for the terminal."""
 
 from collections.abc import Iterator, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from rich.table import Table
@@ -14,6 +15,7 @@ SCORES = {
     "frequency_weighted_iou": "frequency-weighted IoU",
     "boundary_iou": "boundary IoU",
     "calibration_error": "expected calibration error",
+    "calibration_error_before": "calibration error at temperature 1",
     "teacher_agreement": "agreement with the teacher",
 }
 
@@ -37,6 +39,69 @@ def score_table(summary: dict[str, Any]) -> Table:
         row = (value, summary["accuracy"][name], summary["boundary_iou_by_class"][name])
         table.add_row(name, *(f"{score:.4f}" for score in row))
     return table
+
+
+def comparison_table(record: Mapping[str, Any]) -> Table:
+    """What `segdistill compare` found: the scores of networks A, B, ... and the differences to A."""
+    names = [name for name in SCORES if name in record["networks"][0]]
+    where = f"{record['data'] or 'the validation set'}, {record['split']}"
+    table = Table(
+        title=f"{record['image_count']} images of {where}; in brackets {record['level']:.0%} intervals"
+    )
+    table.add_column("")
+    for name in names:
+        table.add_column(SCORES[name], justify="right")
+    for index, network in enumerate(record["networks"]):
+        table.add_row(_letter(index), *(_interval(network[name], "") for name in names))
+    table.add_section()
+    for index, difference in enumerate(record["differences"], start=1):
+        table.add_row(f"{_letter(index)} - A", *(_interval(difference[name], "+") for name in names))
+    return table
+
+
+def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What A, B, ... are, and each difference in words."""
+    for index, network in enumerate(record["networks"]):
+        size = f"at long side {network['size']}" if network["size"] else "at their own size"
+        yield f"{_letter(index)}: {network['target']}, images {size}"
+    sizes = {network["size"] for network in record["networks"]}
+    if len(sizes) > 1:
+        yield "The networks get images at different sizes, each at its own; --size sets one for all"
+    for difference in record["differences"]:
+        for name, title in SCORES.items():
+            if name in difference:
+                yield _verdict(difference, name, title, record["level"])
+
+
+def _verdict(difference: Mapping[str, Any], name: str, title: str, level: float) -> str:
+    """Whether one difference of two networks is resolved, in words."""
+    found, target, baseline = difference[name], difference["target"], difference["baseline"]
+    if found["value"] is None:
+        return f"{title}: nothing to compare, for no pixel of these classes is labelled"
+    value, low, high = (100 * found[end] for end in ("value", "low", "high"))
+    interval = f"{level:.0%} interval {low:+.2f} to {high:+.2f}"
+    if found["resolved"]:
+        return (
+            f"{title}: {target} is {'better' if value > 0 else 'worse'} than {baseline} by {abs(value):.2f} "
+            f"points; resolved on these images ({interval}, without 0)"
+        )
+    return (
+        f"{title}: {target} minus {baseline} is {value:+.2f} points; not resolved on these images "
+        f"({interval}, with 0)"
+    )
+
+
+def _letter(index: int) -> str:
+    """What a table calls its networks: A to Z, then A1, ..."""
+    return f"{ascii_uppercase[index % 26]}{index // 26 or ''}"
+
+
+def _interval(found: Mapping[str, float | None], sign: str) -> str:
+    """A score or, with `sign` "+", a difference, with the ends of its interval."""
+    if found["value"] is None:
+        return "-"
+    value, low, high = (f"{found[end]:{sign}.4f}" for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def benchmark_table(record: Mapping[str, Any]) -> Table:

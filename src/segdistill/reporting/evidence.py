@@ -1,0 +1,84 @@
+"""How much of a difference between runs hangs on the choice of images, and on the seed."""
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+import numpy as np
+
+from segdistill.engine.bootstrap import LEVEL, Interval, Score, bootstrap, miou_of, pixel_accuracy_of
+from segdistill.engine.run_folder import MAY_CHANGE
+from segdistill.reporting.comparison import DASH, MINUS, Cell, Row, different_images, flatten
+from segdistill.reporting.records import Records
+from segdistill.reporting.tables import SCORES
+
+COMPARED: dict[str, Score] = {"miou": miou_of, "pixel_accuracy": pixel_accuracy_of}
+"""The scores whose differences have intervals."""
+
+
+def differences(runs: Sequence[Records]) -> list[Row]:
+    """Differences of the later runs to the first, with intervals from a paired bootstrap over the images.
+
+    None where no later run has counts of the same images and classes; earlier versions kept no counts.
+    """
+    found = [_against(runs[0], run) for run in runs[1:]]
+    if not any(found):
+        return []
+    return [
+        Row(
+            title=SCORES[name],
+            cells=[Cell(text=DASH) if not scores else _cell(scores[name]) for scores in found],
+            note=f"points, with {LEVEL:.0%} interval",
+        )
+        for name in COMPARED
+    ]
+
+
+def over_seeds(runs: Sequence[Records]) -> list[str]:
+    """Mean and standard deviation (n - 1) of mIoU over runs that differ in their seed alone, in words."""
+    if different_images(runs):
+        return []
+    groups: dict[tuple[tuple[str, str], ...], list[Records]] = {}
+    for run in runs:
+        if run.config and run.scores.get("miou") is not None:
+            values = flatten(run.config)
+            same = tuple(sorted(item for item in values.items() if item[0] not in MAY_CHANGE | {"seed"}))
+            groups.setdefault(same, []).append(run)
+    lines = []
+    for group in groups.values():
+        seeds = [run.config.get("seed", 0) for run in group]
+        if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
+            continue
+        scores = [100 * run.scores["miou"] for run in group]
+        lines.append(
+            f"{', '.join(run.name for run in group)} differ in their seed alone "
+            f"({', '.join(map(str, seeds))}): mean IoU {mean(scores):.1f} ± {stdev(scores):.1f}\u00a0% "
+            f"(mean and standard deviation over {len(group)} seeds)."
+        )
+    return lines
+
+
+def _against(first: Records, run: Records) -> dict[str, Interval]:
+    """Intervals of the differences of a run to the first; empty where they cannot be compared."""
+    one, other = first.image_counts, run.image_counts
+    if not one or one.keys() != other.keys() or first.class_names != run.class_names:
+        return {}
+    counts = np.stack([np.stack([counts[name] for name in sorted(one)]) for counts in (one, other)])
+    try:
+        return bootstrap(counts, COMPARED).differences[0]
+    except ValueError:  # the masks were changed in between
+        return {}
+
+
+def _cell(found: Interval) -> Cell:
+    """A difference and its interval, coloured where the interval excludes 0."""
+    if found.value is None or found.low is None or found.high is None:
+        return Cell(text=DASH)
+    low, high = (_points(end) for end in (found.low, found.high))
+    tone = "" if not found.resolved else "better" if found.value > 0 else "worse"
+    return Cell(text=_points(found.value), delta=f"{low} to {high}", tone=tone)
+
+
+def _points(value: float) -> str:
+    """A signed difference in points (hundredths)."""
+    text = f"{abs(100 * value):.2f}"
+    return ("±" if float(text) == 0 else "+" if value > 0 else MINUS) + text

@@ -1,0 +1,242 @@
+"""The verbs that score networks, as functions; `segdistill.api` has them with the others."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from segdistill.build import open_evaluation, open_teacher
+from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
+from segdistill.console import log, progress
+from segdistill.data.samples import FileSamples
+from segdistill.engine.bootstrap import LEVEL, Score, as_record, bootstrap, miou_of, pixel_accuracy_of
+from segdistill.engine.evaluate import EvaluationOptions, evaluate_together
+from segdistill.engine.evaluate import evaluate as evaluate_network
+from segdistill.engine.metrics import Metrics, mean
+from segdistill.engine.run_folder import RunFolder
+from segdistill.engine.runtime import keep_freed_memory_on, make_accelerator
+from segdistill.engine.temperature import calibrate as calibrate_network
+from segdistill.engine.temperature import fit_line
+from segdistill.files import write_atomic
+from segdistill.models.card import is_run
+from segdistill.models.teacher import Teacher
+from segdistill.models.trained import TrainedNetwork, load_network
+
+
+def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
+    """Score a network on a data set with masks, at the masks' own size.
+
+    Args:
+        target: a run folder, or any network spec.
+        config: data set, input size, test-time augmentation, ...
+
+    Returns:
+        What `config.out` gets: `miou`, `pixel_accuracy`, `calibration_error` at the network's `temperature`
+        (`calibration_error_before` without), ..., `iou` by class name; None for what cannot be computed.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: target, data and settings do not fit each other.
+    """
+    config = config or EvaluateConfig()
+    spec = str(target)
+    samples = open_evaluation(spec, config.data)
+    samples.labels.index(config.class_names)  # refuses unknown ones
+    accelerator = make_accelerator(config.device, config.precision)
+    keep_freed_memory_on(accelerator.device)
+    precision = "fp32" if config.precision == "auto" else config.precision
+    network = load_network(
+        spec, weights=config.weights, labels=samples.labels, precision=precision,
+        output_stride=config.output_stride,
+    )  # fmt: skip
+    scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
+    teacher = open_teacher(config.teacher, samples.labels)
+    started = time.perf_counter()
+    with progress(accelerator.is_main_process) as bar:
+        task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
+        metrics = evaluate_network(
+            scored.to(memory_format=torch.channels_last),
+            samples,
+            samples.labels,
+            accelerator,
+            EvaluationOptions(
+                size=config.size or network.size,
+                flip=config.flip,
+                scales=tuple(config.scales),
+                temperature=network.temperature,
+                workers=config.data.workers,
+                advance=lambda: bar.advance(task),
+            ),
+            teacher=teacher and teacher.to(accelerator.device),
+        )
+    seconds = time.perf_counter() - started
+    summary = {
+        "target": spec,
+        "data": config.data.root,
+        "split": config.data.split,
+        "size": config.size or network.size,
+        "temperature": network.temperature,
+        "image_count": len(samples),
+        "images_per_second": len(samples) / seconds,
+        **metrics.summary(),
+    }
+    if config.class_names:
+        summary["classes"] = config.class_names
+        summary["miou_of_classes"] = mean([summary["iou"][name] for name in config.class_names])
+    if accelerator.is_main_process:
+        write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) -> dict[str, Any]:
+    """Score networks on the same images, with intervals of the scores and of the differences to the first.
+
+    The intervals say how much hangs on which images were there (see `segdistill.engine.bootstrap`), and
+    nothing about what another seed of a training would have given.
+
+    Args:
+        targets: two or more run folders, or any network specs; the others are compared with the first.
+        config: data set, input size, classes, ...
+
+    Returns:
+        What `config.out` gets: `networks`, each with its `target`, `size` and the intervals of `miou`,
+        `pixel_accuracy` and (for `config.classes`) `miou_of_classes`; `differences`, one for each later
+        network, with `baseline` and the same intervals, each with whether it is `resolved`.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: there are fewer than two targets, their classes differ, or do not fit the data.
+    """
+    config = config or CompareConfig()
+    specs = [str(target) for target in targets]
+    require_two(specs)
+    samples = open_evaluation(next(filter(is_run, specs), specs[0]), config.data)
+    labels = samples.labels
+    chosen = labels.index(config.class_names)
+    precision = "fp32" if config.precision == "auto" else config.precision
+    networks = [load_network(spec, labels=labels, precision=precision) for spec in specs]
+    require_same_classes(networks)
+    sizes = [config.size or network.size for network in networks]
+    accelerator = make_accelerator(config.device, config.precision)
+    keep_freed_memory_on(accelerator.device)
+    scored = _score_together(list(zip(networks, sizes, strict=True)), samples, config, accelerator)
+    counts = np.stack([image_table(metrics) for metrics in scored])
+    scores: dict[str, Score] = {"miou": miou_of, "pixel_accuracy": pixel_accuracy_of}
+    if chosen:
+        scores["miou_of_classes"] = lambda counts: miou_of(counts, chosen)
+    found = bootstrap(counts, scores, resamples=config.resamples, seed=config.seed)
+    record = {
+        "data": config.data.root,
+        "split": config.data.split,
+        "image_count": counts.shape[1],
+        "classes": config.class_names,
+        "level": LEVEL,
+        "resamples": config.resamples,
+        "seed": config.seed,
+        "networks": [
+            {"target": spec, "size": size, **as_record(alone)}
+            for spec, size, alone in zip(specs, sizes, found.alone, strict=True)
+        ],
+        "differences": [
+            {"target": spec, "baseline": specs[0], **as_record(difference, difference=True)}
+            for spec, difference in zip(specs[1:], found.differences, strict=True)
+        ],
+    }
+    if accelerator.is_main_process:
+        write_atomic(Path(config.out), json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _score_together(
+    networks: Sequence[tuple[TrainedNetwork, int | None]],
+    samples: FileSamples,
+    config: CompareConfig,
+    accelerator: Accelerator,
+) -> list[Metrics]:
+    """The sums of each network, which gets images at the long side beside it."""
+    labels, device = samples.labels, accelerator.device
+    with progress(accelerator.is_main_process) as bar:
+        task = bar.add_task("compare", total=-(-len(samples) // accelerator.num_processes), numbers="")
+        return evaluate_together(
+            [
+                (Teacher(network, labels).to(device).to(memory_format=torch.channels_last), size)
+                for network, size in networks
+            ],
+            samples,
+            labels,
+            accelerator,
+            EvaluationOptions(
+                flip=config.flip, workers=config.data.workers, advance=lambda: bar.advance(task)
+            ),
+        )
+
+
+def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[str, Any]:
+    """Fit the temperature of a run's student once more, and write it into the run's card.
+
+    A training does so at its end. This is for runs of earlier versions, and for other images.
+
+    Args:
+        run: a run folder.
+        config: data set (the run's own validation set where none is named), precision, device.
+
+    Returns:
+        `temperature`, the `images` and `pixels` that it was fitted on, and calibration errors: see
+        `segdistill.engine.temperature.FittedTemperature`.
+
+    Raises:
+        FileNotFoundError: there is no student, or no data.
+        ValueError: its files are damaged, its classes are not those of the data, or a training is going on.
+    """
+    config = config or CalibrateConfig()
+    folder = RunFolder(run)
+    student = folder.student()
+    samples = open_evaluation(str(run), config.data)
+    accelerator = make_accelerator(config.device, config.precision)
+    keep_freed_memory_on(accelerator.device)
+    main = accelerator.is_main_process
+    with folder.locked() if main else nullcontext(), progress(main) as bar:
+        task = bar.add_task("calibrate", total=None, numbers="")
+        fitted, scores = calibrate_network(
+            student.to(accelerator.device).to(memory_format=torch.channels_last),
+            samples,
+            accelerator,
+            EvaluationOptions(
+                size=student.size, workers=config.data.workers, advance=lambda: bar.advance(task)
+            ),
+        )
+        own = not config.data.root and config.data.split == "val"
+        if main:
+            folder.write_temperature(fitted.temperature, scores if own else None)
+    log(fit_line(fitted), accelerator)
+    return {"run": str(run), **asdict(fitted)}
+
+
+def require_two(specs: Sequence[str]) -> None:
+    """Raise a `ValueError` unless there is something to compare with."""
+    if len(specs) < 2:
+        raise ValueError(f"targets are {', '.join(specs) or 'none'}, but must be two or more to compare")
+
+
+def require_same_classes(networks: Sequence[TrainedNetwork]) -> None:
+    """Raise a `ValueError` that names the first network whose classes are not those of the first one."""
+    first = networks[0]
+    for network in networks[1:]:
+        differing = sorted({*first.labels.names} ^ {*network.labels.names})
+        if differing:
+            raise ValueError(
+                f"{first.spec} and {network.spec} have different classes, so their scores cannot be "
+                f"compared: only one of them has {', '.join(differing)}"
+            )
+
+
+def image_table(metrics: Metrics) -> np.ndarray:
+    """The counts of each image, N x 3 x K int64, in the order of the ids."""
+    return np.stack([metrics.counts[name].numpy() for name in sorted(metrics.counts)])
