@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from segdistill import api, build_model
 from segdistill.config.architecture import Architecture
@@ -29,8 +30,10 @@ from segdistill.config.train import (
 )
 from segdistill.config.yaml import load
 from segdistill.data.images import list_images
+from segdistill.data.transforms import normalise
 from segdistill.engine.checkpoint import Checkpoints
 from segdistill.engine.run_folder import RunFolder
+from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration
 
@@ -142,6 +145,28 @@ def test_features_and_heads_train_along_and_are_no_part_of_the_student(
         load_file(out / "model.safetensors").keys()
         == build_model(Architecture(width=0.05), 9).state_dict().keys()
     )
+
+
+def test_a_student_sees_images_with_the_statistics_of_its_weights(tmp_path: Path, configure: Any) -> None:
+    """In training, in its evaluations, and when it is loaded again or starts another training."""
+    architecture = Architecture(spec="timm:mobilenetv3_small_050", decoder="lraspp", channels=8)
+    torch.manual_seed(0)
+    statistics = {"mean": "[0.2, 0.5, 0.9]", "std": "[0.1, 0.5, 2.0]"}
+    save_file(build_model(architecture, 9).state_dict(), tmp_path / "first.safetensors", statistics)
+    student = StudentConfig(**vars(architecture), weights=str(tmp_path / "first.safetensors"), norm_eval=True)
+    seen: list[Tensor] = []
+    out = api.train(configure(tmp_path / "run", student=student, steps=2, evaluate_every=2), report=False)
+    network = load_network(str(out))
+    assert (network.mean, network.std) == ((0.2, 0.5, 0.9), (0.1, 0.5, 2.0))
+    network.module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network(normalise(torch.tensor([51, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1)))
+    torch.testing.assert_close(seen[0].flatten(), torch.tensor([0.0, -1.0, 0.05]))
+    scored = api.evaluate(out, EvaluateConfig(out=str(tmp_path / "scores.json")))
+    best = json.loads((out / "metrics.json").read_text())["best"]
+    assert scored["confusion"] == best["confusion"]
+    again = StudentConfig(**vars(architecture), init=str(out))
+    following = api.train(configure(tmp_path / "next", student=again, steps=1), report=False)
+    assert load_network(str(following)).mean == (0.2, 0.5, 0.9)
 
 
 def test_the_average_of_the_weights_is_what_is_kept(tmp_path: Path, configure: Any) -> None:

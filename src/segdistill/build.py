@@ -20,8 +20,8 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
-from segdistill.models.card import ModelCard, is_run, read_model
-from segdistill.models.pretrained import load_pretrained
+from segdistill.models.card import ModelCard, is_run, read_card, read_model
+from segdistill.models.pretrained import load_pretrained, read_statistics
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import load_network, load_state
@@ -50,7 +50,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
     set_seed(config.seed % 2**32)
     fresh = replace(config.student, init=None, weights=None)
     student = make_student(config.student if load_init else fresh, labels)
-    mean, std = input_statistics(student)
+    mean, std = student_statistics(config.student, student)
     if config.runtime.channels_last:
         student = student.to(memory_format=torch.channels_last)
     if config.runtime.compile:
@@ -64,8 +64,8 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         labels=labels,
         size=config.size,
         evaluate_size=config.evaluate_size,
-        mean=mean or IMAGENET_MEAN,
-        std=std or IMAGENET_STD,
+        mean=mean,
+        std=std,
         teacher=None if teacher is None else teacher.identity(),
         version=__version__,
     )
@@ -190,6 +190,20 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
                 f"student.init {config.init} is another network: start from it with {' '.join(settings)}"
             ) from None
     return student
+
+
+def student_statistics(
+    config: StudentConfig, student: nn.Module
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the student's input: of the weights it starts from, else what it declares."""
+    if config.init is not None and is_run(config.init):
+        card = read_card(Path(config.init))
+        return card.mean, card.std
+    mean, std = input_statistics(student)
+    if config.weights is not None:
+        own_mean, own_std = read_statistics(Path(config.weights))
+        mean, std = own_mean or mean, own_std or std
+    return mean or IMAGENET_MEAN, std or IMAGENET_STD
 
 
 def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.models.pretrained import SOURCES, find_encoder, load_encoder, load_pretrained
+from segdistill.models.pretrained import SOURCES, find_encoder, load_encoder, load_pretrained, read_statistics
 from segdistill.models.spec import parse_architecture
 from segdistill.models.trained import read_state
 from segdistill.models.zoo import build_model
@@ -123,6 +123,20 @@ def test_without_a_connection_the_file_to_bring_is_named(
 def test_the_reference_student_has_no_published_weights() -> None:
     with pytest.raises(ValueError, match="nobody publishes weights for dsunet"):
         load_pretrained(build_model("dsunet", 3), Architecture(), "imagenet")
+
+
+def test_a_file_may_declare_the_statistics_of_its_input(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    tensors = {"weight": torch.ones(3)}
+    assert read_statistics(path) == (None, None)
+    save_file(tensors, path)
+    assert read_statistics(path) == (None, None)
+    save_file(tensors, path, {"mean": "[0.5, 0.4, 0.3]", "std": "[1, 1, 2]"})
+    assert read_statistics(path) == ((0.5, 0.4, 0.3), (1.0, 1.0, 2.0))
+    for broken in ({"mean": "[0.5, 0.4, 0.3]"}, {"mean": "half", "std": "[1, 1, 1]"}):
+        save_file(tensors, path, broken)
+        with pytest.raises(ValueError, match=r"mean and std"):
+            read_statistics(path)
 
 
 def test_real_weights_with_other_names_know_a_cat() -> None:
