@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
-        "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
+        "Architecture", "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
         "EvaluationDataConfig",
         "ExportConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig", "ServeConfig",
         "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import yaml
 from accuracy import put, read_grid
+from pareto import Point
 from PIL import Image
 
 from segdistill import api
+from segdistill.config.architecture import Architecture
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import RuntimeConfig, TeacherConfig, TrainConfig
 from segdistill.config.yaml import load
@@ -61,7 +63,7 @@ def tiny_data(config: TrainConfig, root: Path) -> LabelSet:
 
 def test_all_configurations_are_found() -> None:
     voc = {"voc", "voc-reference", "voc-animals", "voc-animals-quick", "voc-animals-long", "voc-animals-gpu"}
-    assert set(NAMES) == {"shapes", "camvid"} | voc
+    assert set(NAMES) == {"shapes", "camvid", "voc-animals-resolution"} | voc
 
 
 def test_the_reference_recipe_is_the_one_that_the_design_states() -> None:
@@ -99,7 +101,9 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
                 workers=0,
             ),
             teacher=teacher,
-            student=replace(config.student, width=0.1),
+            student=replace(
+                config.student, width=0.1 if config.student.spec == "dsunet" else 1.0, weights=None
+            ),
             runtime=RuntimeConfig(precision="fp32"),
             size=32,
             batch=4,
@@ -133,3 +137,10 @@ def test_every_setting_of_a_grid_is_valid(grid: str, tmp_path: Path, monkeypatch
         put(options, key, value)
     settings.write_text(yaml.safe_dump(options))
     assert load(EvaluateConfig, settings).classes == evaluate.get("classes", "")
+
+
+def test_the_points_of_the_pareto_table_are_valid() -> None:
+    grids = [yaml.safe_load(path.read_text()) for path in (BENCHMARKS / "pareto").glob("*.yaml")]
+    points = [Point(**point) for grid in grids for point in grid["points"]]
+    assert len({point.name for point in points}) == len(points) > 1
+    assert all(Architecture(spec=point.target, **point.architecture) for point in points)

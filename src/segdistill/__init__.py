@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         serve,
         train,
     )
+    from segdistill.config.architecture import Architecture
     from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
     from segdistill.config.evaluate import CompareConfig, EvaluateConfig, EvaluationDataConfig
     from segdistill.config.train import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from segdistill.models.zoo import build_model
 
 __all__ = [
+    "Architecture",
     "AugmentConfig",
     "BenchmarkConfig",
     "CompareConfig",
@@ -79,6 +81,7 @@ _MODULES = {
         "train",
     ),
     "config.deploy": ("BenchmarkConfig", "ExportConfig", "PredictConfig", "ServeConfig"),
+    "config.architecture": ("Architecture",),
     "config.evaluate": ("CompareConfig", "EvaluateConfig", "EvaluationDataConfig"),
     "config.train": (
         "AugmentConfig", "DataConfig", "ObjectiveConfig", "OptimConfig", "RuntimeConfig", "StudentConfig",
