@@ -43,7 +43,7 @@ def test_public_names_are_pinned() -> None:
         ("benchmark", "(targets, config)"),
         ("serve", "(target, config, *, ready)"),
         ("load_student", "(run)"),
-        ("build_model", "(spec, num_classes, *, width)"),
+        ("build_model", "(network, num_classes)"),
     ],
 )
 def test_signatures_are_pinned(name: str, parameters: str) -> None:

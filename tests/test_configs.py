@@ -89,6 +89,7 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
         teacher = replace(
             config.teacher, spec=f"{file}:build", cache=config.teacher.cache and f"{cache}/teacher"
         )
+    width = 0.1 if config.student.spec == "dsunet" else 1.0
     unlabelled = [str(tmp_path / "data")] if config.data.unlabelled else []
     run = api.train(
         replace(
@@ -101,9 +102,7 @@ def test_configuration_runs_two_steps(name: str, tmp_path: Path, monkeypatch: py
                 workers=0,
             ),
             teacher=teacher,
-            student=replace(
-                config.student, width=0.1 if config.student.spec == "dsunet" else 1.0, weights=None
-            ),
+            student=replace(config.student, width=width, weights=None),
             runtime=RuntimeConfig(precision="fp32"),
             size=32,
             batch=4,

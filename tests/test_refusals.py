@@ -51,7 +51,7 @@ def refusal(capsys: Any, *arguments: object, code: int = 1, begun: bool = False)
             "there is no network 'hourglass'. A network is a built-in (dsunet), one of torchvision's (fcn",
         ),
         (["--student", "./own:build", "--student.width", "1"], "there is no network './own:build'"),
-        (["--student", "fcn_resnet50"], "only dsunet can be made wider or narrower"),
+        (["--student", "fcn_resnet50"], "width is 0.1, but only dsunet takes one"),
         (["--student.init", "nowhere"], "nowhere is not a run folder"),
         (["--teacher", "nowhere.onnx"], "nowhere.onnx does not exist"),
         (["--teacher", "nowhere.py:build"], "nowhere.py does not exist"),

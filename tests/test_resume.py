@@ -28,7 +28,7 @@ from segdistill.config.train import (
     TeacherConfig,
     TrainConfig,
 )
-from segdistill.config.yaml import to_yaml
+from segdistill.config.yaml import load, to_yaml
 from segdistill.engine.checkpoint import Checkpoints
 from segdistill.engine.monitor import NonFiniteLossError
 from segdistill.engine.run_folder import RunFolder
@@ -223,6 +223,15 @@ def test_a_finished_run_resumes_to_itself(tmp_path: Path, configure: Any) -> Non
     before = (run / "model.safetensors").read_bytes(), (run / "history.jsonl").read_bytes()
     api.train(configure(tmp_path / "run", steps=2), resume=True, report=False)
     assert ((run / "model.safetensors").read_bytes(), (run / "history.jsonl").read_bytes()) == before
+
+
+def test_a_student_in_memory_and_from_its_file_have_the_same_temperature(
+    tmp_path: Path, configure: Any
+) -> None:
+    run = api.train(configure(tmp_path / "run", student=StudentConfig(width=0.2)), report=False)
+    before = (run / "metrics.json").read_text(), (run / "model.json").read_text()
+    api.train(load(TrainConfig, run / "config.yaml"), resume=True, report=False)
+    assert before == ((run / "metrics.json").read_text(), (run / "model.json").read_text())
 
 
 def test_a_resumed_run_must_have_the_same_settings(configure: Any, run: Path) -> None:

@@ -31,11 +31,7 @@ from segdistill.models.trained import TrainedNetwork, load_network
 
 
 def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
-    """Score a network on a data set with masks, at the masks' own size.
-
-    Args:
-        target: a run folder, or any network spec.
-        config: data set, input size, test-time augmentation, ...
+    """Score a network (a run folder, or any network spec) on images with masks, at the masks' own size.
 
     Returns:
         What `config.out` gets: `miou`, `pixel_accuracy`, `calibration_error` at the network's `temperature`

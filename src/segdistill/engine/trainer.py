@@ -198,10 +198,12 @@ class Trainer:
         Weights and random numbers stay as they are; a training that is resumed at its end does it again.
         """
         val, accelerator = self.experiment.val, self.accelerator
+        # One layout, whether the student is in memory or was read from its file: rounding depends on it.
+        student = self.best_student().to(accelerator.device).to(memory_format=torch.channels_last)
         with progress(accelerator.is_main_process) as bar:
             task = bar.add_task("calibrate", total=None, numbers="")
             fitted, scores = calibrate(
-                self.best_student().to(accelerator.device),
+                student,
                 val,
                 accelerator,
                 EvaluationOptions(
