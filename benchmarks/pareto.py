@@ -38,10 +38,10 @@ from segdistill.profiling.process import WorkerProcess
 from segdistill.profiling.timing import count_operations, count_parameters, in_turns
 
 RUNTIMES = {
-    "OpenVINO float32": ("openvino", "fp32", False),
+    "OpenVINO": ("openvino", "fp32", False),
     "OpenVINO bf16": ("openvino", "bf16", False),
     "OpenVINO int8": ("openvino", "fp32", True),
-    "onnxruntime float32": ("onnx", "fp32", False),
+    "onnxruntime": ("onnx", "fp32", False),
     "onnxruntime int8": ("onnx", "fp32", True),
 }
 """Of each column: format of the file, precision that it is run in, whether it is in 8 bits."""
@@ -74,6 +74,12 @@ class Point:
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def network(self) -> str:
+        """A file name for what it runs, whatever its input size."""
+        settings = "".join(f"-{key}-{value}" for key, value in self.architecture.items())
+        return self.target.replace("/", "-").replace(":", "-").strip(".-") + settings
+
+    @property
     def is_trained(self) -> bool:
         """Whether it has weights to score."""
         return is_run(self.target) or parse_spec(self.target).kind == "function"
@@ -97,7 +103,7 @@ class Bench:
 
     def scores(self, point: Point) -> dict[str, Any]:
         """What `evaluate` gives for a point; empty where it has no weights."""
-        path = self.out / "scores" / f"{point.name.replace(' ', '-').replace('/', '-')}.json"
+        path = self.out / "scores" / f"{point.name.replace(' ', '-')}.json"
         if not point.is_trained:
             return {}
         if not path.is_file():
@@ -119,7 +125,7 @@ class Bench:
         """The point's network, or a run folder with random weights of it."""
         if point.is_trained:
             return point.target
-        folder = self.out / "random" / point.target.replace(":", "-").replace("/", "-")
+        folder = self.out / "random" / point.network
         if not is_run(folder):
             folder.mkdir(parents=True, exist_ok=True)
             labels = open_dataset(self.data.root, self.data.split).labels
@@ -131,8 +137,7 @@ class Bench:
 
     def file(self, point: Point, form: str, int8: bool) -> Path:
         """The exported network of a point."""
-        name = point.target.replace("/", "-").replace(":", "-").strip(".-")
-        path = self.out / "files" / f"{name}{'-int8' if int8 else ''}{SUFFIXES[form]}"
+        path = self.out / "files" / f"{point.network}{'-int8' if int8 else ''}{SUFFIXES[form]}"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             config = segdistill.ExportConfig(
@@ -175,6 +180,20 @@ def read_points(grid: dict[str, Any]) -> list[Point]:
     return there
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line per point; times are milliseconds."""
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    table = Table(title=f"{machine}; milliseconds per image in each runtime, float32 unless named")
+    titles = {"miou_of_classes": "mIoU of the classes", "miou": "mIoU of all present"}
+    for column in (name for name in rows[0] if name not in {"family", "size"}):
+        title = titles.get(column, column.replace("_", " "))
+        table.add_column(title, justify="left" if column == "name" else "right", no_wrap=column == "name")
+    for row in rows:
+        values = (value for name, value in row.items() if name not in {"family", "size"})
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "-" if v is None else str(v) for v in values))
+    Console(width=160).print(table)
+
+
 def draw(rows: list[dict[str, Any]], runtime: str, path: Path) -> None:
     """Mean IoU over latency, one line per family, as an SVG."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
@@ -207,7 +226,7 @@ def main() -> None:
     parser.add_argument("grid", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="keeps scores and files")
     parser.add_argument("--plot", type=Path, help="an SVG; pareto.svg in --out where absent")
-    parser.add_argument("--runtime", default="OpenVINO float32", choices=RUNTIMES, help="of the plot")
+    parser.add_argument("--runtime", default="OpenVINO", choices=RUNTIMES, help="of the plot")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -223,13 +242,7 @@ def main() -> None:
             {"name": point.name, "family": point.family, "size": point.size, **scores, **cost}
             | {runtime: times.get((point.name, runtime)) for runtime in RUNTIMES}
         )
-    table = Table(title=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, milliseconds")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in {"name", "family"} else "right")
-    for row in rows:
-        cells = (f"{v:.4g}" if isinstance(v, float) else "-" if v is None else str(v) for v in row.values())
-        table.add_row(*cells)
-    Console(width=200).print(table)
+    print_table(rows)
     (options.out / "pareto.json").write_text(json.dumps(rows, indent=2) + "\n")
     draw(rows, options.runtime, options.plot or options.out / "pareto.svg")
 
