@@ -15,6 +15,7 @@ from segdistill.distillation.losses import (
     hard_loss,
     jensen_shannon_loss,
     masked_mean,
+    pseudo_label_loss,
     reverse_kl_loss,
     soft_loss,
 )
@@ -206,6 +207,17 @@ def test_reverse_kl_is_from_student_to_teacher() -> None:
     assert loss.item() == pytest.approx(expected)
     loss = reverse_kl_loss(pixel(0, 0), pixel(2 * math.log(3), 0), EVERYWHERE, temperature=2.0)
     assert loss.item() == pytest.approx(4 * expected)
+
+
+def test_pseudo_labels_are_the_teachers_decisions() -> None:
+    # Teacher (3/4, 1/4) and (1/10, 9/10): classes 0 and 1. Student (1/2, 1/2) and (1/4, 3/4).
+    teacher = torch.tensor([[[[math.log(3), 0.0]], [[0.0, math.log(9)]]]])
+    student = torch.tensor([[[[0.0, 0.0]], [[0.0, math.log(3)]]]])
+    both = torch.ones(1, 1, 2, dtype=torch.bool)
+    loss = pseudo_label_loss(student, teacher, both)
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert pseudo_label_loss(student, teacher, both, threshold=0.8).item() == pytest.approx(math.log(4 / 3))
+    assert pseudo_label_loss(student, teacher, both, threshold=0.95).item() == 0
 
 
 def test_jensen_shannon_is_the_mean_divergence_from_the_average() -> None:

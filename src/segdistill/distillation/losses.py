@@ -96,6 +96,25 @@ def reverse_kl_loss(
     return temperature**2 * masked_mean(divergence(student, teacher), valid)
 
 
+def pseudo_label_loss(
+    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, *, threshold: float = 0.0
+) -> Tensor:
+    """Cross entropy with the teacher's most probable class: its decisions without its doubts (Lee 2013).
+
+    Args:
+        student_logits: N x K x H x W.
+        teacher_logits: N x K x H x W, without gradient.
+        valid: N x H x W bool, the pixels that are averaged over.
+        threshold: pixels at which the teacher's probability of that class is lower are left out.
+
+    Returns:
+        A scalar in nats; 0 where no pixel is left.
+    """
+    confidence, decision = teacher_logits.float().softmax(dim=1).max(dim=1)
+    losses = F.cross_entropy(student_logits.float(), decision, reduction="none")
+    return masked_mean(losses, valid & (confidence >= threshold))
+
+
 def jensen_shannon_loss(
     student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, *, temperature: float = 2.0
 ) -> Tensor:

@@ -23,6 +23,7 @@ from segdistill.distillation.losses import (
     decoupled_loss,
     dist_loss,
     jensen_shannon_loss,
+    pseudo_label_loss,
     reverse_kl_loss,
 )
 from segdistill.distillation.region_losses import dice_loss, lovasz_loss, ohem_loss
@@ -60,6 +61,7 @@ LOSSES: dict[str, Loss] = {
     "lovasz": Loss(lovasz_loss, SUPERVISED),
     "reverse_kl": Loss(reverse_kl_loss, LOGITS),
     "js": Loss(jensen_shannon_loss, LOGITS),
+    "pseudo_label": Loss(pseudo_label_loss, LOGITS),
     "cwd": Loss(channel_loss, LOGITS),
     "dist": Loss(dist_loss, LOGITS),
     "dkd": Loss(decoupled_loss, (*LOGITS, "mask")),
