@@ -188,9 +188,9 @@ def test_two_openvino_files_share_a_core_that_outlives_them(exported: Export) ->
     [
         (Architecture(spec="smp:Unet/resnet18"), "segmentation_models_pytorch", "onnx"),
         (Architecture(spec="lraspp_mobilenet_v3_large"), "torchvision", "openvino"),
-        (Architecture(spec="timm:tf_efficientnet_lite0", channels=16), "timm", "onnx"),
-        (Architecture(spec="timm:mobilenetv2_035", decoder="deeplab", channels=16), "timm", "openvino"),
-        (Architecture(spec="timm:mobilenetv3_small_050", decoder="lraspp"), "timm", "executorch"),
+        (Architecture(spec="timm:tf_mobilenetv3_small_minimal_100", channels=8), "timm", "onnx"),
+        (Architecture(spec="timm:lcnet_035", decoder="deeplab", channels=8), "timm", "openvino"),
+        (Architecture(spec="timm:lcnet_035", decoder="lraspp", channels=8), "timm", "executorch"),
         (Architecture(width=0.1, stride=2), "torch", "pt2"),
     ],
 )
