@@ -25,11 +25,12 @@ def test_a_shipped_student_is_a_light_run_folder(run: str) -> None:
     assert "research use" in (folder / "README.md").read_text()
 
 
-def test_the_student_of_animals_sees_the_cat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", ["voc-animals", "voc-animals-resolution"])
+def test_students_of_animals_see_the_cat(run: str, tmp_path: Path) -> None:
     """Chelsea the cat, which scikit-image ships, is in no training set of the project."""
     photo = Path(skimage.__file__).parent / "data" / "chelsea.png"
     config = PredictConfig(out=str(tmp_path), device="cpu")
-    [(mask, prediction)] = api.predict(PRETRAINED / "voc-animals", [photo], config)
+    [(mask, prediction)] = api.predict(PRETRAINED / run, [photo], config)
     assert mask.is_file()
     foreground = {name: share for name, share in prediction.shares.items() if name != "background"}
     assert max(foreground, key=foreground.__getitem__) == "cat"
