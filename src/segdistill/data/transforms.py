@@ -154,7 +154,7 @@ def scaled_size(
 
 
 def resize_bilinear(values: Tensor, size: tuple[int, ...]) -> Tensor:
-    """N x C x H x W floats -> N x C x h x w, bilinear; as they are where `size` is theirs."""
+    """N x C x H x W floats -> N x C x h x w, bilinear; unchanged where that is their size."""
     if values.shape[2:] == tuple(size):
         return values
     return interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
