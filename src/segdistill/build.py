@@ -21,10 +21,10 @@ from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
-from segdistill.models.pretrained import load_pretrained, read_statistics
+from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import load_network, load_state
+from segdistill.models.trained import load_network, load_state, read_statistics
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
@@ -45,7 +45,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
     files = open_training(config.data, distils=bool(config.teacher.specs))
     labels = files.labels
     teacher = open_teacher(config.teacher, labels)
-    side = config.data.long_side
+    long_side = config.data.long_side
     val = open_validation(config.data)
     set_seed(config.seed % 2**32)
     fresh = replace(config.student, init=None, weights=None)
@@ -74,7 +74,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         student=student,
         teacher=teacher,
         files=files,
-        train=files if side is None else DownscaledSamples(files, side),
+        train=files if long_side is None else DownscaledSamples(files, long_side),
         val=val,
         card=card,
     )
@@ -105,7 +105,7 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
     if data.root:
         return open_dataset(data.root, data.split, layout=data.layout)
     folder = RunFolder(target)
-    if folder.config_file.is_file() or is_run(target):
+    if folder.config_file.is_file():
         folder.require_student()
         own = folder.config.data
         if data.split == "val":  # what the run was validated on, under whatever name

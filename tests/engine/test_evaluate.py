@@ -92,7 +92,7 @@ def test_a_stop_leaves_out_the_images_that_follow(accelerator: Accelerator) -> N
     done: list[int] = []
     options = EvaluationOptions(advance=lambda: done.append(1), stopped=lambda: len(done) == 2)
     metrics = evaluate(Brightness(), Pictures(), LABELS, accelerator, options)
-    assert list(metrics.images) == ["0", "1"]
+    assert list(metrics.summary()["images"]) == ["0", "1"]
     assert metrics.confusion.sum() == 12 * (8 + 9)
 
 
@@ -162,7 +162,7 @@ def test_the_counts_of_all_images_add_up_to_the_confusion_matrix(accelerator: Ac
     torch.manual_seed(0)
     network = DSUNet(2, width=0.1)
     metrics = evaluate(network, Noise(3, mirrored=False), LABELS, accelerator)
-    assert list(metrics.counts) == list(metrics.images) == ["0", "1"]
+    assert list(metrics.counts) == list(metrics.summary()["images"]) == ["0", "1"]
     right, predicted, true = sum(metrics.counts.values())
     assert torch.equal(right, metrics.confusion.diagonal())
     assert torch.equal(predicted, metrics.confusion.sum(dim=0))

@@ -23,9 +23,9 @@ from segdistill.engine.metrics import (
     boundary_bands,
     boundary_overlap,
     calibration_bins,
+    class_counts,
     confusion_matrix,
     expected_calibration_error,
-    image_counts,
     iou,
     mean,
     window_minimum,
@@ -55,7 +55,7 @@ def test_iou_of_a_confusion_matrix() -> None:
 
 def test_image_counts_are_right_predicted_and_true_pixels() -> None:
     confusion = torch.tensor([[6, 2, 0], [1, 3, 1], [0, 0, 0]])
-    assert image_counts(confusion).tolist() == [[6, 3, 0], [7, 5, 1], [8, 5, 0]]
+    assert class_counts(confusion).tolist() == [[6, 3, 0], [7, 5, 1], [8, 5, 0]]
 
 
 def test_iou_of_predicted_classes_counts_one_without_truth_as_zero() -> None:
@@ -91,7 +91,7 @@ def test_miou_is_of_the_data_set_and_not_averaged_over_images() -> None:
     metrics.update(sure(torch.tensor([[0, 0]])), torch.tensor([[0, 1]]), "b")  # road is missed
     # ground 5 of 6, road 0 of 1. Averaged over images it would be (1 + (1/2 + 0)/2) / 2 = 0.625.
     assert metrics.summary()["miou"] == pytest.approx((5 / 6 + 0) / 2)
-    assert metrics.images == {"a": 1.0, "b": pytest.approx(1 / 4)}
+    assert metrics.summary()["images"] == {"a": 1.0, "b": pytest.approx(1 / 4)}
 
 
 def test_a_class_that_is_predicted_but_never_true_is_absent() -> None:

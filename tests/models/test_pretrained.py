@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.models.pretrained import SOURCES, find_encoder, load_encoder, load_pretrained, read_statistics
+from segdistill.models.pretrained import SOURCES, find_encoder, load_encoder, load_pretrained
 from segdistill.models.spec import parse_architecture
-from segdistill.models.trained import read_state
+from segdistill.models.trained import load_network, read_state, read_statistics
 from segdistill.models.zoo import build_model
 
 pytestmark = pytest.mark.unit
@@ -137,6 +137,13 @@ def test_a_file_may_declare_the_statistics_of_its_input(tmp_path: Path) -> None:
         save_file(tensors, path, broken)
         with pytest.raises(ValueError, match=r"mean and std"):
             read_statistics(path)
+
+
+def test_a_network_of_the_zoo_with_a_file_of_weights_gets_their_statistics(tmp_path: Path) -> None:
+    spec, path = "timm:mobilenetv3_small_050", tmp_path / "weights.safetensors"
+    save_file(build_model(spec, 21).state_dict(), path, {"mean": "[0.5, 0.4, 0.3]", "std": "[1, 1, 2]"})
+    network = load_network(spec, weights=path)
+    assert (network.mean, network.std) == ((0.5, 0.4, 0.3), (1.0, 1.0, 2.0))
 
 
 def test_real_weights_with_other_names_know_a_cat() -> None:

@@ -125,8 +125,10 @@ def evaluate_together(
             if options.stopped():
                 break
             for (network, size), metrics in zip(networks, scores, strict=True):
-                view = resize_long_side(image, size).to(device)
-                logits = segment(network, view, sample.mask.shape, flip=options.flip, scales=options.scales)
+                resized = resize_long_side(image, size).to(device)
+                logits = segment(
+                    network, resized, sample.mask.shape, flip=options.flip, scales=options.scales
+                )
                 with torch.inference_mode(), torch.autocast(device.type, enabled=False):
                     metrics.update(logits, sample.mask.long(), sample.id)
             options.advance()
@@ -142,6 +144,5 @@ def sum_over_processes(metrics: Metrics, accelerator: Accelerator) -> None:
     for name in ("confusion", "boundary", "calibration", "uncalibrated", "agreement"):
         setattr(metrics, name, accelerator.reduce(getattr(metrics, name), "sum"))
     gathered: list[Any] = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(gathered, (metrics.images, metrics.counts))
-    metrics.images = {key: value for images, _ in gathered for key, value in images.items()}
-    metrics.counts = {key: value for _, counts in gathered for key, value in counts.items()}
+    torch.distributed.all_gather_object(gathered, metrics.counts)
+    metrics.counts = {key: value for counts in gathered for key, value in counts.items()}

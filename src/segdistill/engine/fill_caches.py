@@ -84,7 +84,7 @@ class TeacherPass:
             self.hook = FeatureHook(module, objective.teacher_layer, "objective.teacher_layer")
 
     def __call__(self, image: Tensor, size: tuple[int, int]) -> TeacherOutputs:
-        """The outputs for a 3 x H x W uint8 image that is shown in `size`, which the teacher scales."""
+        """The outputs for a 3 x H x W uint8 image, taken as one of `size`, which the teacher scales."""
         image, largest = image.to(self.accelerator.device), self.teacher.input_size(size)
         with self.accelerator.autocast():
             logits = mean_probability(
@@ -172,13 +172,13 @@ def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFo
         output_stride=teacher.output_stride,
     )
     if stride is None:
-        shown = [(image, form.shown_size(_size(image))) for image in _probes(experiment.files)]
-        probes = [teacher_pass(image, size).logits[:1] for image, size in shown]
+        images = [(image, form.unscaled_size(_size(image))) for image in _probes(experiment.files)]
+        probes = [teacher_pass(image, size).logits[:1] for image, size in images]
         stride, corners = find_grid(probes)
         form = replace(form, stride=stride, grid="corners" if corners else "stretched")
         if teacher.network.output_stride is None:
             if teacher.averages:  # whose grid is finer than the network's own
-                probes = [teacher_pass.plain_logits(image, size) for image, size in shown]
+                probes = [teacher_pass.plain_logits(image, size) for image, size in images]
                 stride, corners = find_grid(probes)
             if corners:
                 advise_output_stride(stride, probes, teacher_pass.accelerator)
@@ -312,7 +312,7 @@ def fill_teacher_cache(
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
             size = _size(image)
-            outputs = teacher_pass(image, form.shown_size(size))
+            outputs = teacher_pass(image, form.unscaled_size(size))
             values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
             if outputs.features is not None and cache.features is not None:
                 values.append(fit_features(outputs.features.float(), cache.features.form, size))

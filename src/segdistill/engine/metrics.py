@@ -32,9 +32,7 @@ class Metrics:
         calibration: 3 x BINS float64: pixels, sum of confidences, correct pixels.
         uncalibrated: the same at temperature 1.
         agreement: 2 int64: pixels on which network and teacher choose the same class, and pixels compared.
-        images: mean IoU of each image over the classes in its truth or prediction, by id (None where all is
-            void).
-        counts: 3 x K int64 pixels of each image on the CPU, by id, see `image_counts`.
+        counts: 3 x K int64 pixels of each image on the CPU, by id, see `class_counts`.
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class Metrics:
         self.calibration = torch.zeros(3, BINS, dtype=torch.float64, device=device)
         self.uncalibrated = torch.zeros_like(self.calibration)
         self.agreement = torch.zeros(2, dtype=torch.int64, device=device)
-        self.images: dict[str, float | None] = {}
         self.counts: dict[str, Tensor] = {}
 
     def update(
@@ -67,9 +64,7 @@ class Metrics:
         prediction = logits.max(dim=0).indices
         confusion = confusion_matrix(prediction, mask, len(self.labels))
         self.confusion += confusion
-        confusion = confusion.cpu()
-        self.images[image_id] = mean(iou(confusion, predicted=True))
-        self.counts[image_id] = image_counts(confusion)
+        self.counts[image_id] = class_counts(confusion).cpu()
         self.boundary += boundary_overlap(prediction, mask, len(self.labels))
         labelled = mask != VOID
         correct = (prediction == mask)[labelled]
@@ -115,7 +110,7 @@ class Metrics:
             "pixels": int(total),
             "confusion": self.confusion.tolist(),
             "calibration": self.calibration.tolist(),
-            "images": self.images,
+            "images": {name: mean(iou_of(counts, predicted=True)) for name, counts in self.counts.items()},
         }
 
 
@@ -135,25 +130,29 @@ def confusion_matrix(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
-def image_counts(confusion: Tensor) -> Tensor:
+def class_counts(confusion: Tensor) -> Tensor:
     """K x K pixels, rows are the truth -> 3 x K: right, predicted and true pixels of each class."""
     return torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)])
 
 
 def iou(confusion: Tensor, *, predicted: bool = False) -> list[float | None]:
-    """Intersection over union of each class of a K x K confusion matrix.
+    """`iou_of` the counts of a K x K confusion matrix: rows are the truth, columns the prediction."""
+    return iou_of(class_counts(confusion), predicted=predicted)
+
+
+def iou_of(counts: Tensor, *, predicted: bool = False) -> list[float | None]:
+    """Intersection over union of each class.
 
     Args:
-        confusion: rows are the truth, columns the prediction.
+        counts: 3 x K, see `class_counts`.
         predicted: count a class without truth as 0 where it is predicted, as torchmetrics (macro) and
             mmsegmentation do.
 
     Returns:
         K values; None where a class has no truth or, with `predicted`, occurs in neither.
     """
-    pixels = confusion.double().cpu()
-    truth, correct = pixels.sum(dim=1), pixels.diagonal()
-    union = truth + pixels.sum(dim=0) - correct
+    correct, prediction, truth = counts.double().cpu()
+    union = truth + prediction - correct
     scored = union if predicted else truth
     return [
         c / u if there else None

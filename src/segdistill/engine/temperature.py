@@ -123,9 +123,9 @@ def draw_pixels(
             mask = sample.mask.flatten().long()
             labelled = (mask != VOID).nonzero()[:, 0]
             generator = torch.Generator().manual_seed(zlib.crc32(sample.id.encode()))
-            places = labelled[torch.randperm(len(labelled), generator=generator)[:count]]
-            values = logits[:, places.to(logits.device)].T.float().cpu().contiguous()
-            drawn[sample.id] = PixelSample(logits=values, target=mask[places])
+            positions = labelled[torch.randperm(len(labelled), generator=generator)[:count]]
+            values = logits[:, positions.to(logits.device)].T.float().cpu().contiguous()
+            drawn[sample.id] = PixelSample(logits=values, target=mask[positions])
             options.advance()
     if accelerator.num_processes == 1:
         return drawn

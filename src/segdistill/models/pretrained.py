@@ -5,18 +5,15 @@ by their order and shapes.
 """
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torchvision
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.config.values import require
 from segdistill.models.spec import NetworkSpec, parse_architecture
 from segdistill.models.trained import read_state
 
@@ -88,28 +85,6 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
         f"{source} does not fit the encoder: it has {len(values)} tensors, the encoder {len(named)}, and "
         "neither their names nor their shapes in order are alike"
     )
-
-
-def read_statistics(path: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and std of the RGB input in 0 to 1 in the metadata of a .safetensors file, or None each.
-
-    They are lists in JSON: `{"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"}`.
-
-    Raises:
-        ValueError: they are something else.
-    """
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None, None
-    with safe_open(path, "pt") as file:
-        declared = file.metadata() or {}
-    try:
-        mean, std = (tuple(map(float, json.loads(declared.get(key, "[]")))) for key in ("mean", "std"))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"mean and std in the metadata of {path} are no lists of numbers: {error}") from None
-    require(
-        len(mean) == len(std) and len(mean) in (0, 3), f"mean and std of {path}", (mean, std), "three each"
-    )
-    return mean or None, std or None
 
 
 def _fits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.models.decoders import pad_to_multiple, upsample_grid
+from segdistill.models.grid import pad_to_multiple, upsample_grid
 
 
 class Block(nn.Module):

@@ -8,7 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.models.decoders import DECODERS, Anchor, EncoderDecoder
+from segdistill.models.decoders import DECODERS, EncoderDecoder
+from segdistill.models.grid import Anchor
 
 
 def build_timm(encoder: str, num_classes: int, decoder: str, channels: int | None) -> EncoderDecoder:

@@ -11,8 +11,10 @@ from urllib.error import URLError
 
 import torch
 import torchvision
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from segdistill.config.values import require
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_bilinear, scaled_size
 from segdistill.files import first_line, refuse_bomb
@@ -268,7 +270,8 @@ def _load_with_weights(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     module = build_model(spec.text, len(options.labels or VOC))
     load_state(module, options.weights)
     mean, std = input_statistics(module)
-    return Loaded(module=module, mean=mean, std=std)
+    own_mean, own_std = read_statistics(options.weights)
+    return Loaded(module=module, mean=own_mean or mean, std=own_std or std)
 
 
 LOADERS: dict[Kind, Callable[[NetworkSpec, LoadOptions], Loaded]] = {
@@ -320,6 +323,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a state dict of tensors alone")
     return state
+
+
+def read_statistics(path: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and std of the RGB input in 0 to 1 in the metadata of a .safetensors file, or None each.
+
+    They are lists in JSON: `{"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"}`.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None, None
+    with safe_open(path, "pt") as file:
+        declared = file.metadata() or {}
+    try:
+        mean, std = (tuple(map(float, json.loads(declared.get(key, "[]")))) for key in ("mean", "std"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"mean and std in the metadata of {path} are no lists of numbers: {error}") from None
+    require(
+        len(mean) == len(std) and len(mean) in (0, 3), f"mean and std of {path}", (mean, std), "three each"
+    )
+    return mean or None, std or None
 
 
 def load_state(module: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> None:

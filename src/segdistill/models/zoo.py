@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.models.decoders import pad_to_multiple
+from segdistill.models.grid import pad_to_multiple
 from segdistill.models.spec import CHOICES, Kind, NetworkSpec, parse_architecture, remember_call
 from segdistill.models.student import DSUNet
 from segdistill.models.timm_encoder import build_timm

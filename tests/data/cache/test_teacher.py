@@ -118,9 +118,9 @@ def test_the_input_of_a_corner_aligned_teacher_is_a_multiple_plus_one() -> None:
     kind = form(scale=1.6, stride=16, grid="corners", output_stride=16)
     assert kind.input_size((240, 320)) == (385, 513)
     assert kind.grid_size((240, 320)) == (25, 33)
-    assert kind.shown_size((240, 320)) == (240, 320)
+    assert kind.unscaled_size((240, 320)) == (240, 320)
     stretched = replace(kind, square=64)
-    assert (stretched.shown_size((240, 320)), stretched.input_size((240, 320))) == ((64, 64), (97, 97))
+    assert (stretched.unscaled_size((240, 320)), stretched.input_size((240, 320))) == ((64, 64), (97, 97))
 
 
 @given(

@@ -63,13 +63,13 @@ class LogitsFormat:
     output_stride: int | None = None
     layout: int = 2
 
-    def shown_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """H, W of what the teacher is shown of an H x W image, before it is scaled."""
+    def unscaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """H, W that an H x W image is stretched to before it is scaled; its own where it is not."""
         return (self.square, self.square) if self.square else size
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """H, W of the teacher's input for an H x W image."""
-        return scaled_size(self.shown_size(size), self.scale, self.output_stride)
+        return scaled_size(self.unscaled_size(size), self.scale, self.output_stride)
 
     def grid_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns (h, w) of the grid of an H x W image."""
