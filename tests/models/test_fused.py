@@ -33,8 +33,9 @@ def device_of_kernels() -> str:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (13, 17), (1, 5), (33, 8)])
-def test_a_fused_student_gives_the_same_logits(size: tuple[int, int]) -> None:
-    student = trained(DSUNet(5, width=0.25)).double()
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_fused_student_gives_the_same_logits(size: tuple[int, int], stride: int) -> None:
+    student = trained(DSUNet(5, width=0.25, stride=stride)).double()
     image = torch.randn(2, 3, *size, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(fuse(student)(image), student(image))

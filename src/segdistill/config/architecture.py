@@ -21,7 +21,8 @@ class Architecture:
     """Of dsunet: an image is first cut into patches of this side, and its logits are upsampled; 2 is about a
     quarter of the arithmetic. Other networks take 1 only."""
     decoder: DecoderName = "fpn"
-    """Of a timm:ENCODER: fpn (narrow, stride 4), lraspp (the cheapest, stride 8), deeplab (stride 16)."""
+    """Of a timm:ENCODER: fpn (logits at stride 4), lraspp (8) or deeplab (16); for the last two the encoder's
+    last stages dilate instead of striding, where it can, which costs more than an fpn."""
     channels: int | None = None
     """Of the decoder of a timm:ENCODER; null takes its own number (fpn 96, lraspp 128, deeplab 256)."""
 
