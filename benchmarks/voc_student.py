@@ -71,6 +71,7 @@ def main() -> None:
     tensors = ordered(load_file(options.weights))
     network = build_model(Architecture(spec="timm:mobilenetv2_100", decoder="deeplab"), len(tensors[-1]))
     unfold(network, tensors)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), options.out, STATISTICS)
 
 
