@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="", help="seeds to run, comma-separated; all where absent")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop, resumably, before this long")
     parser.add_argument("overrides", nargs="*", help="dotted.key=value, for every run")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     deadline = time.monotonic() + 60 * options.minutes
     runs, evaluate = read_grid(options.grid, options.out, options.overrides)
     wanted = options.only.split(",") if options.only else list(dict.fromkeys(run.setting for run in runs))

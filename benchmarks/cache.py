@@ -21,7 +21,7 @@ from rich.table import Table
 from segdistill.build import build_experiment
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
-from segdistill.data.cache.teacher import crop_logits, image_key, to_grid
+from segdistill.data.cache.teacher import cut_logits, image_key, to_grid
 from segdistill.data.datasets import open_dataset
 from segdistill.data.transforms import apply_crop, draw_crop, normalise
 from segdistill.engine.fill_caches import TeacherPass, open_teacher_cache
@@ -74,10 +74,12 @@ def main() -> None:
                 files = samples.files(index)
                 stored = cache.read(image_key(files.id, files.image), shape)
                 assert stored is not None
-                cached = crop_logits(stored, crop, shape, shape, cache.form)
+                cached = cut_logits(stored, crop, shape, shape, cache.form).interpolate()
                 full = teacher_pass(image, cache.form.shown_size(shape)).logits.cpu()
                 fine = replace(cache.form, stride=1, grid="stretched")
-                exact = crop_logits(to_grid(full, fine.grid_size(shape), False), crop, shape, shape, fine)
+                exact = cut_logits(
+                    to_grid(full, fine.grid_size(shape), False), crop, shape, shape, fine
+                ).interpolate()
                 found["the whole image"].append(disagreement(cached, exact, valid))
                 image = normalise(pixels.to(accelerator.device))[None]
                 found["the crop"].append(disagreement(cached, teacher(image)[0].cpu(), valid))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from segdistill.data.batch import Batch
+from segdistill.data.cache.grid_crop import GridCrop
 
 pytestmark = pytest.mark.unit
 
@@ -23,14 +24,17 @@ def test_moving_a_batch_changes_nothing_in_it() -> None:
     mask, values = torch.ones(2, 2, 2, dtype=torch.uint8), torch.ones(2, 5, 2, 2)
     batch = Batch(
         image, mask, mask > 0, ["a", "b"], teacher_logits=values, target_b=mask, lam=torch.ones(2),
-        teacher_features=values, colour=torch.ones(2, 4),
+        teacher_features=values, colour=torch.ones(2, 4), teacher_grid=GridCrop(values, values, values),
     )  # fmt: skip
     same = batch.to(torch.device("cpu"))
-    assert all(value is getattr(batch, name) for name, value in vars(same).items())
+    assert same.image is image
+    assert same.teacher_grid is not None
+    assert same.teacher_grid.rows is values
     away = batch.to(torch.device("meta"))
     tensors = {name: value for name, value in vars(away).items() if isinstance(value, torch.Tensor)}
     assert len(tensors) == 8
-    assert {value.device.type for value in tensors.values()} == {"meta"}
+    assert away.teacher_grid is not None
+    assert {value.device.type for value in (*tensors.values(), *away.teacher_grid)} == {"meta"}
     assert {name: value.dtype for name, value in tensors.items()} == {
         name: value.dtype for name, value in vars(batch).items() if isinstance(value, torch.Tensor)
     }
@@ -43,3 +47,14 @@ def test_a_batch_is_normalised_once() -> None:
     assert (batch.mask.dtype, batch.colour) == (torch.int64, None)
     with pytest.raises(AssertionError, match="normalised already"):
         batch.normalized()
+
+
+def test_grids_of_different_sizes_are_interpolated_together() -> None:
+    """As each of them alone: the points that make them alike weigh nothing."""
+    crops = [
+        GridCrop(torch.randn(3, h, w).half(), torch.rand(8, h), torch.rand(8, w)) for h, w in ((2, 5), (4, 3))
+    ]
+    together = GridCrop.stack(crops).interpolate()
+    assert together.shape == (2, 3, 8, 8)
+    for crop, found in zip(crops, together, strict=True):
+        torch.testing.assert_close(found, crop.interpolate(), atol=2e-3, rtol=2e-3)

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.train import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
 from segdistill.data.batch import Batch
-from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, crop_logits, image_key
+from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, cut_logits, image_key
 from segdistill.data.colour import recolour
 from segdistill.data.datasets import open_dataset, open_training, open_unlabelled
 from segdistill.data.labels import VOC
@@ -61,9 +61,9 @@ def test_spawned_workers_change_nothing(shapes: Path, tmp_path: Path) -> None:
     plain = list(training_batches(samples, config(), range(2), cache=cache))
     for one, two in zip(loader, plain, strict=True):
         assert torch.equal(one.image, two.image)
-        assert one.teacher_logits is not None
-        assert two.teacher_logits is not None
-        assert torch.equal(one.teacher_logits, two.teacher_logits)
+        assert one.teacher_grid is not None
+        assert two.teacher_grid is not None
+        assert all(map(torch.equal, one.teacher_grid, two.teacher_grid))
     val = evaluation_samples(samples, 20, 1)
     val.multiprocessing_context = "spawn"
     assert [sample.id for _, sample in val] == list(samples.ids)
@@ -214,9 +214,9 @@ def test_logits_are_looked_up_by_the_size_of_the_file(shapes: Path, tmp_path: Pa
     cache = TeacherCache(LogitsCache(tmp_path, form))
     seen = CropDataset(DownscaledSamples(samples, 30), 16, augment, seed=0, cache=cache)[2, 3, 16]
     crop = draw_crop(30, 30, 16, augment, np.random.default_rng((0, 2, 3)))
-    assert seen.teacher_logits is not None
-    expected = crop_logits(logits.half().float(), crop, (30, 30), (48, 48), form)
-    assert torch.equal(seen.teacher_logits, expected)
+    assert seen.teacher_grid is not None
+    expected = cut_logits(logits.half().float(), crop, (30, 30), (48, 48), form).interpolate()
+    assert torch.equal(seen.teacher_grid.interpolate(), expected)
 
 
 def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, tmp_path: Path) -> None:
@@ -227,6 +227,7 @@ def test_the_square_of_stretched_images_does_not_follow_the_crop(shapes: Path, t
         writer.write(key_of(samples, 0), (48, 48), torch.arange(18.0).view(2, 9, 1, 1))
     crops = CropDataset(samples, 24, augment, seed=0, cache=TeacherCache(LogitsCache(tmp_path, form)))
     for side in (12, 24):
-        teacher_logits = crops[0, 0, side].teacher_logits
-        assert teacher_logits is not None
+        teacher_grid = crops[0, 0, side].teacher_grid
+        assert teacher_grid is not None
+        teacher_logits = teacher_grid.interpolate()
         assert torch.equal(teacher_logits, torch.arange(9.0).half().view(9, 1, 1).expand(9, side, side))

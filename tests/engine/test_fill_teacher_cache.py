@@ -18,7 +18,7 @@ from segdistill import api
 from segdistill.build import build_experiment
 from segdistill.config.train import AugmentConfig, DataConfig, ObjectiveConfig, StudentConfig, TeacherConfig
 from segdistill.config.yaml import to_yaml
-from segdistill.data.cache.teacher import crop_logits, image_key
+from segdistill.data.cache.teacher import cut_logits, image_key
 from segdistill.data.datasets import open_dataset, open_labels
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import training_batches
@@ -178,7 +178,7 @@ def test_features_lie_where_the_encoder_has_them(
             size=64, top=48, left=16, height=64, width=64, out_height=64, out_width=64, pad_top=0, pad_left=0,
             flip=False,
         )  # fmt: skip
-        cut = crop_logits(stored, box, size, size, cache.features.form, cells=4)
+        cut = cut_logits(stored, box, size, size, cache.features.form, cells=4).interpolate()
         live = module.layer(normalise(image[None, :, 48:112, 16:80]))[0]
         torch.testing.assert_close(cut.float(), live, atol=2e-3, rtol=2e-3)
 
@@ -193,8 +193,9 @@ def test_what_float16_cannot_hold_is_clamped_and_named_once(
     err = " ".join(capsys.readouterr().err.split())
     assert err.count("The teacher's logits of 3 images go beyond 65,504") == 1
     for batch in training_batches(experiment.train, config, range(2), cache=cache):
-        assert batch.teacher_logits is not None
-        assert batch.teacher_logits.isfinite().all()
+        crops = batch.normalized()
+        assert crops.teacher_logits is not None
+        assert crops.teacher_logits.isfinite().all()
 
 
 def test_losses_of_features_train_from_the_cache(configure: Any, run: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from segdistill.config.train import AugmentConfig, TrainConfig
 from segdistill.data.batch import Batch, TrainingSample, collate, share_memory
-from segdistill.data.cache.teacher import LogitsCache, TeacherCache, crop_logits, image_key
+from segdistill.data.cache.grid_crop import GridCrop
+from segdistill.data.cache.teacher import LogitsCache, TeacherCache, cut_logits, image_key
 from segdistill.data.colour import blur, draw_colour
 from segdistill.data.sampler import ALONE, CropKey, CropSampler, RankSlice, batch_pools, crop_size_at
 from segdistill.data.samples import Sample, Samples
@@ -48,18 +49,19 @@ class CropDataset(Dataset[TrainingSample]):
         height, width = sample.image.shape[1:]
         crop = draw_crop(height, width, crop_size, replace(self.augment, scale=(low, high)), rng)
         image, mask, valid = apply_crop(sample.image, sample.mask, crop)
-        teacher_logits, teacher_features = None, None
+        teacher_grid, teacher_features = None, None
         if self.cache is not None:
             cut = partial(self._cut, sample, index, crop)
-            teacher_logits = cut(self.cache.logits, crop_size)
+            teacher_grid = cut(self.cache.logits, crop_size)
             if self.cache.features is not None:
-                teacher_features = cut(self.cache.features, -(-crop_size // self.cache.stride))
+                cells = -(-crop_size // self.cache.stride)
+                teacher_features = cut(self.cache.features, cells).interpolate()
         colour = draw_colour(self.augment, rng)
         image = blur(image, self.augment, rng)
-        return TrainingSample(image, mask, valid, sample.id, teacher_logits, teacher_features, colour)
+        return TrainingSample(image, mask, valid, sample.id, teacher_grid, teacher_features, colour)
 
-    def _cut(self, sample: Sample, index: int, crop: Crop, cache: LogitsCache, cells: int) -> Tensor:
-        """The teacher's outputs for a crop, from a cache: K x cells x cells."""
+    def _cut(self, sample: Sample, index: int, crop: Crop, cache: LogitsCache, cells: int) -> GridCrop:
+        """The teacher's outputs for a crop, from a cache: K x cells x cells when interpolated."""
         files = self.samples.files(index)
         outputs = cache.read(image_key(files.id, files.image), sample.native)
         if outputs is None:
@@ -68,7 +70,7 @@ class CropDataset(Dataset[TrainingSample]):
                 "start again, which fills the cache"
             )
         size = (sample.image.shape[1], sample.image.shape[2])
-        return crop_logits(outputs, crop, size, sample.native, cache.form, cells)
+        return cut_logits(outputs, crop, size, sample.native, cache.form, cells)
 
 
 def training_batches(

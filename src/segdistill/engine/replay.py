@@ -90,7 +90,7 @@ def bad_images(batch: Batch, images: dict[str, dict[str, float]]) -> list[str]:
 
 def pick(batch: Batch, index: int) -> Batch:
     """One image of a batch, as a batch."""
-    tensors = {
+    tensors: dict[str, Any] = {
         name: value[index : index + 1] for name, value in vars(batch).items() if isinstance(value, Tensor)
     }
     return replace(batch, id=[batch.id[index]], **tensors)
@@ -162,10 +162,8 @@ def load_dump(path: Path) -> Dump:
     try:
         if "known" in tensors:
             tensors.pop("knowledge", None)
-        batch = Batch(
-            id=[str(name) for name in record["ids"]],
-            **{RENAMED.get(name, name): value for name, value in tensors.items()},
-        )
+        fields: dict[str, Any] = {RENAMED.get(name, name): value for name, value in tensors.items()}
+        batch = Batch(id=[str(name) for name in record["ids"]], **fields)
         if not isinstance(record["step"], int) or len(batch.id) != len(batch.image):
             raise ValueError("step or ids do not fit the tensors")
     except (TypeError, LookupError, ValueError) as error:

@@ -16,7 +16,7 @@ from segdistill.data.cache.teacher import (
     Grid,
     LogitsCache,
     LogitsFormat,
-    crop_logits,
+    cut_logits,
     fit_features,
     image_key,
 )
@@ -152,7 +152,7 @@ def test_a_crop_of_linear_logits_is_cut_exactly(
     plain = torch.stack([rows[:, None].expand(grid), columns[None].expand(grid)])
     mirror = torch.stack([rows[:, None].expand(grid), (width - columns)[None].expand(grid)])
     crop = draw_crop(height, width, crop_size, AugmentConfig(scale=(0.5, 2)), np.random.default_rng(seed))
-    cut = crop_logits(torch.stack([plain, mirror]), crop, size, size, kind).float()
+    cut = cut_logits(torch.stack([plain, mirror]), crop, size, size, kind).interpolate().float()
     inner = (
         slice(crop.pad_top, crop.pad_top + crop.out_height),
         slice(crop.pad_left, crop.pad_left + crop.out_width),
@@ -176,8 +176,8 @@ def test_cells_hold_what_lies_at_their_centres(seed: int, flip: bool, cells: int
     kind, size = form(classes=3), (31, 26)
     crop = draw_crop(*size, 3 * cells, AugmentConfig(flip=float(flip)), np.random.default_rng(seed))
     logits = random_logits(kind, size, seed)
-    pixels = crop_logits(logits, crop, size, size, kind)
-    coarse = crop_logits(logits, crop, size, size, kind, cells)
+    pixels = cut_logits(logits, crop, size, size, kind).interpolate()
+    coarse = cut_logits(logits, crop, size, size, kind, cells).interpolate()
     torch.testing.assert_close(coarse, pixels[:, 1::3, 1::3], atol=1e-2, rtol=1e-3)
 
 
@@ -201,8 +201,8 @@ def test_a_crop_of_a_downscaled_image_shows_what_the_same_crop_of_the_file_shows
         for factor in (1, 2)
     )  # fmt: skip
     torch.testing.assert_close(
-        crop_logits(logits, small, (20, 30), native, kind),
-        crop_logits(logits, large, native, native, kind),
+        cut_logits(logits, small, (20, 30), native, kind).interpolate(),
+        cut_logits(logits, large, native, native, kind).interpolate(),
         atol=2e-3,
         rtol=2e-3,
     )
@@ -217,7 +217,10 @@ def test_a_crop_of_the_whole_image_is_the_bilinear_upsampling() -> None:
     )  # fmt: skip
     expected = F.interpolate(logits[:1], size=size, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(
-        crop_logits(logits, crop, size, size, kind)[:, :16].float(), expected, atol=0.01, rtol=1e-3
+        cut_logits(logits, crop, size, size, kind).interpolate()[:, :16].float(),
+        expected,
+        atol=0.01,
+        rtol=1e-3,
     )
 
 
@@ -255,7 +258,7 @@ def test_features_are_as_exact_where_sides_are_no_multiples_of_the_stride(
         size=256, top=height - 256, left=width - 256, height=256, width=256, out_height=256, out_width=256,
         pad_top=0, pad_left=0, flip=flip,
     )  # fmt: skip
-    cut = crop_logits(whole, crop, size, size, kind, cells=16)[0].float()
+    cut = cut_logits(whole, crop, size, size, kind, cells=16).interpolate()[0].float()
     inner = positions(256, stride)
     expected = smooth(height - 256 + inner, width - 256 + (256 - inner if flip else inner))[0]
     # Half a cell at the border has no neighbour to interpolate with.
@@ -280,7 +283,7 @@ def test_features_of_a_crop_are_those_of_the_live_encoder(rows: int, offset: int
         size=224, top=offset, left=16, height=224, width=224, out_height=224, out_width=224, pad_top=0,
         pad_left=0, flip=False,
     )  # fmt: skip
-    cut = crop_logits(whole, crop, (rows, 240), (rows, 240), kind, cells=14)
+    cut = cut_logits(whole, crop, (rows, 240), (rows, 240), kind, cells=14).interpolate()
     live = encode(image[:, :, offset : offset + 224, 16:])[0]
     torch.testing.assert_close(cut.float(), live, atol=1e-3, rtol=1e-3)
 
@@ -323,7 +326,7 @@ def test_logits_beyond_float16_are_clamped_and_counted(tmp_path: Path, topk: int
     if not topk:
         assert (found[1, 1] == -LARGEST).all()
     crop = draw_crop(8, 8, 8, AugmentConfig(scale=(1, 1), flip=0), np.random.default_rng(0))
-    cut = crop_logits(found, crop, size, size, kind)
+    cut = cut_logits(found, crop, size, size, kind).interpolate()
     assert cut.float().log_softmax(0).isfinite().all()
 
 

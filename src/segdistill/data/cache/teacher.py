@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.data.cache.grid_crop import GridCrop
 from segdistill.data.cache.store import Bytes, ShardStore, ShardWriter
 from segdistill.data.transforms import Crop, scaled_size
 
@@ -195,15 +196,15 @@ def image_key(image_id: str, path: str | Path) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def crop_logits(
+def cut_logits(
     logits: Tensor,
     crop: Crop,
     size: tuple[int, int],
     native: tuple[int, int],
     form: LogitsFormat,
     cells: int | None = None,
-) -> Tensor:
-    """The logits (or features) of a crop, bilinear between the grid points.
+) -> GridCrop:
+    """The logits (or features) of a crop, with the weights that interpolate them between the grid points.
 
     Args:
         logits: 2 x K x h x w float16 or float32, of an image and of its mirror image.
@@ -212,9 +213,6 @@ def crop_logits(
         native: H, W of the image file: another one where the crop is drawn of a downscaled image.
         form: where the grid points lie.
         cells: rows and columns of the result, each the centre of a cell of the crop; None for S.
-
-    Returns:
-        K x cells x cells float16; 0 on padding.
     """
     pixels = form.input_size(native)
     height, width = logits.shape[2:]
@@ -231,7 +229,7 @@ def crop_logits(
     )
     rows *= ((down >= 0) & (down <= crop.out_height))[:, None]
     columns *= ((across >= 0) & (across <= crop.out_width))[:, None]
-    return (rows @ logits[int(crop.flip)].float() @ columns.T).half()
+    return GridCrop(logits[int(crop.flip)], rows, columns)
 
 
 def to_grid(logits: Tensor, grid: tuple[int, int], align_corners: bool) -> Tensor:
