@@ -238,7 +238,7 @@ def to_grid(logits: Tensor, grid: tuple[int, int], align_corners: bool) -> Tenso
     Where they are upsampled so, as most networks' are, this is what was upsampled.
     """
     rows, columns = (
-        torch.linalg.pinv(upsampling(points, pixels, align_corners).to(logits.device))
+        downsampling(points, pixels, align_corners).to(logits.device)
         for points, pixels in zip(grid, logits.shape[2:], strict=True)
     )
     return rows @ logits @ columns.T
@@ -269,6 +269,12 @@ def fit_features(features: Tensor, form: LogitsFormat, size: tuple[int, int]) ->
         for points, length, pixels in zip(grid, found, form.input_size(size), strict=True)
     )
     return down.to(features) @ features @ across.T.to(features)
+
+
+@lru_cache(maxsize=256)
+def downsampling(points: int, pixels: int, align_corners: bool) -> Tensor:
+    """Weights (points x pixels) of the pixels of one axis for each grid point: the inverse of `upsampling`."""
+    return torch.linalg.pinv(upsampling(points, pixels, align_corners))
 
 
 @lru_cache(maxsize=64)
