@@ -273,7 +273,7 @@ def fit_features(features: Tensor, form: LogitsFormat, size: tuple[int, int]) ->
 
 @lru_cache(maxsize=256)
 def downsampling(points: int, pixels: int, align_corners: bool) -> Tensor:
-    """Weights (points x pixels) of the pixels of one axis for each grid point: the inverse of `upsampling`."""
+    """Weights (points x pixels) of an axis's pixels for each grid point: the inverse of `upsampling`."""
     return torch.linalg.pinv(upsampling(points, pixels, align_corners))
 
 
