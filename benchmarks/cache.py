@@ -75,7 +75,7 @@ def main() -> None:
                 stored = cache.read(image_key(files.id, files.image), shape)
                 assert stored is not None
                 cached = cut_logits(stored, crop, shape, shape, cache.form).interpolate()
-                full = teacher_pass(image[None], cache.form.unscaled_size(shape)).logits.cpu()
+                full = teacher_pass(image, cache.form.unscaled_size(shape)).logits.cpu()
                 fine = replace(cache.form, stride=1, grid="stretched")
                 exact = cut_logits(
                     to_grid(full, fine.grid_size(shape), False), crop, shape, shape, fine

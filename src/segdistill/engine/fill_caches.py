@@ -1,6 +1,5 @@
 """Fills the caches ahead of training: decoded images, and the teacher's outputs for every image."""
 
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +40,6 @@ LOSSLESS = 0.01
 FEATURE_PROBE_SIDE = 448
 """Pixels of the square that the stride of features is found on: every usual stride divides it, 14 too, so
 that there is no incomplete cell."""
-IMAGES_AT_ONCE = 16
-"""Images of one size that a GPU gets together; a CPU is no faster with several."""
 PROBES = 4
 """Images of the data set, beside one of noise, that a grid must be lossless for."""
 
@@ -60,12 +57,12 @@ def fill_caches(experiment: Experiment, accelerator: Accelerator) -> Experiment:
 
 
 class TeacherOutputs(NamedTuple):
-    """The teacher's outputs for N images, and then for their N mirror images."""
+    """The teacher's outputs for an image and its mirror image."""
 
     logits: Tensor
-    """2N x K x h x w float32, at the size of the teacher's input."""
+    """2 x K x h x w float32, at the size of the teacher's input."""
     features: Tensor | None
-    """2N x C x h' x w', where they are hooked."""
+    """2 x C x h' x w', where they are hooked."""
 
 
 class TeacherPass:
@@ -86,16 +83,16 @@ class TeacherPass:
             module = self.teacher.network.module
             self.hook = FeatureHook(module, objective.teacher_layer, "objective.teacher_layer")
 
-    def __call__(self, images: Tensor, size: tuple[int, int]) -> TeacherOutputs:
-        """The outputs for N x 3 x H x W uint8 images, taken as ones of `size`, which the teacher scales."""
-        images, largest = images.to(self.accelerator.device), self.teacher.input_size(size)
+    def __call__(self, image: Tensor, size: tuple[int, int]) -> TeacherOutputs:
+        """The outputs for a 3 x H x W uint8 image, taken as one of `size`, which the teacher scales."""
+        image, largest = image.to(self.accelerator.device), self.teacher.input_size(size)
         with self.accelerator.autocast():
             logits = mean_probability(
-                (view.weight, resize_bilinear(self._both(view.network, images, view.size), largest))
+                (view.weight, resize_bilinear(self._both(view.network, image, view.size), largest))
                 for view in self.teacher.views(size)
             )
         if self.teacher.flip:  # both have been seen: the average of the one is the mirror of the other's
-            plain, mirrored = logits.chunk(2)
+            plain, mirrored = logits[:1], logits[1:]
             averaged = mean_probability([(1.0, plain), (1.0, mirrored.flip(3))])
             logits = torch.cat([averaged, averaged.flip(3)])
         return TeacherOutputs(logits, None if self.hook is None else self.hook.pop())
@@ -104,19 +101,19 @@ class TeacherPass:
         """1 x K x h x w logits of the first network alone for the image in `size`, at the first scale."""
         view = self.teacher.views(size)[-1]
         with self.accelerator.autocast():
-            return self._both(view.network, image[None].to(self.accelerator.device), view.size)[:1]
+            return self._both(view.network, image.to(self.accelerator.device), view.size)[:1]
 
     def features(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """2 x C x h' x w' features of the first network for the image, resized to `size` as its input."""
         assert self.hook is not None
         with self.accelerator.autocast():
-            self._both(self.teacher.network, image[None].to(self.accelerator.device), size)
+            self._both(self.teacher.network, image.to(self.accelerator.device), size)
         return self.hook.pop()
 
-    def _both(self, network: Network, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """2N x K x h x w float32 logits of N images, resized to `size`, and of their mirror images."""
-        resized = T.resize(images, list(size), antialias=True)
-        return run_network(network, torch.cat([resized, resized.flip(3)]))
+    def _both(self, network: Network, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """2 x K x h x w float32 logits of an image, resized to `size`, and of its mirror image."""
+        resized = T.resize(image, list(size), antialias=True)
+        return run_network(network, torch.stack([resized, resized.flip(2)]))
 
     def __enter__(self) -> "TeacherPass":
         return self
@@ -176,7 +173,7 @@ def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFo
     )
     if stride is None:
         images = [(image, form.unscaled_size(_size(image))) for image in _probes(experiment.files)]
-        probes = [teacher_pass(image[None], size).logits[:1] for image, size in images]
+        probes = [teacher_pass(image, size).logits[:1] for image, size in images]
         stride, corners = find_grid(probes)
         form = replace(form, stride=stride, grid="corners" if corners else "stretched")
         if teacher.network.output_stride is None:
@@ -279,21 +276,6 @@ def _key(samples: Samples, index: int) -> int:
     return image_key(files.id, files.image)
 
 
-def group_by_size(
-    images: Iterable[tuple[int, Tensor]], count: int, waiting: int = 256
-) -> Iterator[list[tuple[int, Tensor]]]:
-    """Lists of up to `count` images of one size; `waiting` of incomplete lists are held back at most."""
-    groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
-    for index, image in images:
-        group = groups.setdefault(_size(image), [])
-        group.append((index, image))
-        if len(group) == count:
-            yield groups.pop(_size(image))
-        elif sum(map(len, groups.values())) >= waiting:
-            yield groups.pop(max(groups, key=lambda size: len(groups[size])))
-    yield from groups.values()
-
-
 class _Images(Dataset[tuple[int, Tensor]]):
     """Index and image of some samples."""
 
@@ -314,7 +296,6 @@ def fill_teacher_cache(
     """Append the teacher's outputs for the samples `missing` to this process's shard."""
     accelerator = teacher_pass.accelerator
     form, rank = cache.logits.form, accelerator.process_index
-    count = IMAGES_AT_ONCE if accelerator.device.type == "cuda" else 1
     folders = " and ".join(str(one.folder) for one in cache.all)
     log(f"Computing the teacher's outputs for {len(missing)} images once, into {folders}", accelerator)
     loader = DataLoader(
@@ -329,17 +310,15 @@ def fill_teacher_cache(
         writers = [stack.enter_context(one.writer(rank)) for one in cache.all]
         bar = stack.enter_context(progress(accelerator.is_main_process))
         task = bar.add_task("cache", total=len(missing), numbers="")
-        for group in group_by_size(with_plain_errors(loader), count):
-            size = _size(group[0][1])
-            outputs = teacher_pass(torch.stack([image for _, image in group]), form.unscaled_size(size))
+        for index, image in with_plain_errors(loader):
+            size = _size(image)
+            outputs = teacher_pass(image, form.unscaled_size(size))
             values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
             if outputs.features is not None and cache.features is not None:
                 values.append(fit_features(outputs.features.float(), cache.features.form, size))
             for writer, value in zip(writers, values, strict=True):
-                both = torch.stack(value.chunk(2), dim=1).cpu()
-                for (index, _), one in zip(group, both, strict=True):
-                    writer.write(_key(samples, index), size, one)
-            bar.advance(task, len(group))
+                writer.write(_key(samples, index), size, value)
+            bar.advance(task)
     for name, writer in zip(("logits", "features"), writers, strict=False):
         if writer.clamped:
             log(
