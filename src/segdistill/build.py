@@ -21,6 +21,7 @@ from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
+from segdistill.models.depthwise import speed_up_depthwise
 from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
@@ -55,6 +56,8 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         student = student.to(memory_format=torch.channels_last)
     if config.runtime.compile:
         student.compile()
+    else:
+        speed_up_depthwise(student)
     card = ModelCard(
         spec=config.student.spec,
         width=config.student.width,
