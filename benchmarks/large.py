@@ -1,8 +1,8 @@
 """Memory for a large image and for a video, and pixels that get another class where tiles meet.
 
     python benchmarks/large.py memory --side 20000 --tile 1024
-    python benchmarks/large.py video pretrained/voc-animals
-    python benchmarks/large.py seams pretrained/voc-animals path/to/photographs --tile 256
+    python benchmarks/large.py video pretrained/voc-animals-reference
+    python benchmarks/large.py seams pretrained/voc-animals-reference path/to/photographs --tile 256
 
 `memory` draws an uncompressed TIFF of SIDE x SIDE pixels and segments it with a network of one 1x1
 convolution: what is left is what cutting, decoding and joining take. `video` draws clips of 24 and of 300

@@ -1,6 +1,6 @@
 """A run in every format that it can be exported to, beside PyTorch: the table of docs/deploy.md.
 
-    python benchmarks/parity.py pretrained/voc-animals --data ../shared/data/voc-animals \
+    python benchmarks/parity.py pretrained/voc-animals-reference --data ../shared/data/voc-animals \
         --calibration ../shared/data/animals-unlabelled
 
 Each line is one `segdistill export`, scored on all images of the split; no file is kept. OpenVINO's files

@@ -69,6 +69,24 @@ def test_a_run_against_itself_differs_by_nothing(capsys: Any, run: Path, tmp_pat
     assert "not resolved on these images (95% interval +0.00 to +0.00, with 0)" in err
 
 
+def test_each_network_has_its_own_size_and_output_stride(
+    capsys: Any, run: Path, distilled: Path, tmp_path: Path
+) -> None:
+    settings = ["--size", "[40, 33]", "--output_stride", "[null, 16]", "--out", tmp_path / "comparison.json"]
+    record, _ = answer(capsys, "compare", run, distilled, *settings)
+    assert [network["size"] for network in record["networks"]] == [40, 33]
+    for network, target, size, stride in zip(
+        record["networks"], (run, distilled), (40, 33), (None, 16), strict=True
+    ):
+        config = EvaluateConfig(size=size, output_stride=stride, out=str(tmp_path / "scores.json"))
+        assert network["miou"]["value"] == pytest.approx(api.evaluate(target, config)["miou"], abs=1e-12)
+
+
+def test_a_size_for_each_means_for_each(capsys: Any, run: Path) -> None:
+    assert cli.main(["compare", str(run), str(run), "--size", "[40, 33, 20]"]) == 1
+    assert "one value, or one for each of the 2 networks" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_clear_difference_is_called_resolved(
     capsys: Any, constant: str, shapes: Path, tmp_path: Path
 ) -> None:

@@ -315,6 +315,6 @@ def serve(
     config = config or ServeConfig()
     device = find_device(config.device)
     keep_freed_memory_on(device)
-    network, card = open_network(str(target), device, config.precision)
+    network, card = open_network(str(target), device, config.precision, config.output_stride)
     with Service(network, card, config, device) as service:
         listen(service, ready)

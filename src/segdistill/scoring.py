@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from segdistill.build import open_evaluation, open_teacher
 from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
+from segdistill.config.values import one_each
 from segdistill.console import log, progress
 from segdistill.data.samples import FileSamples
 from segdistill.engine.bootstrap import LEVEL, Score, as_record, bootstrap, miou_of, pixel_accuracy_of
@@ -108,7 +109,8 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: there are fewer than two targets, their classes differ, or do not fit the data.
+        ValueError: there are fewer than two targets, their classes differ, or do not fit the data, or a list
+            of sizes or strides has not one for each.
     """
     config = config or CompareConfig()
     specs = [str(target) for target in targets]
@@ -117,9 +119,16 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
     labels = samples.labels
     chosen = labels.index(config.class_names)
     precision = "fp32" if config.precision == "auto" else config.precision
-    networks = [load_network(spec, labels=labels, precision=precision) for spec in specs]
+    strides = one_each(config.output_stride, len(specs), "output_stride")
+    networks = [
+        load_network(spec, labels=labels, precision=precision, output_stride=stride)
+        for spec, stride in zip(specs, strides, strict=True)
+    ]
     require_same_classes(networks)
-    sizes = [config.size or network.size for network in networks]
+    sizes = [
+        size or network.size
+        for size, network in zip(one_each(config.size, len(specs), "size"), networks, strict=True)
+    ]
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     scored = _score_together(list(zip(networks, sizes, strict=True)), samples, config, accelerator)

@@ -39,6 +39,19 @@ def test_a_run_is_segmented_as_by_predict(serve: Any, run: Path, encoded: Callab
     assert (mask == predict_image(plain, picture, size=40).mask).mean() > 0.999  # fused: up to rounding
 
 
+def test_an_output_stride_is_the_one_of_predict(serve: Any, run: Path, encoded: Callable[..., bytes]) -> None:
+    network, _ = open_network(str(run), torch.device("cpu"), output_stride=16)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8))
+    picture = picture.resize((65, 47))
+    with serve(network, size=40) as running:
+        response = running.post(encoded(picture))
+    with Image.open(io.BytesIO(response.content)) as file:
+        mask = np.asarray(file)
+    strided = load_network(str(run), output_stride=16)
+    assert (mask == predict_image(strided, picture, size=40).mask).mean() > 0.999
+    assert (mask == predict_image(load_network(str(run)), picture, size=40).mask).mean() < 0.999
+
+
 def test_large_images_are_downscaled_for_the_network(serve: Any, encoded: Callable[..., bytes]) -> None:
     with serve() as running:
         response = running.post(encoded(Image.new("RGB", (2000, 500), (0, 255, 0))))

@@ -145,6 +145,9 @@ class ServeConfig:
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
     """Long side of the network's input in pixels; null takes its run's, else the image's up to 1024."""
+    output_stride: int | None = None
+    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
+    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; of exported files only OpenVINO's can be run in bf16."""
     device: str = "auto"
@@ -170,6 +173,8 @@ class ServeConfig:
         require(0 <= self.port <= 65535, "port", self.port, "from 0 to 65535")
         require(self.token is None or bool(self.token), "token", self.token, "null or not empty")
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        stride = self.output_stride
+        require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         for name in ("max_batch", "queue", "connections", "max_bytes", "max_pixels", "timeout_s"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(self.max_header_bytes >= 1024, "max_header_bytes", self.max_header_bytes, "1024 or more")

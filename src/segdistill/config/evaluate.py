@@ -88,8 +88,11 @@ class CompareConfig:
 
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     """Data set."""
-    size: int | None = None
-    """Long side, in pixels, that images are resized to; null takes each network's own, else the image's."""
+    size: int | list[int | None] | None = None
+    """Long side, in pixels, that images are resized to, for all networks or '[384, null]', one for each; null
+    takes the network's own, else the image's."""
+    output_stride: int | list[int | None] | None = None
+    """Output stride of networks that align corners, for all or one for each (see `segdistill evaluate`)."""
     flip: bool = False
     """Average the probabilities with those of the mirrored image."""
     classes: str = ""
@@ -111,6 +114,9 @@ class CompareConfig:
         return split_names(self.classes)
 
     def __post_init__(self) -> None:
-        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        for name in ("size", "output_stride"):
+            value = getattr(self, name)
+            values = value if isinstance(value, list) else [value]
+            require(all(one is None or one > 0 for one in values), name, value, "above 0, or null")
         require(self.resamples >= 100, "resamples", self.resamples, "100 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")

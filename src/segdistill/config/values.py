@@ -1,7 +1,9 @@
 """Checks that settings share: one line that names the setting, its value and what is allowed."""
 
 import math
+from typing import TypeVar
 
+Value = TypeVar("Value")
 Scheduled = float | tuple[float, float]
 """A number, or two: linear from the first to the last step."""
 
@@ -23,3 +25,11 @@ def is_weight(value: object, *, above: bool = False) -> bool:
     return all(
         isinstance(end, int | float) and (end > 0 if above else end >= 0) and end < math.inf for end in ends
     )
+
+
+def one_each(value: Value | list[Value], count: int, name: str) -> list[Value]:
+    """A setting for each of `count` networks: a list has one for each, any other value is for all."""
+    if not isinstance(value, list):
+        return [value] * count
+    require(len(value) == count, name, value, f"one value, or one for each of the {count} networks")
+    return value

@@ -137,7 +137,7 @@ class Service:
 
 
 def open_network(
-    spec: str, device: torch.device, precision: str = "fp32"
+    spec: str, device: torch.device, precision: str = "fp32", output_stride: int | None = None
 ) -> tuple[TrainedNetwork, NetworkCard]:
     """A network for a server, on `device` and fused where it is the dsunet student; and its card.
 
@@ -146,7 +146,7 @@ def open_network(
         FileNotFoundError: a file does not exist.
     """
     refuse_code(spec)
-    network = load_network(spec, precision=precision)
+    network = load_network(spec, precision=precision, output_stride=output_stride)
     card = network_card(network)
     return fuse_students(network.to(device).to(memory_format=torch.channels_last)), card
 
