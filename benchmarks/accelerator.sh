@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Everything that has to be measured on a GPU, in parts of at most ten minutes:
-#   benchmarks/accelerator.sh kernel|inference|training|cache|accuracy|camvid path/to/VOC2012 OUT
-# Each part prints its tables, and leaves them in OUT. `accuracy` and `camvid` stop in time and are called again until
-# they say nothing of unfinished runs.
+#   benchmarks/accelerator.sh kernel|inference|training|cache|accuracy|lite0|resolution|reference|camvid \
+#       path/to/VOC2012 OUT [dotted.key=value ...]
+# Each part prints its tables, and leaves them in OUT. From `accuracy` on they stop in time and are called again until
+# they say nothing of unfinished runs; further arguments are settings of every run.
 set -euo pipefail
 part=$1 devkit=$2 out=$3
+shift 3
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
 export PYTHONPATH=src COLUMNS=130
@@ -26,11 +28,13 @@ case $part in
     done
     python benchmarks/training.py "$devkit" --cache "$out/logits" --images 512 --workers 8 --agree 50 ;;
   cache)
-    python benchmarks/cache.py --config configs/voc-animals.yaml --images 1000 ;;
+    python benchmarks/cache.py --config configs/voc-animals-short.yaml --images 1000 ;;
   accuracy)
-    python benchmarks/accuracy.py benchmarks/grids/voc-animals.yaml --out runs/accuracy-gpu --minutes 9.5 ;;
+    python benchmarks/accuracy.py benchmarks/grids/voc-animals.yaml --out runs/accuracy-gpu --minutes 9.5 "$@" ;;
+  lite0|resolution|reference)
+    python benchmarks/accuracy.py "benchmarks/grids/$part.yaml" --out "runs/$part" --minutes 9.5 "$@" ;;
   camvid)
-    python benchmarks/accuracy.py benchmarks/grids/camvid.yaml --out runs/accuracy-camvid --minutes 9.5 ;;
+    python benchmarks/accuracy.py benchmarks/grids/camvid.yaml --out runs/accuracy-camvid --minutes 9.5 "$@" ;;
   *)
-    sed -n '2,5p' "$0"; exit 2 ;;
+    sed -n '2,6p' "$0"; exit 2 ;;
 esac 2>&1 | tee "$out/$part.txt"

@@ -50,17 +50,23 @@ def read_grid(path: Path, out: Path, overrides: list[str]) -> tuple[list[Run], d
     """The runs of a grid file, one seed of all settings after the other, and how they are evaluated.
 
     A grid has `base` (a configuration), `seeds`, `settings` (name -> {dotted.key: value}) and `evaluate`
-    (options of `segdistill evaluate`); `overrides` are `dotted.key=value` for all of them.
+    (options of `segdistill evaluate`); `overrides` are `dotted.key=value` for all of them, whatever a setting says.
     """
     grid = yaml.safe_load(path.read_text())
-    common = dict(grid.get("common", {}))
-    common |= {key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in overrides)}
+    common = grid.get("common", {})
+    forced = {key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in overrides)}
     runs = []
     for seed in grid["seeds"]:
         for name, changes in grid["settings"].items():
             folder = out / name / f"seed-{seed}"
             config = yaml.safe_load(Path(grid["base"]).read_text())
-            for key, value in {**common, **(changes or {}), "seed": seed, "out": str(folder)}.items():
+            for key, value in {
+                **common,
+                **(changes or {}),
+                **forced,
+                "seed": seed,
+                "out": str(folder),
+            }.items():
                 put(config, key, value)
             runs.append(Run(setting=name, seed=seed, config=config, folder=folder))
     return runs, grid.get("evaluate", {})

@@ -1,6 +1,6 @@
 """What the teacher's cache costs and what it changes: bytes per image, fill rate, and the error of its crops.
 
-    python benchmarks/cache.py --config configs/voc-animals.yaml --images 200
+    python benchmarks/cache.py --config configs/voc-animals-short.yaml --images 200
 
 The error is measured on training crops: cached logits against what the live teacher answers to the same whole
 image (rounding and interpolation), and to the crop alone (the context that a crop lacks).

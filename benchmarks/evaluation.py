@@ -1,6 +1,6 @@
 """Seconds of an evaluation and of its boundary IoU, before and after a change, interleaved.
 
-    python benchmarks/evaluation.py pretrained/voc-animals-reference path/to/data --before path/to/another/checkout
+    python benchmarks/evaluation.py pretrained/voc-animals path/to/data --before path/to/another/checkout
 
 Each checkout scores the whole validation split in turns, in a process of its own; the table holds the
 medians, and the script fails where a score that both have differs.

@@ -1,6 +1,7 @@
 """images/s that the loader alone delivers, without training: from files, reduced, and from the decoded cache.
 
     python benchmarks/loader.py path/to/VOCdevkit/VOC2012
+    python benchmarks/loader.py --config configs/voc-animals.yaml  # with its caches, the teacher's too
 
 The variants take turns of some batches each, so that a machine that slows down slows all of them alike; the
 table holds the medians of the turns. All crops show as much of the scene: the random scale is meant for the
@@ -20,11 +21,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from segdistill.build import build_experiment
 from segdistill.config.train import AugmentConfig, DataConfig, TrainConfig
+from segdistill.config.yaml import load
 from segdistill.data.datasets import open_training
 from segdistill.data.loaders import training_batches
 from segdistill.data.samples import DownscaledSamples, Samples
-from segdistill.engine.fill_caches import open_image_cache
+from segdistill.engine.fill_caches import fill_caches, open_image_cache
 from segdistill.engine.runtime import make_accelerator
 
 STEPS = 1_000_000
@@ -49,12 +52,23 @@ def seconds(stream: Iterator[object], count: int, prefetched: int) -> float:
     return time.perf_counter() - started
 
 
+def time_config(path: Path, workers: int, turns: int, count: int) -> None:
+    """Print the images/s of the batches of a configuration, its caches filled."""
+    config = load(TrainConfig, path)
+    config = replace(config, data=replace(config.data, workers=workers))
+    experiment = fill_caches(build_experiment(config), make_accelerator("cpu", "fp32"))
+    stream = iter(training_batches(experiment.train, config, range(STEPS), cache=experiment.cache))
+    speeds = [config.batch * count / seconds(stream, count, 2 * workers) for _ in range(turns)]
+    print(f"{statistics.median(speeds):.0f} images/s, crops of {config.size}, {workers} workers")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("root", help="a VOC devkit")
+    parser.add_argument("root", nargs="?", help="a VOC devkit")
+    parser.add_argument("--config", type=Path, help="a training's settings, instead of all that follows")
     parser.add_argument("--split", default="train")
     parser.add_argument("--size", type=int, default=64, help="side of the crops")
     parser.add_argument("--scale", type=float, nargs=2, default=[0.25, 0.7], help="of the images as they are")
@@ -65,6 +79,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.config is not None:
+        time_config(options.config, options.workers, options.turns, options.batches)
+        return
     with TemporaryDirectory() as folder:
         plain = DataConfig(root=options.root, split=options.split, workers=options.workers)
         reduced = replace(plain, long_side=options.long_side)

@@ -1,6 +1,6 @@
 """Photographs per second that `predict` segments and writes, before and after a change, interleaved.
 
-    python benchmarks/predict.py pretrained/voc-animals-reference path/to/photographs --before path/to/another/checkout
+    python benchmarks/predict.py pretrained/voc-animals path/to/photographs --before path/to/another/checkout
 
 The first COUNT photographs are resized to a long side of 320 pixels. Each checkout predicts all of them in
 turns, in a process of its own that has done so once before; the table holds the medians. "same class" is the

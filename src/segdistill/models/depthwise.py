@@ -3,7 +3,7 @@
 PyTorch's forward pass is fast for all of them (oneDNN). Of the backward pass, the gradient of 3 x 3 weights
 without dilation is. Larger kernels, dilation and the input of a strided convolution have reference code,
 slowest in bfloat16: it took 60 % of a training step of EfficientNet-Lite0. Here the fast operators compute
-the slow gradients. Figures: docs/performance.md, `benchmarks/depthwise.py`.
+the slow gradients. Figures: docs/performance.md, `benchmarks/encoders.py`.
 
 N: images, C: channels, H, W: rows and columns, k: side of the kernel, s: stride, p: padding, d: dilation.
 """
