@@ -50,7 +50,7 @@ def read_grid(path: Path, out: Path, overrides: list[str]) -> tuple[list[Run], d
     """The runs of a grid file, one seed of all settings after the other, and how they are evaluated.
 
     A grid has `base` (a configuration), `seeds`, `settings` (name -> {dotted.key: value}) and `evaluate`
-    (options of `segdistill evaluate`); `overrides` are `dotted.key=value` for all of them, whatever a setting says.
+    (options of `segdistill evaluate`); `overrides` are `dotted.key=value` for every run, and win.
     """
     grid = yaml.safe_load(path.read_text())
     common = grid.get("common", {})
