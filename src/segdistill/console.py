@@ -1,15 +1,18 @@
 """What people see on standard error: messages, progress bars, tables; standard output is for machines."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,9 +25,56 @@ console = Console(stderr=True)
 """Where everything meant for people goes; standard output is for machines."""
 
 
+LINE_SECONDS = 30.0
+"""Seconds between two lines of progress of one task, where there is no terminal."""
+
+
+class ProgressLines(Progress):
+    """Progress for a log: a line for each task that runs longer than `LINE_SECONDS`, and so on."""
+
+    def __init__(self) -> None:
+        super().__init__(console=console, disable=True)
+        self._last: dict[TaskID, float] = {}
+
+    def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
+        """Begin a task; its first line comes after `LINE_SECONDS`."""
+        task = super().add_task(description, *args, **fields)
+        self._last[task] = time.monotonic()
+        return task
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count what is done."""
+        super().advance(task_id, advance)
+        self._write(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Set what is done, and other fields."""
+        super().update(task_id, **changes)
+        self._write(task_id)
+
+    def _write(self, task_id: TaskID) -> None:
+        """Write a line, if the last one is long enough ago."""
+        now = time.monotonic()
+        if now - self._last[task_id] < LINE_SECONDS:
+            return
+        self._last[task_id] = now
+        task = next(task for task in self.tasks if task.id == task_id)
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        left = task.time_remaining
+        parts = [
+            f"{task.description}: {task.completed:,.0f}{total}",
+            "" if left is None else f"{timedelta(seconds=round(left))} left",
+            str(task.fields.get("numbers", "")),
+        ]
+        log(", ".join(filter(None, parts)))
+
+
 @contextmanager
 def progress(visible: bool = True) -> Iterator[Progress]:
-    """A live bar with count, time and the newest `numbers` of a task; silent where there is no terminal."""
+    """A live bar with count, time and the newest `numbers` of a task; lines where there is no terminal."""
+    if visible and not sys.stderr.isatty():
+        yield ProgressLines()
+        return
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
@@ -34,7 +84,7 @@ def progress(visible: bool = True) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=console, disable=not visible or not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=console, disable=not visible) as bar:
         yield bar
 
 

@@ -1,0 +1,38 @@
+"""Progress where nobody sees a bar."""
+
+from typing import Any
+
+import pytest
+
+from segdistill import console
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("segdistill.console.time.monotonic", lambda: clock[0])
+    with console.progress() as bar:
+        task = bar.add_task("train", total=1000, numbers="")
+        for step in range(1, 101):
+            clock[0] += 1
+            bar.update(task, completed=10 * step, numbers=f"loss {step}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("train: 300 of 1,000")
+    assert lines[2].endswith("loss 90")
+
+
+def test_a_task_without_an_end_counts(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0)
+    with console.progress() as bar:
+        bar.advance(bar.add_task("calibrate", total=None, numbers=""))
+    assert capsys.readouterr().err == "calibrate: 1\n"
+
+
+def test_short_and_hidden_work_is_silent(capsys: Any) -> None:
+    for visible in (True, False):
+        with console.progress(visible) as bar:
+            task = bar.add_task("predict", total=3, numbers="")
+            for _ in range(3):
+                bar.advance(task)
+            bar.remove_task(task)
+    assert capsys.readouterr().err == ""
