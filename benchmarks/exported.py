@@ -25,7 +25,7 @@ from segdistill.models.card import ModelCard, save_model
 from segdistill.models.exported import FORMATS, ExportCard
 from segdistill.models.trained import load_network
 from segdistill.profiling.benchmark import measure
-from segdistill.reporting.tables import benchmark_table
+from segdistill.reporting.tables import benchmark_lines, benchmark_table
 from segdistill.version import __version__
 
 OTHERS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50")
@@ -82,7 +82,8 @@ def main() -> None:
         record = measure([str(run), *files, *(OTHERS if options.others else ())], config)
     for entry in record["entries"]:
         entry["target"] = Path(entry["target"]).name
-    Console(width=150).print(benchmark_table(record))
+    console = Console(width=150)
+    console.print(benchmark_table(record), *benchmark_lines(record), sep="\n")
     for name, parity in same.items():
         difference = parity["logit_difference"]
         print(f"{name}: same class {parity['same_class']:.4%}, largest logit difference {difference:.2g}")

@@ -223,11 +223,13 @@ def run_export(options: Options) -> Result:
 
 
 def run_benchmark(options: Options) -> Result:
-    from segdistill.console import console
-    from segdistill.reporting.tables import benchmark_table
+    from segdistill.console import console, log
+    from segdistill.reporting.tables import benchmark_lines, benchmark_table
 
     record = segdistill.benchmark(options.targets, options.settings)
     console.print(benchmark_table(record))
+    for line in benchmark_lines(record):
+        log(line)
     return record
 
 

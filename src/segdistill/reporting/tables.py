@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from string import ascii_uppercase
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 SCORES = {
@@ -105,30 +106,36 @@ def _interval(found: Mapping[str, float | None], sign: str) -> str:
 
 
 def benchmark_table(record: Mapping[str, Any]) -> Table:
-    """What `segdistill benchmark` measured, one line per target and form."""
+    """What `segdistill benchmark` measured, one line per target and form: A, B, ... of `benchmark_lines`."""
     batch, _, height, width = record["input"]
-    table = Table(title=f"{record['device']}, {batch} x {height} x {width}, {record['repeats']} passes each")
-    table.add_column("target")
+    title = f"{record['device']}, {batch} x {height} x {width}, {record['repeats']} passes each"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("")
     for column in (
-        "parameters", "GFLOPs", "file MB", "threads", "median ms", "p95 ms", "images/s", "peak MB",
-        "added MB", "times as fast",
+        "million weights", "GFLOPs", "file MB", "threads", "median ms", "p95 ms", "images/s", "added MB",
+        "times as fast",
     ):  # fmt: skip
         table.add_column(column, justify="right")
-    for entry in record["entries"]:
+    for index, entry in enumerate(record["entries"]):
         table.add_row(
-            f"{entry['target']}, {entry['form']}, {entry['precision']}",
-            _or_dash(entry["parameters"], "{:,}"),
+            _letter(index),
+            _or_dash(entry["parameters"], "{:.2f}", 1e6),
             _or_dash(entry["flops"], "{:.2f}", 1e9),
             _or_dash(entry["file_bytes"], "{:.2f}", 1e6),
             _or_dash(entry["threads"], "{}"),
             f"{entry['median_ms']:.1f}",
             f"{entry['p95_ms']:.1f}",
             f"{entry['images_per_second']:.1f}",
-            _or_dash(entry["peak_bytes"], "{:.0f}", 1e6),
             _or_dash(entry["added_bytes"], "{:.0f}", 1e6),
             f"{entry['ratio']:.2f}",
         )
     return table
+
+
+def benchmark_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What A, B, ... are."""
+    for index, entry in enumerate(record["entries"]):
+        yield f"{_letter(index)}: {entry['target']}, {entry['form']}, {entry['precision']}"
 
 
 def replay_lines(found: Mapping[str, Any]) -> Iterator[str]:
