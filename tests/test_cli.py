@@ -306,3 +306,24 @@ def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> 
     absent, void = err.splitlines()
     assert absent.startswith("all: no pixel of road in the 2 masks")
     assert void.startswith("all: 75% of the pixels of the 2 masks are void (index 255)")
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (
+            "train --stepz 3",
+            "unrecognized arguments: --stepz 3; did you mean --steps? (segdistill train --help",
+        ),
+        ("train --data.unlabeled x", "did you mean --data.unlabelled?"),
+        ("evaluate run --output-strid=3", "did you mean --output_stride?"),
+        ("train --techer x", "did you mean --teacher?"),
+        ("train --quux 1", "unrecognized arguments: --quux 1 (segdistill train --help lists the options)"),
+        ("data shapes", "required: --out (segdistill data shapes --help lists the options)"),
+        ("predict", "required: TARGET, PATHS (segdistill predict --help lists the options)"),
+        ("data", "expected a command to be one of {check,download,shapes}"),
+    ],
+)
+def test_wrong_usage_is_explained(typed: str, answer: str, capsys: Any) -> None:
+    assert cli.main(typed.split()) == 2
+    assert answer in " ".join(capsys.readouterr().err.split())

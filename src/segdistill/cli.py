@@ -25,7 +25,7 @@ from segdistill.config.evaluate import (
     EvaluationDataConfig,
 )
 from segdistill.config.train import TrainConfig
-from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options
+from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options, usage_error
 from segdistill.data.formats.table import open_layout, open_training_layout
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         with redirect_stdout(sys.stderr):  # networks and libraries print what is not for machines
             return carry_out(verb, options)
     except ArgumentError as error:
-        return fail(f"{error} (segdistill {given[0]} --help lists the options)", 2)
+        return fail(usage_error(error, given, VERBS), 2)
     except (ValueError, OSError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:

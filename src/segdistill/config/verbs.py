@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -82,6 +83,44 @@ def read_options(
     values = {setting.name: options[setting.name] for setting in fields(verb.settings)}
     options.settings = verb.settings(**values)
     return verb, options
+
+
+def usage_error(error: Exception, given: list[str], verbs: Mapping[str, Verb]) -> str:
+    """What is wrong with what was typed, in its own words, and where to look."""
+    words, verb = [], None
+    for word in given:
+        if word not in verbs:
+            break
+        words.append(word)
+        verb = verbs[word]
+        verbs = verb.verbs
+    text = str(error)
+    for argument in verb.arguments if verb is not None else ():
+        name = argument.lstrip("-")
+        shown = argument if argument.startswith("-") else name.upper()
+        text = text.replace(".".join([*words, name]), shown)
+    text = text.replace(f'"{".".join([*words, "subcommand"])}"', "a command")
+    if verb is not None and text.startswith("unrecognized arguments: --"):
+        unknown = text.split()[2].partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        near = get_close_matches(unknown, option_names(verb), n=1, cutoff=0.8)
+        text += f"; did you mean {near[0]}?" if near else ""
+    return f"{text} ({' '.join(['segdistill', *words])} --help lists the options)"
+
+
+def option_names(verb: Verb) -> list[str]:
+    """The options of a verb as they are typed: its own, those of its settings, and the short ones."""
+
+    def settings(cls: type, prefix: str) -> Iterator[str]:
+        for setting in fields(cls):
+            kind = get_type_hints(cls)[setting.name]
+            if isinstance(kind, type) and is_dataclass(kind):
+                yield from settings(kind, f"{prefix}{setting.name}.")
+            else:
+                yield prefix + setting.name
+
+    own = [argument for argument in verb.arguments if argument.startswith("--")]
+    found = [] if verb.settings is None else [*settings(verb.settings, "--")]
+    return [*own, *found, *(short for short, full in SHORT.items() if full in found)]
 
 
 def _chosen(parsed: Namespace, verbs: Mapping[str, Verb]) -> tuple[Verb, Namespace]:
