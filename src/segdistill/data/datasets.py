@@ -141,7 +141,7 @@ def _open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSampl
         raise UnknownSplitError(f"split {split!r} of {layout.root} has no images")
     if strict:
         _require_files(files.images + files.masks)
-    return FileSamples(layout.labels, files.ids, files.images, files.masks)
+    return FileSamples(layout.labels, files.ids, files.images, files.masks, layout.reader)
 
 
 def _require_files(paths: list[Path]) -> None:

@@ -99,6 +99,21 @@ def read_mask(path: Path) -> np.ndarray:
     return indices
 
 
+def read_colours(path: Path) -> np.ndarray:
+    """A mask file as an H x W x 3 uint8 array of the RGB colours it shows (transparency is ignored).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is unreadable, or its colours have other depths than 8 bits.
+    """
+    with _opened(path) as image:
+        if image.mode not in {"RGB", "RGBA", "P", "L", "1"}:
+            raise ValueError(
+                f"{path} has mode {image.mode}, but a mask of colours is 8-bit RGB: save it as such a PNG"
+            )
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
 def list_images(folder: Path) -> Iterator[Path]:
     """Image files below a folder, sorted; hidden ones and those in hidden folders are left out."""
     if not folder.is_dir():

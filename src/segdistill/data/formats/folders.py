@@ -5,21 +5,21 @@ from typing import Any, Self
 
 from segdistill.data.formats.layout import (
     DESCRIPTION,
-    LABEL_KEYS,
+    MASK_KEYS,
     FileList,
     Layout,
     UnknownSplitError,
     find_description,
     read_description,
+    read_masks,
 )
 from segdistill.data.images import list_images
-from segdistill.data.labels import label_set
 
 SPLIT = "{split}"
 """Stands, in a description's paths, for the name of the split."""
 STEM = "{stem}"
 """Stands, in `mask_name`, for the image's name without its suffix."""
-KEYS = LABEL_KEYS | {"images", "masks", "mask_name"}
+KEYS = MASK_KEYS | {"images", "masks", "mask_name"}
 
 
 class FolderLayout(Layout):
@@ -33,7 +33,7 @@ class FolderLayout(Layout):
 
     def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
         self.root, self.source, self.description = root, source, description
-        self.labels = label_set(description, str(source))
+        self.labels, self.reader = read_masks(description, str(source))
         self.one_split = SPLIT not in str(description.get("images"))
 
     @classmethod

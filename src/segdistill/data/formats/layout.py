@@ -5,12 +5,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from segdistill.data.labels import LabelSet, read_yaml
+from segdistill.data.labels import LabelSet, label_set, read_yaml
+from segdistill.data.masks import BinaryMasks, Colour, ColourMasks, IndexMasks, MaskReader
 
 DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
 LABEL_KEYS = frozenset({"names", "palette", "void"})
 """What every description may hold."""
+MASK_KEYS = LABEL_KEYS | {"mask_format"}
+"""What a description of mask files may hold."""
+MASK_FORMATS = ("indices", "colours", "binary")
+"""What mask files may hold."""
 
 
 class FileList(NamedTuple):
@@ -32,11 +37,13 @@ class Layout(ABC):
     Attributes:
         root: the folder that its files are below.
         labels: what the indices of its masks mean.
+        reader: of its mask files.
         one_split: whether all splits are the same images.
     """
 
     root: Path
     labels: LabelSet
+    reader: MaskReader
     one_split: bool = False
 
     @classmethod
@@ -96,3 +103,43 @@ def read_description(path: Path, allowed: frozenset[str]) -> dict[str, Any]:
                 f"{path} has the unknown key {str(key)[:100]!r}{hint}; keys are {', '.join(sorted(allowed))}"
             )
     return description
+
+
+def read_masks(description: dict[str, Any], source: str) -> tuple[LabelSet, MaskReader]:
+    """The classes of a description of mask files called `source`, and what reads these files.
+
+    Raises:
+        ValueError: something in it is impossible.
+    """
+    form = description.get("mask_format", MASK_FORMATS[0])
+    if form not in MASK_FORMATS:
+        raise ValueError(
+            f"{source}: mask_format is {str(form)[:100]!r}, but masks hold {', '.join(MASK_FORMATS)}"
+        )
+    if form == "indices":
+        labels = label_set(description, source)
+        return labels, IndexMasks(labels)
+    # The void of these files is a colour or a grey value, not an index that the classes leave free.
+    labels = label_set({key: value for key, value in description.items() if key != "void"}, source)
+    void = description.get("void")
+    try:
+        if form == "colours":
+            if not description.get("palette"):
+                raise ValueError("masks in colours need `palette`, the [R, G, B] of each class")
+            return labels, ColourMasks(labels, None if void is None else read_colour(void))
+        if len(labels) != 2:
+            raise ValueError(f"binary masks have 2 classes, not {len(labels)}")
+        if void is not None and not (isinstance(void, int) and 0 <= void <= 255):
+            raise ValueError(f"void is {str(void)[:100]}, but must be a grey value, 0 to 255")
+        return labels, BinaryMasks(void)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def read_colour(value: Any) -> Colour:
+    """An [R, G, B] of a description; anything else is a `ValueError`."""
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return value[0], value[1], value[2]
+    raise ValueError(
+        f"void is {str(value)[:100]}, but where masks are colours it is one: [R, G, B], each 0 to 255"
+    )

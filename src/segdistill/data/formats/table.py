@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from segdistill.config.train import DataConfig
+from segdistill.data.formats.cvat import CvatLayout
 from segdistill.data.formats.folders import FolderLayout
 from segdistill.data.formats.layout import DESCRIPTION, Layout
 from segdistill.data.formats.voc import VocLayout
 
-LAYOUTS: tuple[type[Layout], ...] = (VocLayout, FolderLayout)
+LAYOUTS: tuple[type[Layout], ...] = (CvatLayout, VocLayout, FolderLayout)
 """The readers, in the order in which a folder is tried."""
 
 
@@ -15,7 +16,8 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
     """The data set below `root`, without looking at its images.
 
     Args:
-        root: a VOC devkit (or a folder that holds VOCdevkit/VOC2012), or a folder with a dataset.yaml.
+        root: a VOC devkit (or a folder that holds VOCdevkit/VOC2012), an export of CVAT, or a folder with a
+            dataset.yaml.
         layout: a dataset.yaml that lies elsewhere.
 
     Raises:
