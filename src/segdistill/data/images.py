@@ -114,6 +114,21 @@ def read_colours(path: Path) -> np.ndarray:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """H, W of an image as `read_image` gives it, from its header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not an image.
+    """
+    with open_image(path) as image:
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+        except Exception as error:  # damaged metadata bring the decoders to raise nearly anything
+            raise decoding_error(path, error) from None
+        return image.size if turned else image.size[::-1]
+
+
 def list_images(folder: Path) -> Iterator[Path]:
     """Image files below a folder, sorted; hidden ones and those in hidden folders are left out."""
     if not folder.is_dir():

@@ -16,6 +16,9 @@ from segdistill.data.labels import VOID, LabelSet
 OUTSIDE = VOID - 1
 """Marks, while a mask is read, the pixels whose value is no class and not void: no class can have it."""
 
+NAME = np.dtypes.StringDType()
+"""Strings of any length, kept as UTF-8 beside each other."""
+
 Mask = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 

@@ -16,11 +16,8 @@ from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import read_image
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.data.masks import IndexMasks, MaskReader, SampleFiles
+from segdistill.data.masks import NAME, IndexMasks, MaskReader, SampleFiles
 from segdistill.data.transforms import downscale
-
-NAME = np.dtypes.StringDType()
-"""Strings of any length, kept as UTF-8 beside each other."""
 
 
 class Sample(NamedTuple):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from segdistill.data.formats.layout import DESCRIPTION, FileList
+from segdistill.data.formats.layout import DESCRIPTION, FileList, leads_out
 from segdistill.data.formats.voc import LIST_BYTES, VocLayout
 from segdistill.data.images import list_images
 from segdistill.data.labels import LabelSet
@@ -40,7 +40,7 @@ class CvatLayout(VocLayout):
         lines = read_text(self.list_file(split), LIST_BYTES).splitlines()
         ids = [line.strip().strip('"') for line in lines if line.strip()]
         for name in ids:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
+            if leads_out(name):
                 raise ValueError(f"{self.list_file(split)} lists {name!r}, which is outside the data set")
         folder, masks = self.root / "JPEGImages", self.root / "SegmentationClass"
         images = list_images(folder) if folder.is_dir() else iter(())
@@ -49,6 +49,7 @@ class CvatLayout(VocLayout):
             ids,
             [found.get(name, folder / f"{name}.jpg") for name in ids],
             [masks / f"{name}.png" for name in ids],
+            self.reader,
         )
 
 

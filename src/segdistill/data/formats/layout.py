@@ -12,6 +12,8 @@ DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
 LABEL_KEYS = frozenset({"names", "palette", "void"})
 """What every description may hold."""
+SPLIT = "{split}"
+"""Stands, in a description's paths, for the name of the split."""
 MASK_KEYS = LABEL_KEYS | {"mask_format"}
 """What a description of mask files may hold."""
 MASK_FORMATS = ("indices", "colours", "binary")
@@ -25,6 +27,8 @@ class FileList(NamedTuple):
     """A name for each, unique in the split."""
     images: list[Path]
     masks: list[Path]
+    reader: MaskReader
+    """Of the mask files."""
 
 
 class UnknownSplitError(FileNotFoundError):
@@ -37,13 +41,11 @@ class Layout(ABC):
     Attributes:
         root: the folder that its files are below.
         labels: what the indices of its masks mean.
-        reader: of its mask files.
         one_split: whether all splits are the same images.
     """
 
     root: Path
     labels: LabelSet
-    reader: MaskReader
     one_split: bool = False
 
     @classmethod
@@ -103,6 +105,47 @@ def read_description(path: Path, allowed: frozenset[str]) -> dict[str, Any]:
                 f"{path} has the unknown key {str(key)[:100]!r}{hint}; keys are {', '.join(sorted(allowed))}"
             )
     return description
+
+
+def read_path(
+    description: dict[str, Any], key: str, source: Path, root: Path, default: str | None = None
+) -> str:
+    """A path below `root`, of a description in the file `source`.
+
+    Raises:
+        ValueError: it is missing, or leads out of the data set's folder.
+    """
+    value = description.get(key, default)
+    if default is None and not isinstance(value, str):
+        raise ValueError(f"{source} has no `{key}` (the folder, where {SPLIT} stands for the split)")
+    # A description comes with the data, and so from anyone: it names what is inside the data's folder.
+    if not isinstance(value, str) or leads_out(value):
+        raise ValueError(f"{source}: {key} is {value!r}, but must be a path below {root}, without ..")
+    return value
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path that data name may lie outside the folder that it is relative to."""
+    return Path(path).is_absolute() or ".." in Path(path).parts
+
+
+def find_splits(root: Path, path: str, *, folders: bool) -> list[str]:
+    """What `{split}` can stand for in a `path` below `root`, sorted; ["all"] where it is not in it.
+
+    Args:
+        root: the folder that the data set is below.
+        path: of a description.
+        folders: whether it is one of folders, or of files.
+    """
+    if SPLIT not in path:
+        return ["all"]
+    steps = Path(path).parts
+    depth = next(number for number, step in enumerate(steps) if SPLIT in step)
+    before, after = steps[depth].split(SPLIT, 1)
+    found = root.glob("/".join(steps).replace(SPLIT, "*"))
+    wanted = (entry for entry in found if (entry.is_dir() if folders else entry.is_file()))
+    names = (entry.parts[len(root.parts) + depth] for entry in wanted)
+    return sorted({name.removeprefix(before).removesuffix(after) for name in names})
 
 
 def read_masks(description: dict[str, Any], source: str) -> tuple[LabelSet, MaskReader]:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from segdistill.config.train import DataConfig
+from segdistill.data.formats.coco import CocoLayout
 from segdistill.data.formats.cvat import CvatLayout
 from segdistill.data.formats.folders import FolderLayout
 from segdistill.data.formats.layout import DESCRIPTION, Layout
 from segdistill.data.formats.voc import VocLayout
 
-LAYOUTS: tuple[type[Layout], ...] = (CvatLayout, VocLayout, FolderLayout)
+LAYOUTS: tuple[type[Layout], ...] = (CvatLayout, VocLayout, CocoLayout, FolderLayout)
 """The readers, in the order in which a folder is tried."""
 
 

@@ -61,7 +61,8 @@ class VocLayout(Layout):
         augmented = listed.stem.endswith("_aug")
         masks = self.root / ("SegmentationClassAug" if augmented else "SegmentationClass")
         images = self.root / "JPEGImages"
-        return FileList(ids, [images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids])
+        files = ([images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids])
+        return FileList(ids, *files, self.reader)
 
     def list_file(self, split: str) -> Path:
         """The list of a split, which may be named by its path.
