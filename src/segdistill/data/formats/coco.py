@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from segdistill.data.formats.layout import (
+    BACKGROUND,
     DESCRIPTION,
     SPLIT,
     FileList,
@@ -26,8 +27,6 @@ from segdistill.data.polygons import Runs, draw, load_rasteriser, polygon_runs, 
 from segdistill.files import read_json
 
 KEYS = frozenset({"names", "palette", "annotations", "images"})
-BACKGROUND = "background"
-"""Class 0: the pixels of no instance."""
 FIELDS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id"),
@@ -50,6 +49,8 @@ class CocoLayout(Layout):
     Raises:
         ValueError: pycocotools is not installed, the description is wrong, or there is no JSON file.
     """
+
+    to_divide = "put {split} into `annotations`"
 
     def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
         load_rasteriser()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from segdistill.data.formats.layout import DESCRIPTION, FileList, leads_out
+from segdistill.data.formats.layout import BACKGROUND, DESCRIPTION, FileList, leads_out
 from segdistill.data.formats.voc import LIST_BYTES, VocLayout
 from segdistill.data.images import list_images
 from segdistill.data.labels import LabelSet
@@ -12,8 +12,6 @@ from segdistill.files import read_text
 
 LABEL_MAP = "labelmap.txt"
 """Name of the file with a line `name:R,G,B:parts:actions` for each class."""
-BACKGROUND = "background"
-"""Class of the pixels that nobody has drawn on; it gets index 0 wherever its line is."""
 VOC_VOID = (224, 224, 192)
 """Colour of unlabelled pixels in the masks of VOC, and here where no class has it."""
 

@@ -12,6 +12,8 @@ DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
 LABEL_KEYS = frozenset({"names", "palette", "void"})
 """What every description may hold."""
+BACKGROUND = "background"
+"""Class of the pixels that nobody has drawn on: index 0 where a format has no indices of its own."""
 SPLIT = "{split}"
 """Stands, in a description's paths, for the name of the split."""
 MASK_KEYS = LABEL_KEYS | {"mask_format"}
@@ -42,11 +44,15 @@ class Layout(ABC):
         root: the folder that its files are below.
         labels: what the indices of its masks mean.
         one_split: whether all splits are the same images.
+        same_images: what it has, or has not, where they are.
+        to_divide: what to do about that.
     """
 
     root: Path
     labels: LabelSet
     one_split: bool = False
+    same_images: str = "has no {split} in the path of its images"
+    to_divide: str = "put {split} into `images` and `masks`"
 
     @classmethod
     @abstractmethod

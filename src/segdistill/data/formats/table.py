@@ -8,8 +8,9 @@ from segdistill.data.formats.cvat import CvatLayout
 from segdistill.data.formats.folders import FolderLayout
 from segdistill.data.formats.layout import DESCRIPTION, Layout
 from segdistill.data.formats.voc import VocLayout
+from segdistill.data.formats.yolo import DATA, YoloLayout
 
-LAYOUTS: tuple[type[Layout], ...] = (CvatLayout, VocLayout, CocoLayout, FolderLayout)
+LAYOUTS: tuple[type[Layout], ...] = (CvatLayout, VocLayout, CocoLayout, YoloLayout, FolderLayout)
 """The readers, in the order in which a folder is tried."""
 
 
@@ -18,7 +19,7 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
 
     Args:
         root: a VOC devkit (or a folder that holds VOCdevkit/VOC2012), an export of CVAT, or a folder with a
-            dataset.yaml.
+            dataset.yaml or YOLO's data.yaml.
         layout: a dataset.yaml that lies elsewhere.
 
     Raises:
@@ -34,7 +35,8 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
     found = next(filter(None, (reader.find(folder, description) for reader in LAYOUTS)), None)
     if found is None:
         raise FileNotFoundError(
-            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION}; "
+            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION} "
+            f"(or YOLO's {DATA}); "
             "docs/own-data.md shows how to write one"
         )
     return found
@@ -50,8 +52,8 @@ def open_training_layout(config: DataConfig) -> Layout:
     layout = open_layout(config.root, config.layout)
     if layout.one_split and not config.val_share:
         raise ValueError(
-            f"the data set in {config.root} has no {{split}} in the path of its images, so that training and "
-            "validation would read the same ones: hold some out with --data.val_share 0.2, or put {split} "
-            "into `images` and `masks`"
+            f"the data set in {config.root} {layout.same_images}, so that training and "
+            "validation would read the same ones: hold some out with --data.val_share 0.2, or "
+            f"{layout.to_divide}"
         )
     return layout
