@@ -169,6 +169,24 @@ class BinaryMasks(MaskReader):
         return mask
 
 
+class MappedMasks(MaskReader):
+    """Masks of other classes than their files have.
+
+    Args:
+        files: reads the classes of the files.
+        table: of 256 entries: what each index becomes.
+    """
+
+    def __init__(self, files: MaskReader, table: Mask) -> None:
+        self.files, self.table = files, table
+        self.optional = files.optional
+        self.form = f"{files.form} {table.tolist()}"
+
+    def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
+        """The mapped indices."""
+        return self.table[self.files.read(files, size)]
+
+
 SHIFTS = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 """A colour times this is its number, 0xRRGGBB."""
 

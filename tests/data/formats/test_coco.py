@@ -252,7 +252,10 @@ def test_a_file_that_is_not_cocos_says_why(make: Make, content: dict, reason: st
             "annotations is '../{split}.json', but must be",
         ),
         ("annotations: 'a_{split}.json'\n", "has no `images`"),
-        (DESCRIPTION + "masks: x\n", "unknown key 'masks'.*keys are annotations, images, names, palette"),
+        (
+            DESCRIPTION + "masks: x\n",
+            "unknown key 'masks'.*keys are annotations, ignore, images, merge, names",
+        ),
         (DESCRIPTION + "names: 3\n", "has no list `names`"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
     BACKGROUND,
     DESCRIPTION,
@@ -26,7 +27,7 @@ from segdistill.data.masks import NAME, Mask, MaskReader, SampleFiles
 from segdistill.data.polygons import Runs, draw, load_rasteriser, polygon_runs, stored_runs
 from segdistill.files import read_json
 
-KEYS = frozenset({"names", "palette", "annotations", "images"})
+KEYS = CLASS_KEYS | {"names", "palette", "annotations", "images"}
 FIELDS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id"),
@@ -60,7 +61,9 @@ class CocoLayout(Layout):
         self.one_split = SPLIT not in self.annotations
         if "names" not in description:
             description = {**description, "names": self.find_names()}
-        self.labels = label_set(description, str(source))
+        self.categories = label_set(description, str(source))
+        self.classes = ClassMap(description, self.categories, str(source))
+        self.labels = self.classes.labels
 
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
@@ -105,7 +108,7 @@ class CocoLayout(Layout):
         twice, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
         if count > 1:
             raise ValueError(f"{path} lists the image {twice!r} {count} times")
-        reader = CocoMasks(self.labels, ids, instances, path)
+        reader = self.classes.reader(CocoMasks(self.categories, ids, instances, path))
         return FileList(ids, [folder / name for name in files], [path] * len(ids), reader)
 
 

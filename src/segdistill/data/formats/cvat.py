@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Self
 
-from segdistill.data.formats.layout import BACKGROUND, DESCRIPTION, FileList, leads_out
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
+from segdistill.data.formats.layout import BACKGROUND, DESCRIPTION, FileList, find_description, leads_out
 from segdistill.data.formats.voc import LIST_BYTES, VocLayout
 from segdistill.data.images import list_images
-from segdistill.data.labels import LabelSet
+from segdistill.data.labels import LabelSet, read_yaml
 from segdistill.data.masks import Colour, ColourMasks
 from segdistill.files import read_text
 
@@ -21,17 +22,21 @@ class CvatLayout(VocLayout):
 
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
-        """The export that `folder` is; a dataset.yaml, here or named, says more than it, and comes first."""
+        """The export that `folder` is; a dataset.yaml, here or named, comes first where it names classes."""
         label_map = folder / LABEL_MAP
-        described = description is not None or (folder / DESCRIPTION).is_file()
-        if described or not label_map.is_file() or not (folder / "ImageSets").is_dir():
+        if not label_map.is_file() or not (folder / "ImageSets").is_dir():
+            return None
+        described = find_description(description, folder / DESCRIPTION)
+        content = read_yaml(described) if described else {}
+        if not content.keys() <= CLASS_KEYS:
             return None
         labels = read_label_map(label_map)
         try:
             reader = ColourMasks(labels, None if VOC_VOID in labels.palette else VOC_VOID)
         except ValueError as error:
             raise ValueError(f"{label_map}: {error}") from None
-        return cls(folder, labels, reader)
+        classes = ClassMap(content, labels, str(described))
+        return cls(folder, classes.labels, classes.reader(reader))
 
     def list_files(self, split: str) -> FileList:
         """The samples of a list file, whose names may have folders, spaces and quotation marks."""

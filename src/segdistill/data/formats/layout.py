@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.labels import LabelSet, label_set, read_yaml
 from segdistill.data.masks import BinaryMasks, Colour, ColourMasks, IndexMasks, MaskReader
 
@@ -16,7 +17,7 @@ BACKGROUND = "background"
 """Class of the pixels that nobody has drawn on: index 0 where a format has no indices of its own."""
 SPLIT = "{split}"
 """Stands, in a description's paths, for the name of the split."""
-MASK_KEYS = LABEL_KEYS | {"mask_format"}
+MASK_KEYS = LABEL_KEYS | CLASS_KEYS | {"mask_format"}
 """What a description of mask files may hold."""
 MASK_FORMATS = ("indices", "colours", "binary")
 """What mask files may hold."""
@@ -155,11 +156,18 @@ def find_splits(root: Path, path: str, *, folders: bool) -> list[str]:
 
 
 def read_masks(description: dict[str, Any], source: str) -> tuple[LabelSet, MaskReader]:
-    """The classes of a description of mask files called `source`, and what reads these files.
+    """The classes of a description of mask files called `source`, and what reads them as these.
 
     Raises:
         ValueError: something in it is impossible.
     """
+    labels, reader = read_file_masks(description, source)
+    classes = ClassMap(description, labels, source)
+    return classes.labels, classes.reader(reader)
+
+
+def read_file_masks(description: dict[str, Any], source: str) -> tuple[LabelSet, MaskReader]:
+    """The classes that the mask files themselves have, and what reads them; see `read_masks`."""
     form = description.get("mask_format", MASK_FORMATS[0])
     if form not in MASK_FORMATS:
         raise ValueError(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Self
 
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
     DESCRIPTION,
     MASK_KEYS,
@@ -27,7 +28,7 @@ class VocLayout(Layout):
 
     Args:
         devkit: the folder that holds these.
-        labels: VOC's 21 classes where the devkit has no dataset.yaml.
+        labels: made of VOC's 21 classes where the devkit has no dataset.yaml, or one that names none.
         reader: of the mask files.
     """
 
@@ -45,7 +46,11 @@ class VocLayout(Layout):
         described = find_description(description, devkit / DESCRIPTION)
         if described is None:
             return cls(devkit, VOC, IndexMasks(VOC))
-        return cls(devkit, *read_masks(read_description(described, MASK_KEYS), str(described)))
+        content = read_description(described, MASK_KEYS)
+        if content and content.keys() <= CLASS_KEYS:
+            classes = ClassMap(content, VOC, str(described))
+            return cls(devkit, classes.labels, classes.reader(IndexMasks(VOC)))
+        return cls(devkit, *read_masks(content, str(described)))
 
     def splits(self) -> list[str]:
         """Names of the list files."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from segdistill.data.formats.classes import ClassMap
 from segdistill.data.formats.layout import (
     BACKGROUND,
     DESCRIPTION,
@@ -33,7 +34,8 @@ class YoloLayout(Layout):
     Args:
         root: the folder that the description's paths are below.
         source: the description's file.
-        description: `names` and one or more of `train`, `val` and `test`; other keys are left alone.
+        description: `names` and one or more of `train`, `val` and `test`, perhaps `merge` and `ignore`; other
+            keys are left alone.
 
     Raises:
         ValueError: pycocotools is not installed, or the description is wrong.
@@ -59,8 +61,9 @@ class YoloLayout(Layout):
             raise ValueError(f"{source}: nc is {description['nc']}, but `names` has {len(names)} classes")
         texts = [SYNONYMS.get(str(name), str(name)) for name in names]
         labels = [BACKGROUND, *(name for name in texts if name != BACKGROUND)]
-        self.labels = label_set({"names": labels}, str(source))
-        self.reader = YoloMasks([labels.index(name) for name in texts])
+        classes = ClassMap(description, label_set({"names": labels}, str(source)), str(source))
+        self.labels = classes.labels
+        self.reader = classes.reader(YoloMasks([labels.index(name) for name in texts]))
 
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
