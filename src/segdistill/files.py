@@ -82,15 +82,15 @@ def read_text(path: Path, most: int = JSON_BYTES) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, most: int = JSON_BYTES) -> Any:
+    """What a JSON file of at most `most` bytes holds.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, is nested too deeply, or has more than `JSON_BYTES`.
+        ValueError: the file is larger, is not JSON, or is nested too deeply.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, most))
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply") from None
     except json.JSONDecodeError as error:

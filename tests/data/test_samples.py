@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from segdistill.data.labels import LabelSet
-from segdistill.data.samples import DownscaledSamples, FileSamples, JoinedSamples, SampleFiles
+from segdistill.data.masks import SampleFiles
+from segdistill.data.samples import DownscaledSamples, FileSamples, JoinedSamples
 
 pytestmark = pytest.mark.unit
 

@@ -16,7 +16,7 @@ from segdistill.config.train import AugmentConfig, DataConfig, ObjectiveConfig, 
 from segdistill.data.cache.teacher import TeacherCache, image_key
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import training_batches
-from segdistill.data.samples import SampleFiles
+from segdistill.data.masks import SampleFiles
 from segdistill.data.shapes import write_shapes
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.fill_caches import open_teacher_cache

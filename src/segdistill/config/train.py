@@ -24,7 +24,7 @@ class DataConfig:
     """Where the images and masks are."""
 
     root: str = ""
-    """Folder of the labelled data set: a VOC devkit, or image/mask folders described by a dataset.yaml."""
+    """Folder of the labelled data set: a VOC devkit, CVAT's or YOLO's, or what a dataset.yaml describes."""
     layout: str | None = None
     """A dataset.yaml kept elsewhere (names, palette, void, folders), for data that has none of its own."""
     split: str = "train"

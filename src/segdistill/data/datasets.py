@@ -140,12 +140,13 @@ def _open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSampl
     if not files.ids:
         raise UnknownSplitError(f"split {split!r} of {layout.root} has no images")
     if strict:
-        _require_files(files.images + files.masks)
-    return FileSamples(layout.labels, files.ids, files.images, files.masks)
+        _require_files(files.images + ([] if files.reader.optional else files.masks))
+    return FileSamples(layout.labels, *files)
 
 
 def _require_files(paths: list[Path]) -> None:
-    missing = [path for path in paths if not path.is_file()]
+    # Each once: the masks of many images may lie in one file.
+    missing = [path for path in dict.fromkeys(paths) if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} files of the data set are missing, the first is {missing[0]}; "

@@ -99,6 +99,36 @@ def read_mask(path: Path) -> np.ndarray:
     return indices
 
 
+def read_colours(path: Path) -> np.ndarray:
+    """A mask file as an H x W x 3 uint8 array of the RGB colours it shows (transparency is ignored).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is unreadable, or its colours have other depths than 8 bits.
+    """
+    with _opened(path) as image:
+        if image.mode not in {"RGB", "RGBA", "P", "L", "1"}:
+            raise ValueError(
+                f"{path} has mode {image.mode}, but a mask of colours is 8-bit RGB: save it as such a PNG"
+            )
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """H, W of an image as `read_image` gives it, from its header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not an image.
+    """
+    with open_image(path) as image:
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+        except Exception as error:  # damaged metadata bring the decoders to raise nearly anything
+            raise decoding_error(path, error) from None
+        return image.size if turned else image.size[::-1]
+
+
 def list_images(folder: Path) -> Iterator[Path]:
     """Image files below a folder, sorted; hidden ones and those in hidden folders are left out."""
     if not folder.is_dir():

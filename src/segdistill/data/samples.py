@@ -14,15 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.data.images import read_image, read_mask
+from segdistill.data.images import read_image
 from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.masks import NAME, IndexMasks, MaskReader, SampleFiles
 from segdistill.data.transforms import downscale
-
-NAME = np.dtypes.StringDType()
-"""Strings of any length, kept as UTF-8 beside each other."""
-
-OUTSIDE = VOID - 1
-"""Marks, while a mask is read, the pixels whose index is no class and not void: no class can have it."""
 
 
 class Sample(NamedTuple):
@@ -35,17 +30,6 @@ class Sample(NamedTuple):
     id: str
     native: tuple[int, int]
     """H, W of the image file."""
-
-
-class SampleFiles(NamedTuple):
-    """Where one sample comes from."""
-
-    id: str
-    image: Path
-    mask: Path | None
-    """None for an unlabelled image."""
-    void: int = VOID
-    """Index of unlabelled pixels in the mask file."""
 
 
 class Samples(Dataset[Sample], ABC):
@@ -78,23 +62,26 @@ class FileSamples(Samples):
     """Images with masks, or without.
 
     Args:
-        labels: what the indices of the mask files mean.
+        labels: what the indices of the masks mean.
         ids: a name for each sample, unique in the data set.
         images: image files, in the order of `ids`.
         masks: mask files in the same order, or None for an unlabelled data set.
+        reader: of the mask files; None for files of indices.
     """
 
     def __init__(
-        self, labels: LabelSet, ids: list[str], images: list[Path], masks: list[Path] | None = None
+        self,
+        labels: LabelSet,
+        ids: list[str],
+        images: list[Path],
+        masks: list[Path] | None = None,
+        reader: MaskReader | None = None,
     ) -> None:
-        self.labels = labels
+        self.labels, self.reader = labels, reader or IndexMasks(labels)
         # Arrays of bytes, not lists of objects: forked loader workers would copy the lists page by page.
         self.ids = np.array(ids, dtype=NAME)
         self.images = np.array([str(path) for path in images], dtype=NAME)
         self.masks = None if masks is None else np.array([str(path) for path in masks], dtype=NAME)
-        self._from_file = np.full(256, OUTSIDE, dtype=np.uint8)
-        self._from_file[: len(labels)] = np.arange(len(labels), dtype=np.uint8)
-        self._from_file[labels.void] = VOID  # this index alone: what is declared is what counts
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,7 +94,8 @@ class FileSamples(Samples):
     def files(self, index: int) -> SampleFiles:
         """Id and files of one sample."""
         mask = None if self.masks is None else Path(self.masks[index])
-        return SampleFiles(str(self.ids[index]), Path(self.images[index]), mask, self.labels.void)
+        form = "" if mask is None else self.reader.form
+        return SampleFiles(str(self.ids[index]), Path(self.images[index]), mask, self.labels.void, form)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -129,26 +117,13 @@ class FileSamples(Samples):
         if self.masks is None:
             assert size is not None
             return torch.full(size, VOID, dtype=torch.uint8)
-        path = self.masks[index]
-        stored = read_mask(Path(path))
-        if size is not None and stored.shape != size:
-            raise ValueError(
-                f"{path} is {stored.shape[1]}x{stored.shape[0]} pixels, but its image is {size[1]}x{size[0]}"
-            )
-        mask = self._from_file[stored]
-        if (mask == OUTSIDE).any():
-            wrong = sorted({int(value) for value in np.unique(stored[mask == OUTSIDE])})
-            raise ValueError(
-                f"{path} holds the label {', '.join(map(str, wrong[:5]))}, but labels are 0 to "
-                f"{len(self.labels) - 1} and void is {self.labels.void}"
-            )
-        return torch.from_numpy(mask)
+        return torch.from_numpy(self.reader.read(self.files(index), size))
 
     def subset(self, kept: NDArray[np.bool_], *, masked: bool = True) -> "FileSamples":
         """The samples marked in `kept`, with their masks or without."""
         images = [Path(path) for path in self.images[kept]]
         masks = [Path(path) for path in self.masks[kept]] if masked and self.masks is not None else None
-        return FileSamples(self.labels, self.ids[kept].tolist(), images, masks)
+        return FileSamples(self.labels, self.ids[kept].tolist(), images, masks, self.reader)
 
 
 class JoinedSamples(Samples):

@@ -129,11 +129,11 @@ class DecodedSamples(DownscaledSamples):
 
 
 def sample_key(samples: Samples, index: int) -> int:
-    """What a sample is looked up by: its id, its files with length and time, and what its mask means."""
+    """What a sample is looked up by: its id, its files with length and time, and how its mask is read."""
     files = samples.files(index)
-    facts = [files.id, str(len(samples.labels)), str(files.void)]
+    facts = [files.id, str(len(samples.labels)), str(files.void)] + [files.form] * bool(files.form)
     for path in (files.image, files.mask):
         if path is not None:
-            state = path.stat()
-            facts += [str(path.absolute()), str(state.st_size), str(state.st_mtime_ns)]
+            state = path.stat() if path.exists() else None  # a mask that appears is another mask
+            facts += [str(path.absolute()), *([str(state.st_size), str(state.st_mtime_ns)] if state else [])]
     return int.from_bytes(hashlib.blake2b("\0".join(facts).encode(), digest_size=8).digest(), "little")

@@ -5,21 +5,22 @@ from typing import Any, Self
 
 from segdistill.data.formats.layout import (
     DESCRIPTION,
-    LABEL_KEYS,
+    MASK_KEYS,
+    SPLIT,
     FileList,
     Layout,
     UnknownSplitError,
     find_description,
+    find_splits,
     read_description,
+    read_masks,
+    read_path,
 )
 from segdistill.data.images import list_images
-from segdistill.data.labels import label_set
 
-SPLIT = "{split}"
-"""Stands, in a description's paths, for the name of the split."""
 STEM = "{stem}"
 """Stands, in `mask_name`, for the image's name without its suffix."""
-KEYS = LABEL_KEYS | {"images", "masks", "mask_name"}
+KEYS = MASK_KEYS | {"images", "masks", "mask_name"}
 
 
 class FolderLayout(Layout):
@@ -33,7 +34,7 @@ class FolderLayout(Layout):
 
     def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
         self.root, self.source, self.description = root, source, description
-        self.labels = label_set(description, str(source))
+        self.labels, self.reader = read_masks(description, str(source))
         self.one_split = SPLIT not in str(description.get("images"))
 
     @classmethod
@@ -48,14 +49,7 @@ class FolderLayout(Layout):
             images = self.path("images")
         except ValueError:
             return []
-        if self.one_split:
-            return ["all"]
-        steps = Path(images).parts
-        depth = next(number for number, step in enumerate(steps) if SPLIT in step)
-        before, after = steps[depth].split(SPLIT, 1)
-        found = self.root.glob("/".join(steps).replace(SPLIT, "*"))
-        names = (path.parts[len(self.root.parts) + depth] for path in found if path.is_dir())
-        return sorted({name.removeprefix(before).removesuffix(after) for name in names})
+        return find_splits(self.root, images, folders=True)
 
     def list_files(self, split: str) -> FileList:
         """The images below the folder of a split, and their masks at the same places."""
@@ -74,20 +68,9 @@ class FolderLayout(Layout):
             [path.with_suffix("").as_posix() for path in relative],
             found,
             [masks / path.parent / name.replace(STEM, path.stem) for path in relative],
+            self.reader,
         )
 
     def path(self, key: str, default: str | None = None) -> str:
-        """A path of the description.
-
-        Raises:
-            ValueError: it is missing, or leads out of the data set's folder.
-        """
-        value = self.description.get(key, default)
-        if default is None and not isinstance(value, str):
-            raise ValueError(f"{self.source} has no `{key}` (the folder, where {SPLIT} stands for the split)")
-        # A description comes with the data, and so from anyone: it names what is inside the data's folder.
-        if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
-            raise ValueError(
-                f"{self.source}: {key} is {value!r}, but must be a path below {self.root}, without .."
-            )
-        return value
+        """A path of the description; see `read_path`."""
+        return read_path(self.description, key, self.source, self.root, default)

@@ -5,12 +5,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from segdistill.data.labels import LabelSet, read_yaml
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
+from segdistill.data.labels import LabelSet, label_set, read_yaml
+from segdistill.data.masks import BinaryMasks, Colour, ColourMasks, IndexMasks, MaskReader
 
 DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
 LABEL_KEYS = frozenset({"names", "palette", "void"})
 """What every description may hold."""
+BACKGROUND = "background"
+"""Class of the pixels that nobody has drawn on: index 0 where a format has no indices of its own."""
+SPLIT = "{split}"
+"""Stands, in a description's paths, for the name of the split."""
+MASK_KEYS = LABEL_KEYS | CLASS_KEYS | {"mask_format"}
+"""What a description of mask files may hold."""
+MASK_FORMATS = ("indices", "colours", "binary")
+"""What mask files may hold."""
 
 
 class FileList(NamedTuple):
@@ -20,6 +30,8 @@ class FileList(NamedTuple):
     """A name for each, unique in the split."""
     images: list[Path]
     masks: list[Path]
+    reader: MaskReader
+    """Of the mask files."""
 
 
 class UnknownSplitError(FileNotFoundError):
@@ -33,11 +45,15 @@ class Layout(ABC):
         root: the folder that its files are below.
         labels: what the indices of its masks mean.
         one_split: whether all splits are the same images.
+        same_images: what it has, or has not, where they are.
+        to_divide: what to do about that.
     """
 
     root: Path
     labels: LabelSet
     one_split: bool = False
+    same_images: str = "has no {split} in the path of its images"
+    to_divide: str = "put {split} into `images` and `masks`"
 
     @classmethod
     @abstractmethod
@@ -96,3 +112,91 @@ def read_description(path: Path, allowed: frozenset[str]) -> dict[str, Any]:
                 f"{path} has the unknown key {str(key)[:100]!r}{hint}; keys are {', '.join(sorted(allowed))}"
             )
     return description
+
+
+def read_path(
+    description: dict[str, Any], key: str, source: Path, root: Path, default: str | None = None
+) -> str:
+    """A path below `root`, of a description in the file `source`.
+
+    Raises:
+        ValueError: it is missing, or leads out of the data set's folder.
+    """
+    value = description.get(key, default)
+    if default is None and not isinstance(value, str):
+        raise ValueError(f"{source} has no `{key}` (the folder, where {SPLIT} stands for the split)")
+    # A description comes with the data, and so from anyone: it names what is inside the data's folder.
+    if not isinstance(value, str) or leads_out(value):
+        raise ValueError(f"{source}: {key} is {value!r}, but must be a path below {root}, without ..")
+    return value
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path that data name may lie outside the folder that it is relative to."""
+    return Path(path).is_absolute() or ".." in Path(path).parts
+
+
+def find_splits(root: Path, path: str, *, folders: bool) -> list[str]:
+    """What `{split}` can stand for in a `path` below `root`, sorted; ["all"] where it is not in it.
+
+    Args:
+        root: the folder that the data set is below.
+        path: of a description.
+        folders: whether it is one of folders, or of files.
+    """
+    if SPLIT not in path:
+        return ["all"]
+    steps = Path(path).parts
+    depth = next(number for number, step in enumerate(steps) if SPLIT in step)
+    before, after = steps[depth].split(SPLIT, 1)
+    found = root.glob("/".join(steps).replace(SPLIT, "*"))
+    wanted = (entry for entry in found if (entry.is_dir() if folders else entry.is_file()))
+    names = (entry.parts[len(root.parts) + depth] for entry in wanted)
+    return sorted({name.removeprefix(before).removesuffix(after) for name in names})
+
+
+def read_masks(description: dict[str, Any], source: str) -> tuple[LabelSet, MaskReader]:
+    """The classes of a description of mask files called `source`, and what reads them as these.
+
+    Raises:
+        ValueError: something in it is impossible.
+    """
+    labels, reader = read_file_masks(description, source)
+    classes = ClassMap(description, labels, source)
+    return classes.labels, classes.reader(reader)
+
+
+def read_file_masks(description: dict[str, Any], source: str) -> tuple[LabelSet, MaskReader]:
+    """The classes that the mask files themselves have, and what reads them; see `read_masks`."""
+    form = description.get("mask_format", MASK_FORMATS[0])
+    if form not in MASK_FORMATS:
+        raise ValueError(
+            f"{source}: mask_format is {str(form)[:100]!r}, but masks hold {', '.join(MASK_FORMATS)}"
+        )
+    if form == "indices":
+        labels = label_set(description, source)
+        return labels, IndexMasks(labels)
+    # The void of these files is a colour or a grey value, not an index that the classes leave free.
+    labels = label_set({key: value for key, value in description.items() if key != "void"}, source)
+    void = description.get("void")
+    try:
+        if form == "colours":
+            if not description.get("palette"):
+                raise ValueError("masks in colours need `palette`, the [R, G, B] of each class")
+            return labels, ColourMasks(labels, None if void is None else read_colour(void))
+        if len(labels) != 2:
+            raise ValueError(f"binary masks have 2 classes, not {len(labels)}")
+        if void is not None and not (isinstance(void, int) and 0 <= void <= 255):
+            raise ValueError(f"void is {str(void)[:100]}, but must be a grey value, 0 to 255")
+        return labels, BinaryMasks(void)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def read_colour(value: Any) -> Colour:
+    """An [R, G, B] of a description; anything else is a `ValueError`."""
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return value[0], value[1], value[2]
+    raise ValueError(
+        f"void is {str(value)[:100]}, but where masks are colours it is one: [R, G, B], each 0 to 255"
+    )

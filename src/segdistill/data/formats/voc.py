@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Self
 
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
     DESCRIPTION,
-    LABEL_KEYS,
+    MASK_KEYS,
     FileList,
     Layout,
     UnknownSplitError,
     find_description,
     read_description,
+    read_masks,
 )
 from segdistill.data.images import SUFFIXES
-from segdistill.data.labels import VOC, LabelSet, label_set
+from segdistill.data.labels import VOC, LabelSet
+from segdistill.data.masks import IndexMasks, MaskReader
 from segdistill.files import read_text
 
 LIST_BYTES = 2**28
@@ -25,11 +28,12 @@ class VocLayout(Layout):
 
     Args:
         devkit: the folder that holds these.
-        labels: VOC's 21 classes where the devkit has no dataset.yaml.
+        labels: made of VOC's 21 classes where the devkit has no dataset.yaml, or one that names none.
+        reader: of the mask files.
     """
 
-    def __init__(self, devkit: Path, labels: LabelSet) -> None:
-        self.root, self.labels = devkit, labels
+    def __init__(self, devkit: Path, labels: LabelSet, reader: MaskReader) -> None:
+        self.root, self.labels, self.reader = devkit, labels, reader
         self.lists = devkit / "ImageSets" / "Segmentation"
 
     @classmethod
@@ -41,8 +45,12 @@ class VocLayout(Layout):
             return None
         described = find_description(description, devkit / DESCRIPTION)
         if described is None:
-            return cls(devkit, VOC)
-        return cls(devkit, label_set(read_description(described, LABEL_KEYS), str(described)))
+            return cls(devkit, VOC, IndexMasks(VOC))
+        content = read_description(described, MASK_KEYS)
+        if content and content.keys() <= CLASS_KEYS:
+            classes = ClassMap(content, VOC, str(described))
+            return cls(devkit, classes.labels, classes.reader(IndexMasks(VOC)))
+        return cls(devkit, *read_masks(content, str(described)))
 
     def splits(self) -> list[str]:
         """Names of the list files."""
@@ -50,10 +58,7 @@ class VocLayout(Layout):
 
     def list_files(self, split: str) -> FileList:
         """The samples of a list file; `train_aug` takes its masks from SegmentationClassAug (SBD)."""
-        listed = Path(split) if split.endswith(".txt") else self.lists / f"{split}.txt"
-        if not listed.is_file():
-            available = ", ".join(self.splits()) or "none"
-            raise UnknownSplitError(f"{listed} does not exist; lists here: {available}")
+        listed = self.list_file(split)
         # The SBD lists name image and mask paths, VOC's own only the id, which may have dots in it.
         lines = (line for line in read_text(listed, LIST_BYTES).splitlines() if line.strip())
         first = [Path(line.split()[0]) for line in lines]
@@ -61,4 +66,17 @@ class VocLayout(Layout):
         augmented = listed.stem.endswith("_aug")
         masks = self.root / ("SegmentationClassAug" if augmented else "SegmentationClass")
         images = self.root / "JPEGImages"
-        return FileList(ids, [images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids])
+        files = ([images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids])
+        return FileList(ids, *files, self.reader)
+
+    def list_file(self, split: str) -> Path:
+        """The list of a split, which may be named by its path.
+
+        Raises:
+            UnknownSplitError: there is none.
+        """
+        listed = Path(split) if split.endswith(".txt") else self.lists / f"{split}.txt"
+        if not listed.is_file():
+            available = ", ".join(self.splits()) or "none"
+            raise UnknownSplitError(f"{listed} does not exist; lists here: {available}")
+        return listed

@@ -1,0 +1,81 @@
+"""Merges classes of a data set, and leaves some out, as its description says."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from segdistill.data.labels import SYNONYMS, VOID, LabelSet
+from segdistill.data.masks import MappedMasks, MaskReader
+
+CLASS_KEYS = frozenset({"merge", "ignore"})
+"""What says so in a description, whatever its layout."""
+
+
+class ClassMap:
+    """Which class each class of the files becomes.
+
+    A merged class has the index order and the colour of the first of its members.
+
+    Args:
+        description: `merge` maps a new name to a list of classes, `ignore` lists classes that become void;
+            all others stay.
+        files: the classes of the files.
+        source: the description's file.
+
+    Attributes:
+        labels: the classes that there are then.
+
+    Raises:
+        ValueError: a class is unknown or named twice, or fewer than two are left.
+    """
+
+    def __init__(self, description: Mapping[str, Any], files: LabelSet, source: str) -> None:
+        targets: dict[str, str | None] = {name: name for name in files.names}
+        named: set[str] = set()
+        try:
+            for target, members in read_groups(description):
+                for index in files.index(members):
+                    name = files.names[index]
+                    if name in named:
+                        raise ValueError(f"the class {name!r} is named twice in `merge` and `ignore`")
+                    named.add(name)
+                    targets[name] = target
+            # A class that a new one is called like is a part of it, unless it went elsewhere.
+            left = [(name, target) for name, target in targets.items() if target is not None]
+            names = list(dict.fromkeys(target for _, target in left))
+            absorbed = sorted(name for name in names if name in targets and targets[name] != name)
+            if absorbed:
+                raise ValueError(f"the new class {absorbed[0]!r} has the name of a class that goes elsewhere")
+            first = [next(name for name, target in left if target == wanted) for wanted in names]
+            palette = tuple(files.palette[index] for index in files.index(first))
+            self.labels = LabelSet(names=tuple(names), palette=palette, void=files.void)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+        indices = {name: index for index, name in enumerate(names)}
+        self.table = np.full(VOID + 1, VOID, dtype=np.uint8)
+        self.table[: len(files)] = [VOID if t is None else indices[t] for t in targets.values()]
+        self.identity = self.labels == files
+
+    def reader(self, files: MaskReader) -> MaskReader:
+        """What reads the masks that `files` reads, as these classes."""
+        return files if self.identity else MappedMasks(files, self.table)
+
+
+def read_groups(description: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
+    """New name (None for void) and members of each group that a description has.
+
+    Raises:
+        ValueError: `merge` or `ignore` is of another form.
+    """
+    merge, ignore = description.get("merge") or {}, description.get("ignore") or []
+    if not isinstance(merge, dict):
+        raise ValueError("`merge` must hold lists of classes by new name, such as vehicle: [car, truck]")
+    found: list[tuple[str | None, list[str]]] = []
+    for target, members in [*merge.items(), (None, ignore)]:
+        if not isinstance(members, list):
+            key = "`ignore`" if target is None else f"merge: {target}"
+            raise ValueError(f"{key} must be a list of class names, such as [car, truck]")
+        names = [SYNONYMS.get(str(name), str(name)) for name in members]
+        found.append((None if target is None else SYNONYMS.get(str(target), str(target)), names))
+    return found

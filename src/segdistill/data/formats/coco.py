@@ -1,0 +1,215 @@
+"""Reads instances in COCO's JSON, which a dataset.yaml names, as masks of their categories."""
+
+import pickle
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
+from segdistill.data.formats.layout import (
+    BACKGROUND,
+    DESCRIPTION,
+    SPLIT,
+    FileList,
+    Layout,
+    UnknownSplitError,
+    find_description,
+    find_splits,
+    leads_out,
+    read_description,
+    read_path,
+)
+from segdistill.data.images import image_size, refuse_large
+from segdistill.data.labels import SYNONYMS, VOID, LabelSet, label_set, read_yaml
+from segdistill.data.masks import NAME, Mask, MaskReader, SampleFiles
+from segdistill.data.polygons import Runs, draw, load_rasteriser, polygon_runs, stored_runs
+from segdistill.files import read_json
+
+KEYS = CLASS_KEYS | {"names", "palette", "annotations", "images"}
+FIELDS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id", "name"),
+}
+"""What each entry of the JSON file's lists must have."""
+JSON_BYTES = 2**31
+"""Largest file of annotations; COCO's own have half a gigabyte."""
+
+
+class CocoLayout(Layout):
+    """Images in folders, and a JSON file of instances for each split.
+
+    Args:
+        root: the folder that the description's paths are below.
+        source: the description's file.
+        description: `annotations` is the JSON file, `images` a folder; absent `names` are those
+            of the smallest file.
+
+    Raises:
+        ValueError: pycocotools is not installed, the description is wrong, or there is no JSON file.
+    """
+
+    to_divide = "put {split} into `annotations`"
+
+    def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
+        load_rasteriser()
+        self.root, self.source = root, source
+        self.annotations = read_path(description, "annotations", source, root)
+        self.images = read_path(description, "images", source, root)
+        self.one_split = SPLIT not in self.annotations
+        if "names" not in description:
+            description = {**description, "names": self.find_names()}
+        self.categories = label_set(description, str(source))
+        self.classes = ClassMap(description, self.categories, str(source))
+        self.labels = self.classes.labels
+
+    @classmethod
+    def find(cls, folder: Path, description: Path | None) -> Self | None:
+        """The data set whose description, in `folder` or named, names annotations."""
+        described = find_description(description, folder / DESCRIPTION)
+        if described is None or "annotations" not in read_yaml(described):
+            return None
+        return cls(folder, described, read_description(described, KEYS))
+
+    def find_names(self) -> list[str]:
+        """The categories of the smallest JSON file, in the order of their ids, after the background."""
+        files = [self.root / self.annotations.replace(SPLIT, split) for split in self.splits()]
+        found = sorted((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+        if not found:
+            raise ValueError(f"{self.source}: there is no file {self.root / self.annotations}")
+        categories = read_instances(found[0])["categories"]
+        names = [
+            str(one["name"])
+            for one in sorted(categories, key=lambda one: (isinstance(one["id"], str), one["id"]))
+        ]
+        return [BACKGROUND, *(name for name in names if SYNONYMS.get(name, name) != BACKGROUND)]
+
+    def splits(self) -> list[str]:
+        """What `{split}` can stand for in the path of the annotations; ["all"] where it is not in it."""
+        return find_splits(self.root, self.annotations, folders=False)
+
+    def list_files(self, split: str) -> FileList:
+        """The images that the JSON file of a split lists, those without an instance included."""
+        path = self.root / self.annotations.replace(SPLIT, split)
+        if not path.is_file():
+            others = ", ".join(self.splits()) or "none"
+            raise UnknownSplitError(
+                f"{path} does not exist (split {split!r} of {self.root}; splits here: {others})"
+            )
+        instances = read_instances(path)
+        folder = self.root / self.images.replace(SPLIT, split)
+        files = [str(image["file_name"]) for image in instances["images"]]
+        outside = next(filter(leads_out, files), None)
+        if outside is not None:
+            raise ValueError(f"{path} lists the image {outside!r}, which is outside the data set")
+        ids = [Path(name).with_suffix("").as_posix() for name in files]
+        twice, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
+        if count > 1:
+            raise ValueError(f"{path} lists the image {twice!r} {count} times")
+        reader = self.classes.reader(CocoMasks(self.categories, ids, instances, path))
+        return FileList(ids, [folder / name for name in files], [path] * len(ids), reader)
+
+
+class CocoMasks(MaskReader):
+    """Masks that are drawn from annotations when they are read.
+
+    Args:
+        labels: the classes, which the categories have the names of.
+        ids: of the samples, in the order of the images in `instances`.
+        instances: what the JSON file holds.
+        source: the JSON file.
+
+    Raises:
+        ValueError: an annotation has no category, or one that is no class.
+    """
+
+    def __init__(self, labels: LabelSet, ids: list[str], instances: dict[str, Any], source: Path) -> None:
+        self.form = f"coco {list(labels.names)}"
+        classes = {name: index for index, name in enumerate(labels.names)}
+        names = {one["id"]: str(one["name"]) for one in instances["categories"]}
+        names = {number: SYNONYMS.get(name, name) for number, name in names.items()}
+        regions: defaultdict[Any, list[list[Any]]] = defaultdict(list)
+        for one in instances["annotations"]:
+            name = names.get(one["category_id"])
+            if name is None:
+                raise ValueError(
+                    f"{source}: annotation {one.get('id')} has the unknown category {one['category_id']}"
+                )
+            if name not in classes:
+                raise ValueError(
+                    f"{source}: annotation {one.get('id')} has the category {name!r}, but the classes are "
+                    f"{', '.join(classes)}: add it to `names` in {DESCRIPTION}"
+                )
+            index = VOID if one.get("iscrowd") else classes[name]
+            regions[one["image_id"]].append([one.get("id"), index, one.get("segmentation")])
+        # Bytes, sorted by id, not a dictionary of objects: forked loader workers would copy it page by page.
+        # Pickling takes a fifth of JSON's time, and is safe: the bytes never leave these processes.
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        images = [instances["images"][number] for number in order]
+        packed = [pickle.dumps(regions[image["id"]]) for image in images]
+        self.ids = np.array([ids[number] for number in order], dtype=NAME)
+        self.packed = b"".join(packed)
+        self.ends = np.cumsum([0, *map(len, packed)])
+        sizes = [(image.get("height"), image.get("width")) for image in images]
+        whole = [
+            size if all(type(side) is int and 0 < side < 2**31 for side in size) else (0, 0) for size in sizes
+        ]
+        self.sizes = np.array(whole, dtype=np.int32).reshape(-1, 2)
+
+    def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
+        """The instances of an image, the smaller on top; crowds are void."""
+        assert files.mask is not None
+        row = int(self.ids.searchsorted(files.id))
+        height, width = (int(side) for side in self.sizes[row])
+        if not height or not width:
+            height, width = size or image_size(files.image)
+        if size is not None and (height, width) != size:
+            raise ValueError(
+                f"{files.mask} has {files.image.name} as {width}x{height} pixels, but the image is "
+                f"{size[1]}x{size[0]}"
+            )
+        refuse_large(files.image, (width, height))
+        drawn = []
+        for number, index, segmentation in pickle.loads(self.packed[self.ends[row] : self.ends[row + 1]]):
+            try:
+                runs = read_segmentation(segmentation, (height, width))
+            except ValueError as error:
+                raise ValueError(
+                    f"{files.mask}: annotation {number} of {files.image.name}: {error}"
+                ) from None
+            drawn += [(index, runs)] if runs is not None else []
+        return draw(drawn, (height, width))
+
+
+def read_segmentation(stored: Any, size: tuple[int, int]) -> Runs | None:
+    """The runs of an annotation's `segmentation` in an image of H, W; None where its polygons have no area.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    if not stored:
+        raise ValueError(
+            "there is no segmentation (a box alone cannot be learned from): remove it, or draw it"
+        )
+    return stored_runs(stored, size) if isinstance(stored, dict) else polygon_runs(stored, size)
+
+
+def read_instances(path: Path) -> dict[str, Any]:
+    """What a JSON file of instances holds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    content = read_json(path, JSON_BYTES)
+    for key, fields in FIELDS.items():
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise ValueError(f"{path} has no list `{key}`: it is not COCO's JSON of instances")
+        for number, entry in enumerate(entries):
+            found = entry if isinstance(entry, dict) else {}
+            wrong = [field for field in fields if not isinstance(found.get(field), int | str)]
+            if wrong:
+                raise ValueError(f"{path}: entry {number} of `{key}` has no {' and no '.join(wrong)}")
+    return content
