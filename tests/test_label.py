@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import segdistill
@@ -198,8 +199,24 @@ def test_images_of_another_file_system_are_copied(
     copy = tmp_path / "out" / "images" / "x.jpg"
     assert copy.read_bytes() == (photos / "a" / "x.jpg").read_bytes()
     assert not copy.samefile(photos / "a" / "x.jpg")
+    os.utime(copy, (copy.stat().st_atime, int(copy.stat().st_mtime)))  # a file system with coarse times
     label()
     assert len(computed) == 3
+
+
+def test_images_from_the_future_are_computed_once(label: Label, photos: Path, computed: list[str]) -> None:
+    for image in (photos / "b").iterdir():
+        os.utime(image, (2**32, 2**32))
+    label(photos / "b")
+    label(photos / "b")
+    assert computed == ["x"]
+
+
+def test_two_processes_do_not_write_into_one_folder(label: Label, tmp_path: Path) -> None:
+    with FileLock(tmp_path / "out" / ".lock"):
+        with pytest.raises(ValueError, match=r"another process writes masks into .* wait until it ends"):
+            label()
+    assert label()["images"] == 3
 
 
 def test_a_second_call_computes_nothing(label: Label, computed: list[str]) -> None:

@@ -40,8 +40,8 @@ def label(
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: the folder holds something else or masks of other settings, settings do not fit each
-            other, or no image could be read.
+        ValueError: the folder holds something else or masks of other settings, or another process writes
+            into it; settings do not fit each other; or no image could be read.
     """
     config = config or LabelConfig()
     given = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -63,7 +63,6 @@ def label(
         "precision": config.precision,
         "weights": network.fingerprint(),
     }
-    images = folder.open(found, network.labels, settings)
     pipeline = Pipeline(
         fuse_students(network) if config.precision == "fp32" else network,
         predicting,
@@ -71,11 +70,13 @@ def label(
         decide=decide_above(config.confidence, network.temperature),
         overlays=False,
     )
-    missing = [image for image in images if not folder.has(image)]
-    reasons = _write_masks(folder, missing, pipeline, len(images))
-    samples = open_dataset(folder.path, "all")
-    counted = survey(samples)
-    write_image(folder.sheet, contact_sheet(samples), "JPEG")
+    with folder.locked():
+        images = folder.open(found, network.labels, settings)
+        missing = [image for image in images if not folder.has(image)]
+        reasons = _write_masks(folder, missing, pipeline, len(images))
+        samples = open_dataset(folder.path, "all")
+        counted = survey(samples)
+        write_image(folder.sheet, contact_sheet(samples), "JPEG")
     return {
         "out": str(folder.path),
         "images": len(samples),

@@ -6,12 +6,15 @@ At each moment it can be opened: an image is put beside its mask once the mask i
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from filelock import FileLock, Timeout
 
+from segdistill.config.paths import LOCK
 from segdistill.data.formats.layout import DESCRIPTION
 from segdistill.data.images import SUFFIXES
 from segdistill.data.labels import VOID, LabelSet
@@ -22,6 +25,8 @@ RECORD = "label.json"
 RECORD_BYTES = 2**28
 """Largest record that is read: some two million images."""
 IMAGES, MASKS = "images", "masks"
+CLOCK_NS = 2 * 10**9
+"""Nanoseconds by which a copy's time may differ from its file's: no file system rounds times further."""
 
 
 class LabelledImage(NamedTuple):
@@ -62,12 +67,34 @@ class LabelFolder:
                     "its own images; name a folder outside with --out"
                 )
         if self.path.is_dir() and not (self.path / RECORD).is_file():
-            others = sorted(p.name for p in self.path.iterdir() if not p.name.endswith(".tmp"))
+            left = {LOCK, f".{RECORD}.tmp", f".{DESCRIPTION}.tmp"}  # by a call that ended before it began
+            others = sorted(path.name for path in self.path.iterdir() if path.name not in left)
             if others:
                 raise ValueError(
                     f"{self.path} holds {others[0]} but no masks of `segdistill label`; "
                     "name another folder with --out"
                 )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to write into the folder, which one process has at a time.
+
+        Raises:
+            ValueError: another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(self.path / LOCK, timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"another process writes masks into {self.path}: wait until it ends, or name another folder "
+                "with --out"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def open(
         self, found: Iterable[tuple[Path, Path]], labels: LabelSet, settings: dict[str, Any]
@@ -156,12 +183,16 @@ class LabelFolder:
         if not (copy.is_file() and mask.is_file()):
             return False
         here, now = copy.stat(), image.source.stat()
-        same = (here.st_size, here.st_mtime_ns) == (now.st_size, now.st_mtime_ns)
+        alike = here.st_size == now.st_size and abs(here.st_mtime_ns - now.st_mtime_ns) <= CLOCK_NS
+        same = copy.samefile(image.source) or alike
         return same and mask.stat().st_mtime_ns >= here.st_mtime_ns
 
     def add(self, image: LabelledImage) -> None:
         """Put the image beside its mask: as a hard link, which takes no room, else as a copy."""
-        target = self.image_file(image)
+        target, mask = self.image_file(image), self.mask_file(image)
+        changed = image.source.stat().st_mtime_ns
+        if mask.stat().st_mtime_ns < changed:  # by a clock that is ahead: the mask is newer
+            os.utime(mask, ns=(changed, changed))
         if target.is_file() and target.samefile(image.source):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
