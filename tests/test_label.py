@@ -140,6 +140,12 @@ def test_the_probability_is_that_of_the_runs_temperature(run: Path, photos: Path
         RunFolder(softer).write_temperature(temperature, None)
         config = LabelConfig(out=str(tmp_path / f"out-{temperature}"), confidence=0.4, device="cpu")
         shares.append(segdistill.label(softer, photos / "a", config)["void_share"])
+        plain = LabelConfig(out=str(tmp_path / f"plain-{temperature}"), device="cpu")
+        segdistill.label(softer, photos / "a", plain)
+        RunFolder(softer).write_temperature(temperature + 1, None)
+        with pytest.raises(ValueError, match=rf"made with temperature {temperature}, not {temperature + 1}"):
+            segdistill.label(softer, photos / "a", config)
+        assert segdistill.label(softer, photos / "a", plain)["computed"] == 0
     assert shares[0] < shares[1] == 1.0
 
 

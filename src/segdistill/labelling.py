@@ -57,9 +57,10 @@ def label(
     settings = {
         "target": str(target),
         "confidence": config.confidence,
-        "size": config.size,
+        "temperature": network.temperature if config.confidence else None,  # which changes no class
+        "size": config.size or network.size,
         "flip": config.flip,
-        "output_stride": config.output_stride,
+        "output_stride": network.output_stride,
         "precision": config.precision,
         "weights": network.fingerprint(),
     }
