@@ -21,10 +21,10 @@ def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
         "Architecture", "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
         "EvaluationDataConfig",
-        "ExportConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig", "ServeConfig",
-        "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",
+        "ExportConfig", "LabelConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig",
+        "ServeConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",
         "build_model", "cache", "compare", "evaluate", "export", "fuse",
-        "keep_freed_memory", "load_student", "predict", "report", "serve", "train",
+        "keep_freed_memory", "label", "load_student", "predict", "report", "serve", "train",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
     assert dir(segdistill) == sorted(segdistill.__all__)
@@ -38,6 +38,7 @@ def test_public_names_are_pinned() -> None:
         ("evaluate", "(target, config)"),
         ("compare", "(targets, config)"),
         ("predict", "(target, paths, config)"),
+        ("label", "(target, paths, config)"),
         ("report", "(runs, out)"),
         ("export", "(target, config)"),
         ("benchmark", "(targets, config)"),

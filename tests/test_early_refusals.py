@@ -52,6 +52,11 @@ CASES = {
         ["predict", "runs/typo", "a.png"],
         "runs/typo does not exist: it is neither",
     ),
+    "label nothing": (["label", "fcn_resnet50", "a.png", "b.png"], "b.png does not exist"),
+    "label into a data set": (
+        ["label", "fcn_resnet50", "a.png", "--out", "set"],
+        "set holds ImageSets but no masks of `segdistill label`",
+    ),
     "export no run": (["export", "set"], "set is not a run folder"),
     "benchmark no run": (["benchmark", "fcn_resnet50", "set"], "set is not a run folder"),
     "serve no run": (["serve", "set"], "set is not a run folder"),

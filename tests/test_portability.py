@@ -45,6 +45,7 @@ def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
     commands = [
         ["train", "--config", str(tmp_path / "train.yaml")],
         ["predict", run, str(tmp_path / "red.png"), "--out", str(tmp_path / "masks"), "--device", "cpu"],
+        ["label", run, str(tmp_path / "red.png"), "--out", str(tmp_path / "labels"), "--device", "cpu"],
         ["evaluate", run, "--out", str(tmp_path / "scores.json"), "--data.workers", "0", "--device", "cpu"],
     ]
     code = (
@@ -52,9 +53,10 @@ def test_commands_need_no_posix(configure: Any, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    trained, predicted, evaluated = map(json.loads, done.stdout.splitlines())
+    trained, predicted, labelled, evaluated = map(json.loads, done.stdout.splitlines())
     assert (trained["run"], trained["step"], predicted["images"]) == (run, 2, 1)
     assert (tmp_path / "masks" / "red.png").is_file()
+    assert labelled["images"] == labelled["computed"] == 1
     assert evaluated["miou"] == pytest.approx(trained["miou"])
 
 

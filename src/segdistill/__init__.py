@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         export,
+        label,
         load_student,
         predict,
         report,
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
         train,
     )
     from segdistill.config.architecture import Architecture
-    from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+    from segdistill.config.deploy import (
+        BenchmarkConfig,
+        ExportConfig,
+        LabelConfig,
+        PredictConfig,
+        ServeConfig,
+    )
     from segdistill.config.evaluate import CompareConfig, EvaluateConfig, EvaluationDataConfig
     from segdistill.config.train import (
         AugmentConfig,
@@ -51,6 +58,7 @@ __all__ = [
     "EvaluateConfig",
     "EvaluationDataConfig",
     "ExportConfig",
+    "LabelConfig",
     "ObjectiveConfig",
     "OptimConfig",
     "PredictConfig",
@@ -68,6 +76,7 @@ __all__ = [
     "export",
     "fuse",
     "keep_freed_memory",
+    "label",
     "load_student",
     "predict",
     "report",
@@ -77,10 +86,10 @@ __all__ = [
 
 _MODULES = {
     "api": (
-        "benchmark", "cache", "compare", "evaluate", "export", "load_student", "predict", "report", "serve",
-        "train",
+        "benchmark", "cache", "compare", "evaluate", "export", "label", "load_student", "predict", "report",
+        "serve", "train",
     ),
-    "config.deploy": ("BenchmarkConfig", "ExportConfig", "PredictConfig", "ServeConfig"),
+    "config.deploy": ("BenchmarkConfig", "ExportConfig", "LabelConfig", "PredictConfig", "ServeConfig"),
     "config.architecture": ("Architecture",),
     "config.evaluate": ("CompareConfig", "EvaluateConfig", "EvaluationDataConfig"),
     "config.train": (

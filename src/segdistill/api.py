@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segdistill.build import (
@@ -13,6 +12,7 @@ from segdistill.build import (
     build_recorded,
     calibration_source,
     open_parity_images,
+    open_predictor,
     open_scored,
 )
 from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
@@ -32,6 +32,7 @@ from segdistill.exporting.parity import parity_line
 from segdistill.exporting.quantize import calibration_images
 from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
+from segdistill.labelling import label as label
 from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
 from segdistill.models.fused import fuse_students
@@ -227,8 +228,7 @@ def predict(
     check_files(files, config)
     device = find_device(config.device)
     keep_freed_memory_on(device)
-    network = load_network(str(target), precision=config.precision, output_stride=config.output_stride)
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = open_predictor(str(target), config, device)
     if config.probabilities and network.outputs_masks:
         raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
     if config.precision == "fp32":

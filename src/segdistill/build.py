@@ -9,7 +9,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.config.deploy import ExportConfig
+from segdistill.config.deploy import ExportConfig, PredictConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
 from segdistill.console import log
@@ -25,7 +25,7 @@ from segdistill.models.depthwise import speed_up_depthwise
 from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import load_network, load_state, read_statistics
+from segdistill.models.trained import TrainedNetwork, load_network, load_state, read_statistics
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
@@ -241,3 +241,13 @@ def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
             ) from None
         log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
         return None
+
+
+def open_predictor(target: str, config: PredictConfig, device: torch.device) -> TrainedNetwork:
+    """The network that segments images, on `device`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_network`.
+    """
+    network = load_network(target, precision=config.precision, output_stride=config.output_stride)
+    return network.to(device).to(memory_format=torch.channels_last)

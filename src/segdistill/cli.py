@@ -5,6 +5,7 @@ A verb is added by its entry in `VERBS`, with a function above it where it takes
 
 import json
 import os
+import shlex
 import signal
 import sys
 from contextlib import redirect_stdout
@@ -17,7 +18,13 @@ from jsonargparse import ArgumentError
 import segdistill  # whose functions are imported when they are first used: `--help` needs no PyTorch
 from segdistill.cli_data import DATA_VERBS, TEXT
 from segdistill.config import paths
-from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.deploy import (
+    BenchmarkConfig,
+    ExportConfig,
+    LabelConfig,
+    PredictConfig,
+    ServeConfig,
+)
 from segdistill.config.evaluate import (
     CalibrateConfig,
     CompareConfig,
@@ -27,6 +34,7 @@ from segdistill.config.evaluate import (
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options, usage_error
 from segdistill.data.formats.table import open_layout, open_training_layout
+from segdistill.data.label_folder import LabelFolder
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
 RESULTS: ContextVar[TextIO] = ContextVar("results")
@@ -134,6 +142,11 @@ def check_predict(options: Options) -> None:
     paths.require_paths(options.paths)
 
 
+def check_label(options: Options) -> None:
+    check_predict(options)
+    LabelFolder(options.settings.out).check(options.paths)
+
+
 def check_images(data: EvaluationDataConfig) -> None:
     if data.root:
         open_layout(data.root, data.layout)
@@ -215,6 +228,17 @@ def run_predict(options: Options) -> Result:
             logged = str(mask)
             bar.update(task, completed=done)
     return {"target": options.target, "out": options.settings.out, "images": done}
+
+
+def run_label(options: Options) -> Result:
+    from segdistill.console import console, log
+    from segdistill.reporting.tables import label_table
+
+    record = segdistill.label(options.target, options.paths, options.settings)
+    console.print(label_table(record))
+    root = shlex.quote(record["out"])
+    log(f"Look at {record['sheet']}. Then: segdistill train --data.root {root} --data.val_share 0.1")
+    return record
 
 
 def run_export(options: Options) -> Result:
@@ -307,6 +331,16 @@ VERBS = {
         arguments={
             "target": {"help": NETWORK},
             "paths": {"nargs": "+", "help": "image files, folders of images, videos"},
+        },
+    ),
+    "label": Verb(
+        help="write a network's masks of images as a data set to train on",
+        run=run_label,
+        check=check_label,
+        settings=LabelConfig,
+        arguments={
+            "target": {"help": NETWORK},
+            "paths": {"nargs": "+", "help": "image files, folders of images"},
         },
     ),
     "export": Verb(

@@ -8,8 +8,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from segdistill.data.labels import LabelSet
-from segdistill.inference.prediction import Prediction, find_images, predict_image, write_prediction
+from segdistill.data.labels import VOID, LabelSet
+from segdistill.inference.prediction import (
+    Prediction,
+    blend,
+    find_images,
+    predict_image,
+    write_prediction,
+)
 from segdistill.models.trained import TrainedNetwork
 
 pytestmark = pytest.mark.unit
@@ -66,6 +72,20 @@ def test_a_temperature_changes_probabilities_and_not_one_pixel_of_a_mask(flip: b
     assert all(np.array_equal(mask, fast[0]) for mask in fast)
     means = [prediction.probabilities.max(axis=0).mean() for prediction in predictions]
     assert means[1] < means[0] < means[2]
+
+
+def test_void_is_pale_in_the_overlay_and_in_no_share(picture: Image.Image, tmp_path: Path) -> None:
+    mask = np.ones((32, 64), dtype=np.uint8)
+    mask[:, 32:] = VOID
+    prediction = Prediction(image=picture, mask=mask, probabilities=None, labels=LABELS)
+    assert prediction.shares == {"red": 0.5}
+    shown = blend(prediction)
+    assert shown[5, 5].tolist() == [225, 0, 0]  # 0.45 * 255 + 0.55 * 200, as without void
+    assert shown[5, 40].tolist() == [179, 230, 154]  # 0.2 * (0, 255, 0) + 0.8 * (224, 224, 192)
+    with Image.open(write_prediction(prediction, tmp_path, Path("p"), overlay=False)) as stored:
+        assert stored.getpalette()[-3:] == [224, 224, 192]
+        assert np.array_equal(np.asarray(stored), mask)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 
 
 def test_written_files_hold_what_was_seen(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from segdistill.data.labels import VOID
 from segdistill.inference import segment
-from segdistill.inference.segment import class_mask, resize_logits
+from segdistill.inference.segment import class_mask, decide_above, largest_class, resize_logits
 
 pytestmark = pytest.mark.unit
 
@@ -21,3 +22,15 @@ def test_masks_are_those_of_upsampled_logits(monkeypatch: pytest.MonkeyPatch, si
     mask = class_mask(logits, size)
     assert mask.dtype == np.uint8
     assert np.array_equal(mask[clear], whole.argmax(dim=0).numpy()[clear])
+
+
+def test_pixels_below_the_confidence_are_void() -> None:
+    """Logits that differ by log 3: a probability of 3/4, at temperature 2 of 1 / (1 + 3^-0.5) = 0.634."""
+    logits = torch.tensor([0.0, 1.0986123]).view(2, 1, 1).expand(2, 2, 3)
+    for confidence, temperature, index in (
+        (0.74, 1.0, 1), (0.76, 1.0, VOID), (0.63, 2.0, 1), (0.64, 2.0, VOID),
+    ):  # fmt: skip
+        for size in ((2, 3), (5, 4)):  # as they are, and upsampled
+            mask = class_mask(logits, size, decide_above(confidence, temperature))
+            assert mask.tolist() == np.full(size, index).tolist()
+    assert decide_above(0, 1.0) is largest_class

@@ -1,4 +1,4 @@
-"""The settings of `segdistill predict`, `export`, `benchmark` and `serve`."""
+"""The settings of `segdistill predict`, `label`, `export`, `benchmark` and `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -46,6 +46,42 @@ class PredictConfig:
         require(self.tile >= 0, "tile", self.tile, "0 or more")
         side = self.tile or TILE
         require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """How a network's masks become a data set."""
+
+    out: str = "labels"
+    """Folder for the data set; what an earlier call with the same settings wrote there is kept."""
+    confidence: float = 0.0
+    """Pixels whose class has a lower probability, at the network's temperature, are void; 0 leaves none."""
+    size: int | None = None
+    """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
+    flip: bool = False
+    """Average the probabilities with those of the mirrored image."""
+    output_stride: int | None = None
+    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
+    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.confidence < 1, "confidence", self.confidence, "from 0 to below 1")
+        self.for_masks("")  # refuses what predicting would refuse
+
+    def for_masks(self, folder: str) -> PredictConfig:
+        """The settings of the prediction that writes the masks into `folder`."""
+        return PredictConfig(
+            out=folder,
+            size=self.size,
+            flip=self.flip,
+            output_stride=self.output_stride,
+            precision=self.precision,
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segdistill.config.deploy import TILE, PredictConfig
+from segdistill.config.deploy import PredictConfig
 from segdistill.data.images import decode_image, open_image
 from segdistill.inference.prediction import (
     Prediction,
@@ -23,7 +23,7 @@ from segdistill.inference.prediction import (
     write_image,
     write_prediction,
 )
-from segdistill.inference.segment import class_mask, run_network
+from segdistill.inference.segment import Decide, class_mask, largest_class, run_network, segment
 from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
 from segdistill.models.trained import TrainedNetwork
@@ -114,10 +114,21 @@ class Pipeline:
         network: on `device`, in eval mode.
         config: output folder, input size, ...
         device: where the network computes.
+        decide: makes classes of logits; used where neither probabilities nor a video are asked for.
+        overlays: also write overlays.
     """
 
-    def __init__(self, network: TrainedNetwork, config: PredictConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: TrainedNetwork,
+        config: PredictConfig,
+        device: torch.device,
+        *,
+        decide: Decide = largest_class,
+        overlays: bool = True,
+    ) -> None:
         self.network, self.config, self.device = network, config, device
+        self.decide, self.overlays = decide, overlays
         # On a CPU, threads that decode would hold up the threads of the network, which wait for each other.
         self.overlaps = device.type != "cpu"
         batch = BATCH if self.overlaps else CPU_BATCH
@@ -239,23 +250,28 @@ class Pipeline:
 
     def _prediction(self, image: Image.Image, logits: Tensor) -> Prediction:
         """The prediction of K x h x w logits."""
-        mask = class_mask(logits, (image.height, image.width))
+        mask = class_mask(logits, (image.height, image.width), self.decide)
         return Prediction(image=image, mask=mask, probabilities=None, labels=self.network.labels)
 
     def _predict_whole(self, image: Image.Image) -> Prediction:
         """A prediction that needs the logits at the image's own size."""
+        if not self.config.probabilities:
+            pixels = network_input(image, self.config.size or self.network.size).to(self.device)
+            logits = segment(self.network, pixels, (image.height, image.width), flip=self.config.flip)
+            return self._prediction(image, logits)
         return predict_image(
-            self.network,
-            image,
-            size=self.config.size,
-            flip=self.config.flip,
-            probabilities=self.config.probabilities,
-            device=self.device,
+            self.network, image, size=self.config.size, flip=self.config.flip, device=self.device
         )
 
     def _write(self, item: OpenedFile, prediction: Prediction) -> Result:
-        out, probabilities = Path(self.config.out), self.config.probabilities
-        return write_prediction(prediction, out, item.name, probabilities=probabilities), prediction
+        file = write_prediction(
+            prediction,
+            Path(self.config.out),
+            item.name,
+            probabilities=self.config.probabilities,
+            overlay=self.overlays,
+        )
+        return file, prediction
 
     def _predict_alone(self, item: OpenedFile) -> Iterator[Result]:
         """Predict a video frame by frame, or an image tile by tile."""
@@ -280,17 +296,13 @@ class Pipeline:
     def _predict_tiled(self, path: Path, target: Path) -> Result:
         """Segment one image tile by tile; its overlay is downscaled to a size that can be looked at."""
         mask, downscaled = predict_tiles(
-            self.network,
-            path,
-            tile=self.config.tile or min(TILE, self.network.largest_side or TILE),
-            overlap=self.config.overlap,
-            scratch=Path(self.config.out),
-            device=self.device,
+            self.network, path, self.config, device=self.device, decide=self.decide
         )
         file = target.with_name(f"{target.name}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_image(file, replace(downscaled, mask=mask).palette_mask(), "PNG")
-        write_image(target.with_name(f"{target.name}_overlay.jpg"), downscaled.overlay(), "JPEG")
+        if self.overlays:
+            write_image(target.with_name(f"{target.name}_overlay.jpg"), downscaled.overlay(), "JPEG")
         return file, downscaled
 
 

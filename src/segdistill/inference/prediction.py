@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import SUFFIXES, list_images
-from segdistill.data.labels import LabelSet
+from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.transforms import resize_long_side
 from segdistill.files import write_atomic
 from segdistill.inference.segment import class_mask, class_probabilities, largest_class, run_network, segment
@@ -20,6 +20,9 @@ from segdistill.models.trained import TrainedNetwork
 
 STRIP = 256
 """Rows of a picture that are coloured at a time."""
+
+VOID_OPACITY = 0.8
+"""Of void pixels in an overlay: far above a class's, for its pale grey must not look like a light picture."""
 
 JPEG_SIDE = 65500
 """Longest side, in pixels, that a JPEG file can have."""
@@ -31,7 +34,7 @@ class Prediction:
 
     Attributes:
         image: the picture, upright RGB.
-        mask: H x W uint8 class indices.
+        mask: H x W uint8 class indices; `VOID` where the class is left open.
         probabilities: K x H x W float32; None unless asked for.
         labels: the K classes.
     """
@@ -43,8 +46,8 @@ class Prediction:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the pixels of each class that occurs, largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels)) / self.mask.size
+        """Share of the pixels of each class that occurs, largest first; the rest of them is void."""
+        counts = np.bincount(self.mask.ravel(), minlength=VOID + 1)[: len(self.labels)] / self.mask.size
         order = np.argsort(-counts, kind="stable")
         return {self.labels.names[i]: float(counts[i]) for i in order if counts[i] > 0}
 
@@ -63,9 +66,10 @@ class Prediction:
 
 
 def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
-    """H x W x 3 uint8: the picture under its classes' colours, background without one."""
-    colours = np.array(prediction.labels.palette, dtype=np.float32)
-    weights = np.full((len(prediction.labels), 1), opacity, dtype=np.float32)
+    """H x W x 3 uint8: the picture under its classes' colours, background without one, void pale."""
+    colours = np.array(prediction.labels.file_palette, dtype=np.float32).reshape(VOID + 1, 3)
+    weights = np.full((VOID + 1, 1), opacity, dtype=np.float32)
+    weights[VOID] = VOID_OPACITY
     if prediction.labels.names[0] == "background":
         weights[0] = 0
     picture, mask = np.array(prediction.image), prediction.mask
@@ -132,7 +136,7 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def write_prediction(
-    prediction: Prediction, folder: Path, name: Path, *, probabilities: bool = False
+    prediction: Prediction, folder: Path, name: Path, *, probabilities: bool = False, overlay: bool = True
 ) -> Path:
     """Write NAME.png (palette mask), NAME_overlay.jpg and, on request, NAME.npz into `folder`.
 
@@ -143,9 +147,10 @@ def write_prediction(
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = target.with_name(f"{name.name}.png")
     write_image(mask, prediction.palette_mask(), "PNG")
-    overlay = prediction.overlay()
-    overlay.thumbnail((JPEG_SIDE, JPEG_SIDE))
-    write_image(target.with_name(f"{name.name}_overlay.jpg"), overlay, "JPEG")
+    if overlay:
+        shown = prediction.overlay()
+        shown.thumbnail((JPEG_SIDE, JPEG_SIDE))
+        write_image(target.with_name(f"{name.name}_overlay.jpg"), shown, "JPEG")
     if probabilities:
         assert prediction.probabilities is not None
         buffer = io.BytesIO()

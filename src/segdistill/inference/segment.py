@@ -4,17 +4,22 @@ N: images, K: classes, h, w: rows and columns that the network gets, H, W: those
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.data.labels import VOID
 from segdistill.data.transforms import normalise, resize_bilinear, scaled_size
 from segdistill.models.averaging import mean_probability
 
 Network = Callable[[Tensor], Tensor]
 """N x 3 x h x w ImageNet-normalised images -> N x K x h x w logits; any `nn.Module` in eval mode is one."""
+
+Decide = Callable[[Tensor], np.ndarray]
+"""K x H x W logits -> H x W uint8 class indices, each pixel by itself."""
 
 STRIP_BYTES = 16 * 2**20
 """Memory for the upsampled logits of a strip of rows."""
@@ -104,15 +109,37 @@ def largest_class(logits: Tensor) -> np.ndarray:
     return logits.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
+def decide_above(confidence: float, temperature: float) -> Decide:
+    """What makes class indices of logits: `VOID` where the probability of the largest class is too low.
+
+    Args:
+        confidence: lowest probability of a class that is not void; 0 leaves nothing void.
+        temperature: of the probabilities.
+    """
+    if confidence == 0:
+        return largest_class
+    return partial(_sure_class, confidence=confidence, temperature=temperature)
+
+
+def _sure_class(logits: Tensor, *, confidence: float, temperature: float) -> np.ndarray:
+    """K x H x W -> H x W uint8, `VOID` where the probability is below `confidence`."""
+    mask = largest_class(logits)
+    unsure = class_probabilities(logits, temperature).amax(dim=0) < confidence
+    mask[unsure.cpu().numpy()] = VOID
+    return mask
+
+
 @torch.inference_mode()
-def class_mask(logits: Tensor, size: torch.Size | tuple[int, int]) -> np.ndarray:
-    """K x h x w logits -> H x W uint8 class indices, as `resize_logits(...).argmax()` gives them.
+def class_mask(
+    logits: Tensor, size: torch.Size | tuple[int, int], decide: Decide = largest_class
+) -> np.ndarray:
+    """K x h x w logits -> H x W uint8 class indices, as `decide(resize_logits(...))` gives them.
 
     The upsampled logits are never whole in memory: for 21 classes of a photograph they are a gigabyte.
     """
     height, width = size
     if logits.shape[1:] == tuple(size):
-        return largest_class(logits)
+        return decide(logits)
     rows = logits.shape[1]
     wide = F.interpolate(logits[None], size=(rows, width), mode="bilinear", align_corners=False)[0]
     centre = (torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5
@@ -125,5 +152,5 @@ def class_mask(logits: Tensor, size: torch.Size | tuple[int, int]) -> np.ndarray
     for top in range(0, height, strip):
         band = slice(top, top + strip)
         blended = torch.lerp(wide[:, above[band]], wide[:, below[band]], weight[:, band])
-        mask[band] = largest_class(blended)
+        mask[band] = decide(blended)
     return mask

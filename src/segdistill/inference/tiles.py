@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segdistill.config.deploy import PredictConfig
+from segdistill.config.deploy import TILE, PredictConfig
 from segdistill.data.images import MOST_PIXELS, write_raw
 from segdistill.inference.prediction import Prediction
-from segdistill.inference.segment import largest_class, run_network
+from segdistill.inference.segment import Decide, largest_class, run_network
 from segdistill.models.trained import TrainedNetwork
 
 LARGE = 16_000_000
@@ -132,6 +132,7 @@ def segment_tiles(
     tile: int,
     overlap: int,
     device: torch.device | None = None,
+    decide: Decide = largest_class,
 ) -> np.ndarray:
     """H x W x 3 uint8 RGB -> H x W uint8 mask, one tile in memory at a time.
 
@@ -156,7 +157,7 @@ def segment_tiles(
             logits, below = fade(logits, shared, row, axis=1)
             if row.after:
                 shared.copy_(below)
-            mask[row.complete, column.complete] = largest_class(logits)
+            mask[row.complete, column.complete] = decide(logits)
     return mask
 
 
@@ -189,13 +190,12 @@ def _ramp(half: int, axis: int, like: Tensor) -> Tensor:
 def predict_tiles(
     network: TrainedNetwork,
     path: Path,
+    config: PredictConfig,
     *,
-    tile: int,
-    overlap: int,
-    scratch: Path,
     device: torch.device | None = None,
+    decide: Decide = largest_class,
 ) -> tuple[np.ndarray, Prediction]:
-    """Segment a large image file; its pixels go through a file in `scratch` and are never all in memory here.
+    """Segment a large image file; its pixels go through a file in `out` and are never all in memory here.
 
     Another process decodes it, for a decoder needs the whole picture at once: 4 bytes per pixel where it is
     upright 8-bit RGB, twice that or more for other kinds.
@@ -203,20 +203,22 @@ def predict_tiles(
     Args:
         network: on `device`.
         path: the image.
-        tile, overlap: in pixels.
-        scratch: a folder with room for 3 bytes per pixel.
+        config: `tile` and `overlap` in pixels; `out`, a folder with room for 3 bytes per pixel.
         device: None for the CPU.
+        decide: makes classes of logits.
 
     Returns:
         The H x W mask, and a downscaled prediction for the overlay (every n-th pixel of image and mask).
     """
+    tile = config.tile or min(TILE, network.largest_side or TILE)
+    scratch = Path(config.out)
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tiles-") as folder:
         raw = Path(folder) / "pixels"
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             width, height = pool.submit(write_raw, path, raw).result()
         pixels = RawImage(raw, (height, width, 3))
-        mask = segment_tiles(network, pixels, tile, overlap, device)
+        mask = segment_tiles(network, pixels, tile, config.overlap, device, decide)
         step = -(-max(height, width) // OVERLAY)
         rows = [pixels[slice(top, top + 1), slice(None, None, step)] for top in range(0, height, step)]
         small = Image.fromarray(np.concatenate(rows))

@@ -153,3 +153,22 @@ def _terms(terms: Mapping[str, float]) -> str:
 
 def _or_dash(value: float | None, form: str, unit: float | None = None) -> str:
     return "-" if value is None else form.format(value if unit is None else value / unit)
+
+
+def label_table(record: Mapping[str, Any]) -> Table:
+    """What the masks of `segdistill label` hold: the share of all pixels of each class, and void."""
+    table = Table(title=f"{record['images']:,} masks in {record['out']}")
+    table.add_column("class")
+    for column in ("share of pixels", "images with it"):
+        table.add_column(column, justify="right")
+    for name, count in record["image_counts"].items():
+        share = _percent(record["pixel_shares"][name]) if count else "absent"
+        table.add_row(name, share, f"{count:,}", style=None if count else "dim")
+    table.add_section()
+    table.add_row("void", _percent(record["void_share"]), "")
+    return table
+
+
+def _percent(share: float) -> str:
+    """A fraction in percent; a small one does not look like none."""
+    return "<0.01%" if 0 < share < 1e-4 else f"{share:.2%}"
