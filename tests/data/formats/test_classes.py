@@ -19,7 +19,7 @@ FILES = LabelSet(
     palette=((0, 0, 0), (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4)),
     void=11,
 )
-MERGE = "merge: {vehicle: [bus, car], background: [sky]}\nignore: [road]\n"
+MERGE = "classes: {vehicle: [bus, car], background: [sky], ignore: [road]}\n"
 
 
 def mapped(description: dict) -> tuple[tuple[str, ...], list[int]]:
@@ -32,14 +32,18 @@ def mapped(description: dict) -> tuple[tuple[str, ...], list[int]]:
     ("description", "names", "table"),
     [
         ({}, FILES.names, [0, 1, 2, 3, 4]),
-        ({"merge": {"vehicle": ["bus", "car"]}}, ("background", "road", "vehicle", "sky"), [0, 1, 2, 3, 2]),
-        ({"merge": {"background": ["sky"]}}, ("background", "road", "car", "bus"), [0, 1, 2, 0, 3]),
-        ({"merge": {"__background__": ["sky"]}}, ("background", "road", "car", "bus"), [0, 1, 2, 0, 3]),
-        ({"merge": {"street": ["road"]}}, ("background", "street", "car", "sky", "bus"), [0, 1, 2, 3, 4]),
-        ({"ignore": ["background", "sky"]}, ("road", "car", "bus"), [255, 0, 1, 255, 2]),
-        ({"merge": {"v": ["bus", "car"]}, "ignore": ["road"]}, ("background", "v", "sky"), [0, 255, 1, 2, 1]),
+        ({"classes": {"vehicle": ["bus", "car"]}}, ("background", "road", "vehicle", "sky"), [0, 1, 2, 3, 2]),
+        ({"classes": {"background": ["sky"]}}, ("background", "road", "car", "bus"), [0, 1, 2, 0, 3]),
+        ({"classes": {"__background__": ["sky"]}}, ("background", "road", "car", "bus"), [0, 1, 2, 0, 3]),
+        ({"classes": {"street": ["road"]}}, ("background", "street", "car", "sky", "bus"), [0, 1, 2, 3, 4]),
+        ({"classes": {"ignore": ["background", "sky"]}}, ("road", "car", "bus"), [255, 0, 1, 255, 2]),
+        (
+            {"classes": {"v": ["bus", "car"], "ignore": ["road"]}},
+            ("background", "v", "sky"),
+            [0, 255, 1, 2, 1],
+        ),
         # A class may be a member of the new one that has its name.
-        ({"merge": {"road": ["road", "sky"]}}, ("background", "road", "car", "bus"), [0, 1, 2, 1, 3]),
+        ({"classes": {"road": ["road", "sky"]}}, ("background", "road", "car", "bus"), [0, 1, 2, 1, 3]),
     ],
 )
 def test_each_index_by_hand(description: dict, names: tuple[str, ...], table: list[int]) -> None:
@@ -47,36 +51,39 @@ def test_each_index_by_hand(description: dict, names: tuple[str, ...], table: li
 
 
 def test_a_merged_class_has_the_colour_of_its_first_member() -> None:
-    found = ClassMap({"merge": {"vehicle": ["bus", "car"]}, "ignore": ["background"]}, FILES, "x")
+    found = ClassMap({"classes": {"vehicle": ["bus", "car"], "ignore": ["background"]}}, FILES, "x")
     assert found.labels.palette == ((1, 1, 1), (2, 2, 2), (3, 3, 3))
     assert found.labels.void == 11
 
 
 def test_nothing_to_map_changes_nothing() -> None:
     reader = IndexMasks(FILES)
-    assert ClassMap({"merge": {"car": ["car"]}, "ignore": None}, FILES, "x").reader(reader) is reader
+    assert ClassMap({"classes": {"car": ["car"], "ignore": None}}, FILES, "x").reader(reader) is reader
 
 
 @pytest.mark.parametrize(
     ("description", "reason"),
     [
-        ({"merge": {"v": ["cra"]}}, "no class is called cra; classes are background, road, car, sky, bus"),
-        ({"ignore": ["x"]}, "no class is called x"),
-        ({"merge": {"v": ["car"], "w": ["car"]}}, "the class 'car' is named twice in `merge` and `ignore`"),
-        ({"merge": {"v": ["car", "car"]}}, "named twice"),
-        ({"merge": {"v": ["car"]}, "ignore": ["car"]}, "named twice"),
+        ({"classes": {"v": ["cra"]}}, "no class is called cra; classes are background, road, car, sky, bus"),
+        ({"classes": {"ignore": ["x"]}}, "no class is called x"),
+        ({"classes": {"v": ["car"], "w": ["car"]}}, "the class 'car' is named twice in `classes`"),
+        ({"classes": {"v": ["car", "car"]}}, "named twice"),
+        ({"classes": {"v": ["car"], "ignore": ["car"]}}, "named twice"),
         (
-            {"merge": {"car": ["bus"]}, "ignore": ["car"]},
+            {"classes": {"car": ["bus"], "ignore": ["car"]}},
             "the new class 'car' has the name of a class that goes",
         ),
         (
-            {"merge": {"car": ["bus"], "bus": ["car"]}},
+            {"classes": {"car": ["bus"], "bus": ["car"]}},
             "the new class 'bus' has the name of a class that goes",
         ),
-        ({"merge": ["car"]}, "`merge` must hold lists of classes by new name"),
-        ({"merge": {"v": "car"}}, r"merge: v must be a list of class names, such as \[car, truck\]"),
-        ({"ignore": "car"}, "`ignore` must be a list of class names"),
-        ({"ignore": ["background", "road", "car", "sky"]}, "a label set has 2 to 254 classes, not 1"),
+        ({"classes": ["car"]}, "`classes` must hold lists of classes by new name"),
+        ({"classes": {"v": "car"}}, r"classes: v must be a list of class names, such as \[car, truck\]"),
+        ({"classes": {"ignore": "car"}}, "classes: ignore must be a list of class names"),
+        (
+            {"classes": {"ignore": ["background", "road", "car", "sky"]}},
+            "a label set has 2 to 254 classes, not 1",
+        ),
     ],
 )
 def test_an_impossible_map_says_why(description: dict, reason: str) -> None:
@@ -129,7 +136,7 @@ def test_a_devkit_and_an_export_of_cvat(tmp_path: Path) -> None:
     write(tmp_path / "JPEGImages" / "p.jpg", [[[0, 0, 0]] * 6])
     write(tmp_path / "SegmentationClass" / "p.png", [[0, 6, 7, 15, 20, 255]])
     description = tmp_path / "dataset.yaml"
-    description.write_text("merge: {vehicle: [car, bus]}\nignore: [person]\n")
+    description.write_text("classes: {vehicle: [car, bus], ignore: [person]}\n")
     samples = open_dataset(tmp_path, "train")
     assert len(samples.labels) == len(VOC) - 2
     assert samples[0].mask.tolist() == [[0, 6, 6, 255, 18, 255]]

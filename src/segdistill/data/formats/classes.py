@@ -8,8 +8,10 @@ import numpy as np
 from segdistill.data.labels import SYNONYMS, VOID, LabelSet
 from segdistill.data.masks import MappedMasks, MaskReader
 
-CLASS_KEYS = frozenset({"merge", "ignore"})
+CLASS_KEYS = frozenset({"classes"})
 """What says so in a description, whatever its layout."""
+IGNORE = "ignore"
+"""The name in `classes` of what becomes void."""
 
 
 class ClassMap:
@@ -18,8 +20,8 @@ class ClassMap:
     A merged class has the index order and the colour of the first of its members.
 
     Args:
-        description: `merge` maps a new name to a list of classes, `ignore` lists classes that become void;
-            all others stay.
+        description: `classes` maps new names to lists of classes, and `ignore` to those that become void; all
+            others stay.
         files: the classes of the files.
         source: the description's file.
 
@@ -38,7 +40,7 @@ class ClassMap:
                 for index in files.index(members):
                     name = files.names[index]
                     if name in named:
-                        raise ValueError(f"the class {name!r} is named twice in `merge` and `ignore`")
+                        raise ValueError(f"the class {name!r} is named twice in `classes`")
                     named.add(name)
                     targets[name] = target
             # A class that a new one is called like is a part of it, unless it went elsewhere.
@@ -66,16 +68,17 @@ def read_groups(description: Mapping[str, Any]) -> list[tuple[str | None, list[s
     """New name (None for void) and members of each group that a description has.
 
     Raises:
-        ValueError: `merge` or `ignore` is of another form.
+        ValueError: `classes` is of another form.
     """
-    merge, ignore = description.get("merge") or {}, description.get("ignore") or []
-    if not isinstance(merge, dict):
-        raise ValueError("`merge` must hold lists of classes by new name, such as vehicle: [car, truck]")
+    groups = description.get("classes") or {}
+    if not isinstance(groups, dict):
+        raise ValueError("`classes` must hold lists of classes by new name, such as vehicle: [car, truck]")
     found: list[tuple[str | None, list[str]]] = []
-    for target, members in [*merge.items(), (None, ignore)]:
+    for target, members in groups.items():
+        if target == IGNORE and members is None:
+            continue
         if not isinstance(members, list):
-            key = "`ignore`" if target is None else f"merge: {target}"
-            raise ValueError(f"{key} must be a list of class names, such as [car, truck]")
+            raise ValueError(f"classes: {target} must be a list of class names, such as [car, truck]")
         names = [SYNONYMS.get(str(name), str(name)) for name in members]
-        found.append((None if target is None else SYNONYMS.get(str(target), str(target)), names))
+        found.append((None if target == IGNORE else SYNONYMS.get(str(target), str(target)), names))
     return found

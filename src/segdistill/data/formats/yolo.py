@@ -34,7 +34,7 @@ class YoloLayout(Layout):
     Args:
         root: the folder that the description's paths are below.
         source: the description's file.
-        description: `names` and one or more of `train`, `val` and `test`, perhaps `merge` and `ignore`; other
+        description: `names` and one or more of `train`, `val` and `test`, perhaps `classes`; other
             keys are left alone.
 
     Raises:
