@@ -303,3 +303,25 @@ def test_broken_files_are_refused(tmp_path: Path, suffix: str, kind: str) -> Non
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=f"broken{suffix} is not {kind}"):
         ExportedNetwork(path)
+
+
+def test_quantizing_for_openvino_makes_no_further_core(run: Path, tmp_path: Path) -> None:
+    """NNCF makes and drops Cores: on a processor with AMX the next signal then killed the process."""
+    code = """if True:
+        import subprocess, sys, openvino
+        made = []
+        class Core(openvino.Core):
+            def __init__(self):
+                super().__init__()
+                made.append(self)
+        openvino.Core = Core
+        import segdistill
+        config = segdistill.ExportConfig(
+            format="openvino", quantize="int8", out=sys.argv[2], calibration_images=8, max_loss=100.0
+        )
+        segdistill.export(sys.argv[1], config)
+        assert len(made) == 1, made
+        assert openvino.Core is Core
+        subprocess.run(["true"], check=True)
+    """
+    subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path / "student.xml")], check=True)

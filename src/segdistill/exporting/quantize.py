@@ -18,7 +18,7 @@ from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
 from segdistill.data.transforms import resize_long_side
 from segdistill.exporting.writers import make_openvino, quiet, save_openvino, write_onnx
-from segdistill.models.exported import ExportCard
+from segdistill.models.exported import ExportCard, sole_core
 
 GROUP = 8
 """Calibration images of a batch. A map's range is the mean of its extremes over such groups.
@@ -92,14 +92,17 @@ def quantize_openvino(
         plain = make_openvino(program, card)
         convolutions = [node for node in plain.get_ordered_ops() if node.get_type_name() == "Convolution"]
         batches = group_images(images)
-        model = nncf.quantize(
-            plain,
-            nncf.Dataset(batches, lambda batch: as_input(batch, card)),
-            subset_size=len(batches),
-            preset=nncf.QuantizationPreset.MIXED,
-            # The first stays in float: as int8 it alone changed the class of 13 % of a student's pixels.
-            ignored_scope=nncf.IgnoredScope(names=[node.get_friendly_name() for node in convolutions[:1]]),
-        )
+        with sole_core():
+            model = nncf.quantize(
+                plain,
+                nncf.Dataset(batches, lambda batch: as_input(batch, card)),
+                subset_size=len(batches),
+                preset=nncf.QuantizationPreset.MIXED,
+                # The first stays in float: as int8 it alone changed the class of 13 % of a student's pixels.
+                ignored_scope=nncf.IgnoredScope(
+                    names=[node.get_friendly_name() for node in convolutions[:1]]
+                ),
+            )
     save_openvino(model, path)
 
 

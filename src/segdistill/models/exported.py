@@ -177,7 +177,7 @@ def _open_onnx(path: Path, threads: int, precision: str) -> tuple[Run, dict[str,
 
 
 @functools.cache
-def _openvino() -> Any:
+def openvino_core() -> Any:
     """The one OpenVINO `Core` of this process.
 
     On a processor with AMX each Core brings a stack for signals of its own and takes it away when it ends.
@@ -189,8 +189,21 @@ def _openvino() -> Any:
     return openvino.Core()
 
 
+@contextlib.contextmanager
+def sole_core() -> Iterator[None]:
+    """Libraries that make a `Core` of their own, as NNCF does at each step, get that of the process."""
+    import openvino
+
+    core, kind = openvino_core(), openvino.Core
+    openvino.Core = lambda: core
+    try:
+        yield
+    finally:
+        openvino.Core = kind
+
+
 def _open_openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
-    model = _openvino().read_model(path)
+    model = openvino_core().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
     settings = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
@@ -228,7 +241,7 @@ class _OpenVINOGraphs:
         return cast(np.ndarray, graph(values)[0])
 
     def _compile(self, model: Any) -> Any:
-        return _openvino().compile_model(model, "CPU", self.settings)
+        return openvino_core().compile_model(model, "CPU", self.settings)
 
 
 def _open_pt2(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
