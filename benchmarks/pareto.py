@@ -60,7 +60,7 @@ class Point:
         size: long side of its input, in pixels; the other one is `aspect` times as long.
         flip: averaged with the mirror image, at twice the time.
         output_stride: see `segdistill evaluate --output_stride`.
-        int8: export it in 8 bits, too.
+        int8: the 8-bit runtimes that it is timed in, too.
         architecture: further settings of a network without weights.
     """
 
@@ -70,7 +70,7 @@ class Point:
     size: int
     flip: bool = False
     output_stride: int | None = None
-    int8: bool = False
+    int8: list[str] = field(default_factory=list)
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -153,7 +153,7 @@ class Bench:
         with ExitStack() as stack:
             for point in points:
                 for runtime, (form, precision, int8) in RUNTIMES.items():
-                    if int8 and not point.int8:
+                    if int8 and runtime not in point.int8:
                         continue
                     entry = Entry(target=str(self.file(point, form, int8)), form=form, precision=precision)
                     config = segdistill.BenchmarkConfig(
