@@ -2,8 +2,8 @@
 
     python benchmarks/pareto.py benchmarks/pareto/voc-animals.yaml --out runs/pareto
 
-Every point is scored on the same images, exported, and timed in the runtimes in turns with all others, in a
-process of its own, so that a machine that slows down slows all alike. Scores and files are kept in --out and
+Every point is scored on the same images, exported, and timed in turns with all others, so that a machine that
+slows down slows all alike; each runtime has a process of its own. Scores and files are kept in --out and
 not made again; times always are. A point whose network is not there yet is left out, and named.
 """
 
@@ -149,21 +149,40 @@ class Bench:
 
     def milliseconds(self, points: list[Point], repeats: int, threads: int) -> dict[tuple[str, str], float]:
         """Median milliseconds of one image, by the point's name and the runtime."""
+        entries: dict[str, dict[str, tuple[Entry, segdistill.BenchmarkConfig]]] = {}
+        for point in points:
+            config = segdistill.BenchmarkConfig(
+                size=point.input_size(self.aspect), batch=2 if point.flip else 1, threads=threads
+            )
+            for runtime, (form, precision, int8) in RUNTIMES.items():
+                if not int8 or runtime in point.int8:
+                    file = str(self.file(point, form, int8))
+                    entry = Entry(target=file, form=form, precision=precision)
+                    entries.setdefault(runtime, {})[point.name] = entry, config
         keys, timers = [], []
         with ExitStack() as stack:
-            for point in points:
-                for runtime, (form, precision, int8) in RUNTIMES.items():
-                    if int8 and runtime not in point.int8:
-                        continue
-                    entry = Entry(target=str(self.file(point, form, int8)), form=form, precision=precision)
-                    config = segdistill.BenchmarkConfig(
-                        size=point.input_size(self.aspect), batch=2 if point.flip else 1, threads=threads
-                    )
-                    process = stack.enter_context(WorkerProcess(Measured, entry, config))
-                    keys.append((point.name, runtime))
-                    timers.append(partial(process.call, "seconds"))
+            for runtime, own in entries.items():
+                process = stack.enter_context(WorkerProcess(Timed, own))
+                for name in own:
+                    keys.append((name, runtime))
+                    timers.append(partial(process.call, "seconds", name))
             taken = in_turns(timers, warmup=3, repeats=repeats)
         return {key: 1000 * statistics.median(each) for key, each in zip(keys, taken, strict=True)}
+
+
+class Timed:
+    """The networks of one runtime, in the process that times them.
+
+    Args:
+        entries: by name, each with its input and threads.
+    """
+
+    def __init__(self, entries: dict[str, tuple[Entry, segdistill.BenchmarkConfig]]) -> None:
+        self.networks = {name: Measured(*entry) for name, entry in entries.items()}
+
+    def seconds(self, name: str) -> float:
+        """Time of one pass."""
+        return self.networks[name].seconds()
 
 
 def read_points(grid: dict[str, Any]) -> list[Point]:
