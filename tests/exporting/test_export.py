@@ -342,9 +342,11 @@ def test_depthwise_convolutions_after_pointwise_ones_stay_in_float(shapes: Path,
         calibration=str(shapes), data=EvaluationDataConfig(root=str(shapes)),
     )  # fmt: skip
     api.export(str(folder), config)  # runs it on drawn images of 1 x 1 pixel, and more
-    inputs: dict[str, set[str]] = {"Convolution": set(), "GroupConvolution": set()}
-    for node in openvino_core().read_model(file).get_ordered_ops():
-        if node.get_type_name() in inputs:
-            inputs[node.get_type_name()].add(node.input_value(0).get_node().get_type_name())
-    assert "FakeQuantize" in inputs["Convolution"]
-    assert "FakeQuantize" not in inputs["GroupConvolution"]
+    operators = openvino_core().read_model(file).get_ordered_ops()
+    quantized = [
+        node.get_type_name() for node in operators
+        if node.get_type_name() in {"Convolution", "GroupConvolution"}
+        and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
+    ]  # fmt: skip
+    assert quantized.count("Convolution") > 20
+    assert quantized.count("GroupConvolution") == 1  # the first block's, which no pointwise one precedes
