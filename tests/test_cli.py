@@ -320,7 +320,7 @@ def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> 
         ("train --techer x", "did you mean --teacher?"),
         ("train --quux 1", "unrecognized arguments: --quux 1 (segdistill train --help lists the options)"),
         ("data shapes", "required: --out (segdistill data shapes --help lists the options)"),
-        ("predict", "required: TARGET, PATHS (segdistill predict --help lists the options)"),
+        ("predict", "required: target, paths (segdistill predict --help lists the options)"),
         ("data", "expected a command to be one of {check,download,shapes}"),
     ],
 )

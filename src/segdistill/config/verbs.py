@@ -96,9 +96,7 @@ def usage_error(error: Exception, given: list[str], verbs: Mapping[str, Verb]) -
         verbs = verb.verbs
     text = str(error)
     for argument in verb.arguments if verb is not None else ():
-        name = argument.lstrip("-")
-        shown = argument if argument.startswith("-") else name.upper()
-        text = text.replace(".".join([*words, name]), shown)
+        text = text.replace(".".join([*words, argument.lstrip("-")]), argument)
     text = text.replace(f'"{".".join([*words, "subcommand"])}"', "a command")
     if verb is not None and text.startswith("unrecognized arguments: --"):
         unknown = text.split()[2].partition("=")[0].replace("-", "_").replace("__", "--", 1)
