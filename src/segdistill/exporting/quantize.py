@@ -109,8 +109,8 @@ def quantize_openvino(
 def follows_pointwise(node: Any) -> bool:
     """Whether an operator is a depthwise convolution of what a 1 x 1 one gives, as in a MobileNet's blocks.
 
-    OpenVINO runs the two in 8 bits as one, which on maps of 2 x 2 pixels kills the process (seen with
-    OpenVINO 2026.2 on a processor with AMX): the depthwise one stays in float.
+    It stays in float: in 8 bits, on maps of 2 x 2 pixels, it killed the process (OpenVINO 2026.4, a processor
+    with AMX).
     """
     if node.get_type_name() != "GroupConvolution":
         return False
