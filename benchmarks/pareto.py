@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -46,6 +47,8 @@ RUNTIMES = {
 }
 """Of each column: format of the file, precision that it is run in, whether it is in 8 bits."""
 SCORES = ("miou_of_classes", "miou", "pixel_accuracy", "boundary_iou")
+NOT_SHOWN = ("family", "size", "flip", "yardstick")
+"""What the plot needs of a point beside its figures."""
 SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
 
 
@@ -62,6 +65,7 @@ class Point:
         output_stride: see `segdistill evaluate --output_stride`.
         int8: the 8-bit runtimes that it is timed in, too.
         architecture: further settings of a network without weights.
+        yardstick: drawn as a line at its latency.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Point:
     output_stride: int | None = None
     int8: list[str] = field(default_factory=list)
     architecture: dict[str, Any] = field(default_factory=dict)
+    yardstick: bool = False
 
     @property
     def network(self) -> str:
@@ -204,37 +209,48 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     table = Table(title=f"{machine}; milliseconds per image in each runtime, float32 unless named")
     titles = {"miou_of_classes": "mIoU of the classes", "miou": "mIoU of all present"}
-    for column in (name for name in rows[0] if name not in {"family", "size"}):
+    for column in (name for name in rows[0] if name not in NOT_SHOWN):
         title = titles.get(column, column.replace("_", " "))
         table.add_column(title, justify="left" if column == "name" else "right", no_wrap=column == "name")
     for row in rows:
-        values = (value for name, value in row.items() if name not in {"family", "size"})
+        values = (value for name, value in row.items() if name not in NOT_SHOWN)
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "-" if v is None else str(v) for v in values))
     Console(width=160).print(table)
 
 
 def draw(rows: list[dict[str, Any]], runtime: str, path: Path) -> None:
-    """Mean IoU over latency, one line per family, as an SVG."""
+    """Mean IoU over latency, one line per family, each point with its long side, as an SVG."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    for family in dict.fromkeys(row["family"] for row in rows):
-        own = sorted(
-            (row[runtime], row["miou_of_classes"], row["name"]) for row in rows if row["family"] == family
-        )
-        scored = [each for each in own if each[1] is not None]
-        if scored:
-            axes.plot(*zip(*[each[:2] for each in scored], strict=True), marker="o", label=family)
-            for x, y, name in scored:
-                axes.annotate(name, (x, y), xytext=(4, -10), textcoords="offset points", fontsize=7)
-        else:
-            axes.axvline(own[0][0], color="grey", linestyle=":", label=f"{own[0][2]} (latency)")
+    for row in rows:
+        if row["yardstick"]:
+            axes.axvline(row[runtime], color="grey", linestyle=":", label=f"{row['name']} (latency only)")
+    scored = [row for row in rows if row["miou_of_classes"] is not None]
+    for family in dict.fromkeys(row["family"] for row in scored):
+        own = sorted((row for row in scored if row["family"] == family), key=lambda row: row["GMACs"])
+        x, y = [row[runtime] for row in own], [row["miou_of_classes"] for row in own]
+        (line,) = axes.plot(x, y, marker="o", markersize=4, label=family)
+        for row, *point in zip(own, x, y, strict=True):
+            text = f"{row['size']} flipped" if row["flip"] else str(row["size"])
+            axes.annotate(
+                text,
+                point,
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=line.get_color(),
+            )
     axes.set_xscale("log")
-    axes.set_xlabel(f"milliseconds per image, {runtime}, 2 threads")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"milliseconds per image, {runtime}, 2 threads; numbers are the image's long side")
     axes.set_ylabel("mean IoU over 7 classes")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -258,7 +274,8 @@ def main() -> None:
         scores = {name: found.get(name) for name in SCORES}
         cost = {"parameters": parameters, "GMACs": operations}
         rows.append(
-            {"name": point.name, "family": point.family, "size": point.size, **scores, **cost}
+            {name: getattr(point, name) for name in NOT_SHOWN}
+            | {"name": point.name, **scores, **cost}
             | {runtime: times.get((point.name, runtime)) for runtime in RUNTIMES}
         )
     print_table(rows)

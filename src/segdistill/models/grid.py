@@ -3,6 +3,7 @@
 N: images, C: channels, H, W: rows and columns of the image, h, w: of a coarser map, K: classes.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -27,13 +28,22 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, below))
 
 
+FIRST_POINT: dict[Anchor, Callable[[int], float]] = {
+    "first": lambda stride: 0.0,
+    "centre": lambda stride: (stride - 1) / 2,
+    "last": lambda stride: stride - 1.0,
+}
+"""Pixel of the first point, by the stride."""
+
+
 def upsample_grid(
     logits: Tensor, stride: int, size: torch.Size | tuple[int, int], anchor: Anchor = "first"
 ) -> Tensor:
     """Logits of a strided network at each pixel, bilinear between where its grid points really lie.
 
     Plain bilinear upsampling takes each for the centre of its cell, which most networks' are half a stride
-    away from.
+    away from. As two products of matrices it gives H x W pixels at once, whatever the padding, and its
+    backward pass is many times faster on a CPU than that of `F.interpolate`.
 
     Args:
         logits: N x K x h x w, stride * h >= H and stride * w >= W.
@@ -44,19 +54,15 @@ def upsample_grid(
     Returns:
         N x K x H x W; beyond the outermost points, their values.
     """
-    height, width = size
-    rows, columns = logits.shape[2:]
-    if anchor == "centre":
-        full = F.interpolate(logits, size=(rows * stride, columns * stride), mode="bilinear")
-        return full.narrow(2, 0, height).narrow(3, 0, width)
-    skipped = int(anchor == "last")
-    padding = (1, 0, 1, 0) if skipped else (0, 1, 0, 1)
-    full = F.interpolate(
-        F.pad(logits, padding, mode="replicate"),
-        size=(rows * stride + 1, columns * stride + 1),
-        mode="bilinear",
-        align_corners=True,
+    first = FIRST_POINT[anchor](stride)
+    rows, columns = (
+        linear_weights(pixels, points, stride, first).to(logits)
+        for pixels, points in zip(size, logits.shape[2:], strict=True)
     )
-    if torch.compiler.is_exporting():
-        full = full.contiguous()  # ExecuTorch slices no map that XNNPACK has left with channels last
-    return full.narrow(2, skipped, height).narrow(3, skipped, width)
+    return rows @ (logits @ columns.T)
+
+
+def linear_weights(pixels: int, points: int, stride: int, first: float) -> Tensor:
+    """Of each pixel of a row, the weight of each grid point: pixels x points, each row's sum is 1."""
+    position = ((torch.arange(pixels) - first) / stride).clamp(0, points - 1)
+    return (1 - (position[:, None] - torch.arange(points)).abs()).clamp(min=0)
