@@ -345,8 +345,9 @@ def test_depthwise_convolutions_after_pointwise_ones_stay_in_float(shapes: Path,
     operators = openvino_core().read_model(file).get_ordered_ops()
     quantized = [
         node.get_type_name() for node in operators
-        if node.get_type_name() in {"Convolution", "GroupConvolution"}
+        if node.get_type_name() in {"Convolution", "GroupConvolution", "MatMul"}
         and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
     ]  # fmt: skip
     assert quantized.count("Convolution") > 20
     assert quantized.count("GroupConvolution") == 1  # the first block's, which no pointwise one precedes
+    assert "MatMul" not in quantized  # the upsampling of the logits

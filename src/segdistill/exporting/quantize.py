@@ -94,6 +94,7 @@ def quantize_openvino(
         # The first stays in float: as int8 it alone changed the class of 13 % of a student's pixels.
         floats = [node for node in operators if node.get_type_name() == "Convolution"][:1]
         floats += [node for node in operators if follows_pointwise(node)]
+        floats += upsampling(operators)
         batches = group_images(images)
         with sole_core():
             model = nncf.quantize(
@@ -119,6 +120,14 @@ def follows_pointwise(node: Any) -> bool:
         before = before.input_value(0).get_node()
     kernel = before.input_value(1).get_partial_shape() if before.get_type_name() == "Convolution" else None
     return kernel is not None and kernel.get_min_shape()[2:] == [1, 1]
+
+
+def upsampling(operators: Sequence[Any]) -> list[Any]:
+    """The products of matrices after the last convolution: the logits' way to each pixel stays in float."""
+    types = [node.get_type_name() for node in operators]
+    convolutions = [index for index, kind in enumerate(types) if kind == "Convolution"]
+    after = convolutions[-1] if convolutions else len(operators)
+    return [node for node, kind in zip(operators[after:], types[after:], strict=True) if kind == "MatMul"]
 
 
 def quantize_onnx(program: ExportedProgram, path: Path, card: ExportCard, images: Sequence[Tensor]) -> None:
