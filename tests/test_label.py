@@ -149,6 +149,49 @@ def test_the_probability_is_that_of_the_runs_temperature(run: Path, photos: Path
     assert shares[0] < shares[1] == 1.0
 
 
+def test_merged_classes_add_up_and_ignored_ones_are_void(
+    label: Label, teacher: str, photos: Path, tmp_path: Path
+) -> None:
+    config = PredictConfig(out=str(tmp_path / "predicted"), device="cpu", probabilities=True)
+    predicted = dict(segdistill.predict(teacher, photos / "a", config))
+    record = label(confidence=0.5, map={"red": "warm", "green": "warm", "blue": "ignore"})
+    assert list(record["pixel_shares"]) == ["background", "warm"]
+    for mask, prediction in predicted.items():
+        background, red, green, blue = prediction.probabilities
+        merged = np.stack([background, red + green, blue])
+        expected = merged.argmax(axis=0)
+        expected[(expected == 2) | (merged.max(axis=0) < 0.5)] = VOID
+        *_, second, first = np.sort(merged, axis=0)
+        clear = (abs(first - 0.5) > UNSURE) & (first - second > UNSURE)
+        labelled = read_mask(tmp_path / "out" / "masks" / mask.relative_to(tmp_path / "predicted"))
+        assert np.array_equal(labelled[clear], expected[clear])
+        assert clear.mean() > 0.95
+    with pytest.raises(ValueError, match="no class is called car; classes are background, red"):
+        label(out=str(tmp_path / "other"), map={"car": "vehicle"})
+
+
+def test_two_processes_write_what_one_does(
+    launch: Any, label: Label, teacher: str, photos: Path, tmp_path: Path
+) -> None:
+    alone = label(confidence=0.6)
+    shutil.copytree(tmp_path / "out", tmp_path / "two", symlinks=True)
+    for name in ("x", "y"):  # which are then computed by one process each
+        (tmp_path / "two" / "masks" / f"{name}.png").unlink()
+    for out, computed in (("fresh", 3), ("two", 2)):
+        options = ["--confidence", 0.6, "--out", tmp_path / out, "--device", "cpu"]
+        done = launch("label", teacher, photos / "a", *options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == alone | {
+            "out": str(tmp_path / out), "sheet": str(tmp_path / out / "labels.jpg"), "computed": computed
+        }  # fmt: skip
+        for mask in (tmp_path / "out" / "masks").rglob("*.png"):
+            same = tmp_path / out / "masks" / mask.relative_to(tmp_path / "out" / "masks")
+            assert same.read_bytes() == mask.read_bytes()
+    done = launch("label", teacher, photos / "a", "--out", tmp_path / "two", "--device", "cpu")
+    assert done.returncode == 1
+    assert done.stderr.count("were made with confidence 0.6, not 0.0") == 2  # no process waits for another
+
+
 def test_a_large_image_is_void_where_unsure_too(
     label: Label, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

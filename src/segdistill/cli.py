@@ -235,9 +235,10 @@ def run_label(options: Options) -> Result:
     from segdistill.reporting.tables import label_table
 
     record = segdistill.label(options.target, options.paths, options.settings)
-    console.print(label_table(record))
-    root = shlex.quote(record["out"])
-    log(f"Look at {record['sheet']}. Then: segdistill train --data.root {root} --data.val_share 0.1")
+    if is_main_process():
+        console.print(label_table(record))
+        root = shlex.quote(record["out"])
+        log(f"Look at {record['sheet']}. Then: segdistill train --data.root {root} --data.val_share 0.1")
     return record
 
 

@@ -3,12 +3,13 @@
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 JSON_BYTES = 16 * 2**20
 """Largest JSON file that is read; one of nothing but brackets takes some 30 times as much memory."""
@@ -63,6 +64,31 @@ def remove_temporaries(folder: Path) -> None:
     """Delete what a process that was killed while it wrote left below `folder`."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(lock: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file, which one process has at a time.
+
+    Args:
+        lock: the file; its folder is made, and it is left behind.
+        doing: what only one process may do, for the error: `trains in runs/mine`.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process {doing}: wait until it ends, or name another folder with --out"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def read_text(path: Path, most: int = JSON_BYTES) -> str:

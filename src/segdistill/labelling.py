@@ -1,20 +1,26 @@
 """The verb `label`, as a function: a network's masks become a data set; `segdistill.api` has it too."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from segdistill.build import open_predictor
 from segdistill.config.deploy import LabelConfig
 from segdistill.console import log, progress
 from segdistill.data.check import Survey, survey
 from segdistill.data.datasets import open_dataset
+from segdistill.data.formats.classes import ClassMap
 from segdistill.data.label_folder import LabelFolder, LabelledImage
-from segdistill.engine.runtime import find_device, keep_freed_memory_on
+from segdistill.engine.runtime import from_main_process, keep_freed_memory_on, make_accelerator
 from segdistill.inference.pipeline import Pipeline, UnreadableFilesError
 from segdistill.inference.prediction import find_images, write_image
-from segdistill.inference.segment import decide_above
+from segdistill.inference.segment import Decide, decide_above, decide_merged
 from segdistill.models.fused import fuse_students
+from segdistill.models.trained import TrainedNetwork
 from segdistill.reporting.contact_sheet import contact_sheet
 
 
@@ -26,7 +32,8 @@ def label(
     `config.out` gets `images` (hard links where the file system allows it), `masks` (palette PNG of the
     images' own size, 255 is void), `dataset.yaml`, `labels.jpg` (some images with their masks) and
     `label.json` (settings and sources). A later call with the same settings adds images and computes only the
-    masks that are missing, or whose image has changed.
+    masks that are missing, or whose image has changed. The processes that `accelerate launch` starts share
+    the images; the masks are those of one process.
 
     Args:
         target: a run folder, or any network spec.
@@ -48,15 +55,38 @@ def label(
     folder = LabelFolder(config.out)
     folder.check(given)
     found = list(find_images(given))
+    accelerator = make_accelerator(config.device, "fp32")
     predicting = config.for_masks(str(folder.masks))
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = open_predictor(str(target), predicting, device)
+    keep_freed_memory_on(accelerator.device)
+    network = open_predictor(str(target), predicting, accelerator.device)
     if config.confidence and network.outputs_masks:
         raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
-    settings = {
-        "target": str(target),
+    settings = mask_settings(str(target), network, config)
+    classes = ClassMap.of_names(config.map, network.labels)
+    decide = _decision(network, classes, config)
+    ready = fuse_students(network) if config.precision == "fp32" else network
+    ready.labels = classes.labels
+    pipeline = Pipeline(ready, predicting, accelerator.device, decide=decide, overlays=False)
+    with ExitStack() as stack:
+
+        def prepare() -> tuple[list[LabelledImage], list[LabelledImage]]:
+            stack.enter_context(folder.locked())
+            images = folder.open(found, classes.labels, settings)
+            return images, [image for image in images if not folder.has(image)]
+
+        images, missing = from_main_process(accelerator, prepare)
+        reasons = _write_masks(folder, missing, pipeline, len(images), accelerator)
+        return from_main_process(
+            accelerator, lambda: _finish(folder, len(missing) - len(reasons), len(reasons))
+        )
+
+
+def mask_settings(target: str, network: TrainedNetwork, config: LabelConfig) -> dict[str, Any]:
+    """What the masks depend on, as label.json keeps it."""
+    return {
+        "target": target,
         "confidence": config.confidence,
+        "map": config.map or None,  # as in folders of versions that had no map
         "temperature": network.temperature if config.confidence else None,  # which changes no class
         "size": config.size or network.size,
         "flip": config.flip,
@@ -64,43 +94,38 @@ def label(
         "precision": config.precision,
         "weights": network.fingerprint(),
     }
-    pipeline = Pipeline(
-        fuse_students(network) if config.precision == "fp32" else network,
-        predicting,
-        device,
-        decide=decide_above(config.confidence, network.temperature),
-        overlays=False,
-    )
-    with folder.locked():
-        images = folder.open(found, network.labels, settings)
-        missing = [image for image in images if not folder.has(image)]
-        reasons = _write_masks(folder, missing, pipeline, len(images))
-        samples = open_dataset(folder.path, "all")
-        counted = survey(samples)
-        write_image(folder.sheet, contact_sheet(samples), "JPEG")
-    return {
-        "out": str(folder.path),
-        "images": len(samples),
-        "computed": len(missing) - len(reasons),
-        **_shares(counted),
-        "sheet": str(folder.sheet),
-        "problems": len(reasons),
-    }
+
+
+def _decision(network: TrainedNetwork, classes: ClassMap, config: LabelConfig) -> Decide:
+    """What makes the masks' classes of the network's logits."""
+    if classes.identity:
+        return decide_above(config.confidence, network.temperature)
+    merge = classes.of_logits(network.labels)
+    return decide_merged(config.confidence, network.temperature, merge, len(classes.labels))
 
 
 def _write_masks(
-    folder: LabelFolder, missing: list[LabelledImage], pipeline: Pipeline, total: int
+    folder: LabelFolder,
+    missing: list[LabelledImage],
+    pipeline: Pipeline,
+    total: int,
+    accelerator: Accelerator,
 ) -> dict[Path, str]:
-    """Compute the masks that are missing; returns why, by file, some could not be.
+    """Compute the masks that are missing, each in one of the processes.
+
+    Returns:
+        Why, by file, some could not be computed, from all processes.
 
     Raises:
         UnreadableFilesError: that is all of `total` images.
     """
-    by_mask = {folder.mask_file(image): image for image in missing}
-    with progress() as bar:
-        task = bar.add_task("label", total=total, completed=total - len(missing), numbers="")
+    own = missing[accelerator.process_index :: accelerator.num_processes]
+    by_mask = {folder.mask_file(image): image for image in own}
+    reasons: dict[Path, str] = {}
+    with progress(accelerator.is_main_process) as bar:
+        task = bar.add_task("label", total=len(own), numbers="")
         try:
-            for mask, prediction in pipeline.run(list(missing)):
+            for mask, prediction in pipeline.run(own):
                 folder.add(by_mask[mask])
                 shares = dict(list(prediction.shares.items())[:5])
                 if (void := 1 - sum(prediction.shares.values())) > 1e-6:
@@ -108,12 +133,29 @@ def _write_masks(
                 log(f"{mask}: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
                 bar.advance(task)
         except UnreadableFilesError as error:
-            if len(error.reasons) == total:
-                raise
-            for reason in error.reasons.values():
-                log(f"Left out: {reason}")
-            return error.reasons
-    return {}
+            reasons = error.reasons
+    for others in gather_object([reasons]):
+        reasons |= others
+    if reasons and len(reasons) == total:
+        raise UnreadableFilesError(reasons, total)
+    for reason in reasons.values():
+        log(f"Left out: {reason}", accelerator)
+    return reasons
+
+
+def _finish(folder: LabelFolder, computed: int, problems: int) -> dict[str, Any]:
+    """Write the sheet, and count what the masks hold; see `label`."""
+    samples = open_dataset(folder.path, "all")
+    counted = survey(samples)
+    write_image(folder.sheet, contact_sheet(samples), "JPEG")
+    return {
+        "out": str(folder.path),
+        "images": len(samples),
+        "computed": computed,
+        **_shares(counted),
+        "sheet": str(folder.sheet),
+        "problems": problems,
+    }
 
 
 def _shares(counted: Survey) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class LabelConfig:
     """Folder for the data set; what an earlier call with the same settings wrote there is kept."""
     confidence: float = 0.0
     """Pixels whose class has a lower probability, at the network's temperature, are void; 0 leaves none."""
+    map: dict[str, str] = field(default_factory=dict)
+    """Network class -> class of the masks: several onto one are added up, and those onto `ignore` are void;
+    others stay."""
     size: int | None = None
     """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
     flip: bool = False

@@ -6,19 +6,18 @@ At each moment it can be opened: an image is put beside its mask once the mask i
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from filelock import FileLock, Timeout
 
 from segdistill.config.paths import LOCK
 from segdistill.data.formats.layout import DESCRIPTION
 from segdistill.data.images import SUFFIXES
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.files import read_text, remove_temporaries, write_together
+from segdistill.files import locked, read_text, remove_temporaries, write_together
 
 RECORD = "label.json"
 """How the masks were made, and which file each image is."""
@@ -75,26 +74,9 @@ class LabelFolder:
                     "name another folder with --out"
                 )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The right to write into the folder, which one process has at a time.
-
-        Raises:
-            ValueError: another process has it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FileLock(self.path / LOCK, timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"another process writes masks into {self.path}: wait until it ends, or name another folder "
-                "with --out"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def locked(self) -> AbstractContextManager[None]:
+        """The right to write into the folder, see `segdistill.files.locked`."""
+        return locked(self.path / LOCK, f"writes masks into {self.path}")
 
     def open(
         self, found: Iterable[tuple[Path, Path]], labels: LabelSet, settings: dict[str, Any]

@@ -8,7 +8,7 @@ before PyTorch is loaded stand in `segdistill.config.paths`.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -27,10 +25,11 @@ from segdistill.config.paths import CARD, LOCK, SETTINGS, require_runs, require_
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.engine.checkpoint import Checkpoints
-from segdistill.engine.runtime import environment
+from segdistill.engine.runtime import environment, from_main_process
 from segdistill.files import (
     LINES_BYTES,
     YAML_BYTES,
+    locked,
     read_json,
     read_text,
     remove_temporaries,
@@ -242,25 +241,9 @@ class RunFolder:
             if changed:
                 raise ValueError(f"{self.path} was started with other settings: {'; '.join(changed)}")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The right to write into the folder, which one process has at a time.
-
-        Raises:
-            ValueError: another process has it.
-        """
-        try:
-            lock = FileLock(self.path / LOCK, timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"another process trains in {self.path}: wait until it ends, or name another folder "
-                "with --out"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def locked(self) -> AbstractContextManager[None]:
+        """The right to write into the folder, see `segdistill.files.locked`."""
+        return locked(self.path / LOCK, f"trains in {self.path}")
 
     @contextmanager
     def open(
@@ -272,17 +255,12 @@ class RunFolder:
             ValueError: as `check`, or the folder cannot be written; in all processes alike.
         """
         with ExitStack() as stack:
-            problem = ""
-            if accelerator.is_main_process:
-                try:
-                    self.path.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(self.locked())
-                    self._prepare(config, accelerator, resume=resume, overwrite=overwrite)
-                except (OSError, ValueError) as error:
-                    problem = str(error)
-            [problem] = broadcast_object_list([problem])
-            if problem:
-                raise ValueError(problem)
+
+            def prepare() -> None:
+                stack.enter_context(self.locked())
+                self._prepare(config, accelerator, resume=resume, overwrite=overwrite)
+
+            from_main_process(accelerator, prepare)
             yield
 
     def _prepare(

@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
 from segdistill.config.train import Precision
+
+Value = TypeVar("Value")
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -78,6 +80,25 @@ def make_accelerator(
         if out is None
         else ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
     )
+
+
+def from_main_process(accelerator: Accelerator, compute: Callable[[], Value]) -> Value:
+    """What `compute` returns in the main process, in all of them; the others do not call it.
+
+    Raises:
+        ValueError: it failed with a `ValueError` or `OSError`; in all processes alike, so that none waits.
+    """
+    result: Value | None = None
+    problem = ""
+    if accelerator.is_main_process:
+        try:
+            result = compute()
+        except (OSError, ValueError) as error:
+            problem = str(error) or type(error).__name__
+    result, problem = broadcast_object_list([result, problem])
+    if problem:
+        raise ValueError(problem)
+    return cast(Value, result)
 
 
 def precision_of(accelerator: Accelerator) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.data.labels import VOID
+from segdistill.data.labels import VOID, LabelMap
 from segdistill.data.transforms import normalise, resize_bilinear, scaled_size
 from segdistill.models.averaging import mean_probability
 
@@ -119,6 +119,26 @@ def decide_above(confidence: float, temperature: float) -> Decide:
     if confidence == 0:
         return largest_class
     return partial(_sure_class, confidence=confidence, temperature=temperature)
+
+
+def decide_merged(confidence: float, temperature: float, merge: LabelMap, classes: int) -> Decide:
+    """As `decide_above`, of logits whose classes are merged first.
+
+    Args:
+        confidence, temperature: see there.
+        merge: onto the classes of the masks, probabilities added up; others come after these.
+        classes: of the masks: where another one is the largest, the mask is `VOID`.
+    """
+
+    def decide(logits: Tensor) -> np.ndarray:
+        mask = largest_class(merge(logits[None])[0])
+        mask[mask >= classes] = VOID
+        if confidence > 0:  # at the temperature probabilities are added up too, not their logits divided
+            probabilities = merge(logits[None] / temperature)[0].softmax(dim=0)
+            mask[(probabilities.amax(dim=0) < confidence).cpu().numpy()] = VOID
+        return mask
+
+    return decide
 
 
 def _sure_class(logits: Tensor, *, confidence: float, temperature: float) -> np.ndarray:

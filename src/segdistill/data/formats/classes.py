@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from segdistill.data.labels import SYNONYMS, VOID, LabelSet
+from segdistill.data.labels import SYNONYMS, VOID, LabelMap, LabelSet
 from segdistill.data.masks import MappedMasks, MaskReader
 
 CLASS_KEYS = frozenset({"classes"})
@@ -58,6 +58,25 @@ class ClassMap:
         self.table = np.full(VOID + 1, VOID, dtype=np.uint8)
         self.table[: len(files)] = [VOID if t is None else indices[t] for t in targets.values()]
         self.identity = self.labels == files
+
+    @classmethod
+    def of_names(cls, targets: Mapping[str, str], network: LabelSet) -> "ClassMap":
+        """The map that the option `map` says: class of a network -> new class, or `ignore`.
+
+        Raises:
+            ValueError: a class is unknown, or fewer than two are left.
+        """
+        groups: dict[str, list[str]] = {}
+        for name, target in targets.items():
+            groups.setdefault(target, []).append(name)
+        return cls({"classes": groups}, network, "map")
+
+    def of_logits(self, network: LabelSet) -> LabelMap:
+        """Makes logits over these classes of a network's, probabilities added up; what is ignored is last."""
+        names = [*self.labels.names, IGNORE]
+        targets = [names[min(index, len(names) - 1)] for index in self.table[: len(network)].tolist()]
+        kept = tuple(name for name in names if name in targets)
+        return LabelMap(network, LabelSet(names=kept), dict(zip(network.names, targets, strict=True)))
 
     def reader(self, files: MaskReader) -> MaskReader:
         """What reads the masks that `files` reads, as these classes."""
