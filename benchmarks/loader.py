@@ -27,7 +27,8 @@ from segdistill.config.yaml import load
 from segdistill.data.datasets import open_training
 from segdistill.data.loaders import training_batches
 from segdistill.data.samples import DownscaledSamples, Samples
-from segdistill.engine.fill_caches import fill_caches, open_image_cache
+from segdistill.engine.fill_caches import fill_caches
+from segdistill.engine.fill_image_cache import open_image_cache
 from segdistill.engine.runtime import make_accelerator
 
 STEPS = 1_000_000

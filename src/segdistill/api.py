@@ -33,9 +33,9 @@ from segdistill.exporting.quantize import calibration_images
 from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
 from segdistill.labelling import label as label
-from segdistill.models.card import is_run
 from segdistill.models.exported import FORMATS
 from segdistill.models.fused import fuse_students
+from segdistill.models.hub import find_run, run_folder
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
@@ -71,7 +71,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     """
     folder = RunFolder(config.out)
     with stop_signal(obey=True), plain_failures():
-        check_losses(config.objective, distils=bool(config.teacher.specs))
+        distils, features_only = bool(config.teacher.specs), config.teacher.features_only
+        check_losses(config.objective, distils=distils, features_only=features_only)
         folder.check(config, resume=resume, overwrite=overwrite)
         accelerator = make_accelerator(
             config.device, config.runtime.precision, trackers=config.trackers, out=folder.path
@@ -100,6 +101,8 @@ def _report_training(trainer: Trainer) -> None:
     teacher: dict[str, nn.Module] = {} if experiment.teacher is None else {TEACHER: experiment.teacher}
     folder.write_cost(measure_cost({"student": student, **teacher}, size=experiment.config.size))
     records = [read_records(folder, name)]
+    if experiment.config.teacher.features_only:  # which gives no masks to show
+        teacher = {}
     examples = examples_or_reason(records, lambda: (experiment.val, {**teacher, name: student}))
     log(f"The report is {write_report(records, folder.report_file, examples)}")
 
@@ -139,7 +142,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
 
     Returns:
         The folders (of logits, and of features where losses compare them), `images`, `bytes`, the `stride` of
-        the logits, and the `seconds` that this call took.
+        the first of these, and the `seconds` that this call took.
 
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
@@ -154,9 +157,9 @@ def cache(config: TrainConfig) -> dict[str, Any]:
         filled = open_teacher_cache(build_experiment(config), accelerator)
     return {
         "cache": [str(cache.folder) for cache in filled.all],
-        "images": len(filled.logits),
+        "images": len(filled.all[0]),
         "bytes": sum(cache.bytes for cache in filled.all),
-        "stride": filled.logits.form.stride,
+        "stride": filled.all[0].form.stride,
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -192,12 +195,12 @@ def load_student(run: str | Path) -> TrainedNetwork:
         FileNotFoundError: the folder is no run folder.
         ValueError: its files are damaged.
     """
-    return RunFolder(run).student()
+    return RunFolder(run_folder(run)).student()
 
 
 def pack(run: str | Path, out: str | Path) -> Path:
     """Copy of a run folder what using its student takes, see `RunFolder.pack`; returns `out`."""
-    return RunFolder(run).pack(Path(out))
+    return RunFolder(run_folder(run)).pack(Path(out))
 
 
 def predict(
@@ -253,7 +256,7 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     config = config or ExportConfig()
     check_format(config)
     spec, suffix = str(target), FORMATS[config.format].suffix
-    if not config.out and not is_run(spec):
+    if not config.out and find_run(spec) != Path(spec):  # the cache of the hub is not ours to write into
         raise ValueError(f"name the file with --out FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
     if path.suffix != suffix:

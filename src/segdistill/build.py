@@ -20,8 +20,10 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
+from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
 from segdistill.models.depthwise import speed_up_depthwise
+from segdistill.models.hub import run_folder
 from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
@@ -42,10 +44,15 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: settings do not fit each other or the data.
     """
-    check_losses(config.objective, distils=bool(config.teacher.specs))
-    files = open_training(config.data, distils=bool(config.teacher.specs))
+    distils, features_only = bool(config.teacher.specs), config.teacher.features_only
+    check_losses(config.objective, distils=distils, features_only=features_only)
+    files = open_training(config.data, distils=distils)
     labels = files.labels
-    teacher = open_teacher(config.teacher, labels)
+    teacher: Teacher | FeatureTeacher | None
+    if features_only:
+        teacher = open_feature_teacher(config.teacher, config.objective.teacher_layer)
+    else:
+        teacher = open_teacher(config.teacher, labels)
     long_side = config.data.long_side
     val = open_validation(config.data)
     set_seed(config.seed % 2**32)
@@ -107,7 +114,7 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
     """
     if data.root:
         return open_dataset(data.root, data.split, layout=data.layout)
-    folder = RunFolder(target)
+    folder = RunFolder(run_folder(target))
     if folder.config_file.is_file():
         folder.require_student()
         own = folder.config.data
@@ -129,7 +136,7 @@ def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, n
     for spec in config.teacher.specs:
         require_trust(spec, first.config_file)
     val = open_validation(config.data)
-    teacher = open_teacher(config.teacher, val.labels)
+    teacher = None if config.teacher.features_only else open_teacher(config.teacher, val.labels)
     networks: dict[str, nn.Module] = {} if teacher is None else {TEACHER: teacher}
     return val, networks | {name: run.student() for name, run in runs.items()}
 
@@ -163,6 +170,16 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     )
 
 
+def open_feature_teacher(config: TeacherConfig, layer: str | None) -> FeatureTeacher:
+    """The encoder without a head that the settings name.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_feature_teacher`.
+    """
+    [spec] = config.specs
+    return load_feature_teacher(spec, weights=config.weights, layer=layer, scale=config.scale)
+
+
 def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     """The student with the weights it starts from.
 
@@ -176,7 +193,7 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     if config.weights is not None:
         log(load_pretrained(student, config, config.weights))
     if config.init is not None:
-        card, state = read_model(Path(config.init))
+        card, state = read_model(run_folder(config.init))
         if card.labels.names != labels.names:
             raise ValueError(f"student.init {config.init} has other classes: {', '.join(card.labels.names)}")
         try:
@@ -200,7 +217,7 @@ def student_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the student's input: of the weights it starts from, else what it declares."""
     if config.init is not None and is_run(config.init):
-        card = read_card(Path(config.init))
+        card = read_card(run_folder(config.init))
         return card.mean, card.std
     mean, std = input_statistics(student)
     if config.weights is not None:
@@ -220,7 +237,7 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
     if not is_run(spec):
         raise ValueError("name a folder of images to calibrate on with --calibration")
     try:
-        return open_training(RunFolder(spec).config.data)
+        return open_training(RunFolder(run_folder(spec)).config.data)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"{spec} has no images to calibrate on ({error}): name a folder of images with --calibration"

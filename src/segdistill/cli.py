@@ -16,6 +16,16 @@ from typing import TextIO
 from jsonargparse import ArgumentError
 
 import segdistill  # whose functions are imported when they are first used: `--help` needs no PyTorch
+from segdistill.cli_checks import (
+    check_calibration,
+    check_comparison,
+    check_label,
+    check_networks,
+    check_predict,
+    check_scoring,
+    check_train,
+    check_training,
+)
 from segdistill.cli_data import DATA_VERBS, TEXT
 from segdistill.config import paths
 from segdistill.config.deploy import (
@@ -29,12 +39,9 @@ from segdistill.config.evaluate import (
     CalibrateConfig,
     CompareConfig,
     EvaluateConfig,
-    EvaluationDataConfig,
 )
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options, usage_error
-from segdistill.data.formats.table import open_layout, open_training_layout
-from segdistill.data.label_folder import LabelFolder
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
 RESULTS: ContextVar[TextIO] = ContextVar("results")
@@ -94,67 +101,6 @@ def print_json(record: Result) -> None:
 def is_main_process() -> bool:
     """Whether this is the first of the processes that `accelerate launch` started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
-
-
-# What can be refused before PyTorch is loaded, which takes seconds.
-
-
-def check_train(options: Options) -> None:
-    config = options.settings
-    if options.replay:
-        paths.require_paths([options.replay])
-        return
-    paths.require_writable(Path(config.out), resume=options.resume, overwrite=options.overwrite)
-    check_training(options)
-
-
-def check_training(options: Options) -> None:
-    config = options.settings
-    open_training_layout(config.data)
-    for extra in config.data.extra:
-        open_layout(extra.partition("@")[0])
-    paths.require_folders(config.data.unlabelled)
-    if config.student.init is not None:
-        paths.require_model(config.student.init)
-    check_networks(*config.teacher.specs)
-    paths.require_paths([config.teacher.weights])
-
-
-def check_scoring(options: Options) -> None:
-    check_networks(options.target)
-    check_images(options.settings.data)
-
-
-def check_comparison(options: Options) -> None:
-    if len(options.targets) < 2:
-        raise ValueError(f"compare takes two targets or more, but {options.targets[0]} is alone")
-    check_networks(*options.targets)
-    check_images(options.settings.data)
-
-
-def check_calibration(options: Options) -> None:
-    paths.require_model(options.run)
-    check_images(options.settings.data)
-
-
-def check_predict(options: Options) -> None:
-    check_networks(options.target)
-    paths.require_paths(options.paths)
-
-
-def check_label(options: Options) -> None:
-    check_predict(options)
-    LabelFolder(options.settings.out).check(options.paths)
-
-
-def check_images(data: EvaluationDataConfig) -> None:
-    if data.root:
-        open_layout(data.root, data.layout)
-
-
-def check_networks(*specs: str) -> None:
-    for spec in specs:
-        paths.require_network(spec)
 
 
 # What carries out each verb, importing what it needs itself.

@@ -16,7 +16,8 @@ from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.datasets import open_training
 from segdistill.data.loaders import training_batches
 from segdistill.data.samples import DownscaledSamples
-from segdistill.engine.fill_caches import fill_caches, open_image_cache
+from segdistill.engine.fill_caches import fill_caches
+from segdistill.engine.fill_image_cache import open_image_cache
 
 pytestmark = pytest.mark.integration
 

@@ -68,6 +68,8 @@ class EvaluateConfig:
         stride = self.output_stride
         require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         require(bool(self.scales) and min(self.scales) > 0, "scales", self.scales, "one or more, above 0")
+        features_only = self.teacher.features_only
+        require(not features_only, "teacher.features_only", features_only, "false: agreement takes logits")
 
 
 @dataclass(frozen=True, kw_only=True)

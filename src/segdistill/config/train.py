@@ -8,7 +8,8 @@ from typing import Literal
 from jsonargparse import set_parsing_settings
 
 from segdistill.config.architecture import Architecture
-from segdistill.config.values import Scheduled, is_weight, largest, require
+from segdistill.config.objective import ObjectiveConfig as ObjectiveConfig
+from segdistill.config.values import largest, require
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -166,6 +167,8 @@ class TeacherConfig:
     """Classes kept per grid point, the rest of the probability spread over the others; 0 keeps all."""
     map: dict[str, str] = field(default_factory=dict)
     """Teacher class -> student class, for names that differ; several onto one class are added up."""
+    features_only: bool = False
+    """The spec is an encoder without a head, timm:ENCODER or hf:NAME, and gives losses of features alone."""
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "teacher.scale", self.scale, "above 0")
@@ -175,6 +178,19 @@ class TeacherConfig:
         require(self.cache_topk >= 0, "teacher.cache_topk", self.cache_topk, "0 or more")
         stride = self.cache_stride
         require(stride is None or stride > 0, "teacher.cache_stride", stride, "above 0")
+        if self.features_only:
+            self._check_features_only()
+
+    def _check_features_only(self) -> None:
+        """One encoder, and nothing that is done with logits."""
+        require(
+            len(self.specs) == 1, "teacher.spec", self.spec, "one encoder where teacher.features_only is true"
+        )
+        logits = ("scales", "flip", "mix", "output_stride", "labels", "cache_stride", "cache_topk", "map")
+        for name in logits:
+            value = getattr(self, name)
+            require(not value, f"teacher.{name}", value,
+                    "left out where teacher.features_only is true: there are no logits")  # fmt: skip
 
     def _check_averages(self) -> None:
         """What is averaged goes together: networks with their weights, scales with the single one."""
@@ -199,59 +215,6 @@ class TeacherConfig:
     def input_scales(self) -> tuple[float, ...]:
         """The factors of its input: `scales`, or `scale` alone."""
         return tuple(self.scales) or (self.scale,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """What is minimised: alpha * hard + beta * soft + the weighted sum of further losses (docs/losses.md)."""
-
-    alpha: Scheduled = 0.7
-    """Weight of the hard loss (cross entropy with the masks); two numbers: from first to last step."""
-    beta: Scheduled = 0.3
-    """Weight of the soft loss (KL divergence from the teacher), or two; unused without a teacher."""
-    temperature: Scheduled = 2.0
-    """Softens both distributions of the soft loss, which is multiplied by its square; one number or two."""
-    losses: dict[str, Scheduled | dict[str, Scheduled]] = field(default_factory=dict)
-    """Further losses by name, each a weight (or two), or a mapping of `weight` and the loss's own options."""
-    label_smoothing: float = 0.0
-    """Fraction of the hard loss's target that is spread over all classes."""
-    class_weights: float = 0.0
-    """Exponent e of the hard loss's class weights, frequency ** -e; 0 weighs pixels alike, 0.5 is usual."""
-    auxiliary: float = 0.0
-    """Weight of the hard and soft loss of auxiliary heads on inner layers, which are not saved."""
-    student_layer: str | None = None
-    """Module of the student whose output feature losses compare; null takes its deepest."""
-    teacher_layer: str | None = None
-    """Module of the teacher whose output feature losses compare; null takes its deepest."""
-    soft_on_void: bool = True
-    """Whether void pixels, for which only the teacher has classes, take part in the losses of logits."""
-
-    def __post_init__(self) -> None:
-        weights = {name: self.weight(name) for name in self.losses}
-        for name, weight in {"alpha": self.alpha, "beta": self.beta, **weights}.items():
-            setting = f"objective.losses.{name}" if name in weights else f"objective.{name}"
-            require(is_weight(weight), setting, weight, "0 or more, and finite (one number, or two)")
-        require(is_weight(self.temperature, above=True), "objective.temperature", self.temperature,
-                "above 0, and finite (one number, or two)")  # fmt: skip
-        both = largest(self.alpha) + largest(self.beta)
-        require(both > 0 or any(map(largest, weights.values())), "objective.alpha and objective.beta", 0,
-                "not both 0, unless objective.losses names another")  # fmt: skip
-        require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing,
-                "from 0 to below 1")  # fmt: skip
-        require(0 <= self.class_weights <= 2, "objective.class_weights", self.class_weights, "from 0 to 2")
-        possible = 0 <= self.auxiliary < math.inf and (both > 0 or not self.auxiliary)
-        require(possible, "objective.auxiliary", self.auxiliary,
-                "0 or more, and finite; 0 where alpha and beta, which its heads have too, are 0")  # fmt: skip
-
-    def weight(self, name: str) -> Scheduled:
-        """The weight of one of `losses`; a mapping without one has the weight 1."""
-        value = self.losses[name]
-        return value.get("weight", 1.0) if isinstance(value, dict) else value
-
-    @property
-    def weighted(self) -> list[str]:
-        """The names of `losses` that have a weight above 0 at some step."""
-        return [name for name in self.losses if largest(self.weight(name)) > 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +338,9 @@ class TrainConfig:
         self._check_batch()
         if not self.teacher.specs:
             self._check_supervised()
+        beta = self.objective.beta
+        require(not (self.teacher.features_only and largest(beta)), "objective.beta", beta,
+                "0 where teacher.features_only is true: there are no logits for the soft loss")  # fmt: skip
 
     def _check_batch(self) -> None:
         """Every micro-batch has images, and where both kinds of images are mixed, some of both."""

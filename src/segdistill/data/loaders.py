@@ -52,7 +52,8 @@ class CropDataset(Dataset[TrainingSample]):
         teacher_grid, teacher_features = None, None
         if self.cache is not None:
             cut = partial(self._cut, sample, index, crop)
-            teacher_grid = cut(self.cache.logits, crop_size)
+            if self.cache.logits is not None:
+                teacher_grid = cut(self.cache.logits, crop_size)
             if self.cache.features is not None:
                 cells = -(-crop_size // self.cache.stride)
                 teacher_features = cut(self.cache.features, cells).interpolate()

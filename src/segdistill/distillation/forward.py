@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
 from segdistill.distillation.table import FEATURE_LOSSES
+from segdistill.models.backbones import FeatureTeacher
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.renormalize import Renormalize
 from segdistill.models.teacher import Teacher
@@ -21,7 +22,7 @@ class Outputs:
     student_logits: Tensor
     """N x K x H x W."""
     teacher_logits: Tensor | None = None
-    """N x K x H x W, None without a teacher."""
+    """N x K x H x W, None without a teacher, or where it gives features alone."""
     student_features: Tensor | None = None
     """N x C x h x w, where losses compare features."""
     teacher_features: Tensor | None = None
@@ -61,27 +62,32 @@ class Forward:
         self,
         config: ObjectiveConfig,
         student: nn.Module,
-        teacher: Teacher | None,
+        teacher: Teacher | FeatureTeacher | None,
         renormalize: Renormalize | None = None,
     ) -> None:
         self.student, self.teacher = student, teacher
         self.renormalize = renormalize or Renormalize()
         self.auxiliary: list[FeatureHook] = []
-        self.hooks: tuple[FeatureHook, FeatureHook] | None = None
+        self.student_hook: FeatureHook | None = None
+        self.teacher_hook: FeatureHook | None = None
         if config.auxiliary:
             layers = getattr(student, "auxiliary", None) or [None]
             self.auxiliary = [FeatureHook(student, layer, "the network's `auxiliary`") for layer in layers]
         if teacher is not None and FEATURE_LOSSES.intersection(config.weighted):
-            self.hooks = (
-                FeatureHook(student, config.student_layer, "objective.student_layer"),
-                FeatureHook(teacher.network.module, config.teacher_layer, "objective.teacher_layer"),
-            )
+            self.student_hook = FeatureHook(student, config.student_layer, "objective.student_layer")
+            if isinstance(teacher, Teacher):
+                module, layer = teacher.network.module, config.teacher_layer
+                self.teacher_hook = FeatureHook(module, layer, "objective.teacher_layer")
 
     def __call__(self, network: nn.Module, batch: Batch) -> Outputs:
         """The outputs for a batch; `network` is the student, wrapped or not."""
         student_logits = network(self.renormalize(batch.image))
         teacher_logits, teacher_features = batch.teacher_logits, batch.teacher_features
-        is_cached = teacher_logits is not None and (self.hooks is None or teacher_features is not None)
+        if isinstance(self.teacher, FeatureTeacher):
+            if teacher_features is None:
+                teacher_features = self.teacher(batch.image)
+            return self._outputs(student_logits, None, teacher_features)
+        is_cached = teacher_logits is not None and (self.teacher_hook is None or teacher_features is not None)
         if self.teacher is not None and not is_cached:
             live = self.teacher(batch.image)
             teacher_logits = live if teacher_logits is None else teacher_logits
@@ -89,12 +95,13 @@ class Forward:
 
     def probe(self) -> Outputs | None:
         """The outputs for one black image: adapters are made for their channels. None where none are."""
-        if not self.auxiliary and self.hooks is None:
+        if not self.auxiliary and self.student_hook is None:
             return None
-        student_logits = probe(self.student)
-        if self.hooks is not None and self.teacher is not None:
-            probe(self.teacher)
-        outputs = self._outputs(student_logits, None, None)
+        student_logits, teacher_features = probe(self.student), None
+        if self.student_hook is not None and self.teacher is not None:
+            found = probe(self.teacher)
+            teacher_features = found if isinstance(self.teacher, FeatureTeacher) else None
+        outputs = self._outputs(student_logits, None, teacher_features)
         if outputs.student_features is not None:
             self.stride = PROBE_SIDE // outputs.student_features.shape[2]
         return outputs
@@ -104,9 +111,10 @@ class Forward:
     ) -> Outputs:
         """These logits, and the features that the hooks hold."""
         student_features = None
-        if self.hooks is not None:
-            student_features = self.hooks[0].pop()
-            teacher_features = self.hooks[1].pop() if teacher_features is None else teacher_features
+        if self.student_hook is not None:
+            student_features = self.student_hook.pop()
+            if teacher_features is None and self.teacher_hook is not None:
+                teacher_features = self.teacher_hook.pop()
         return Outputs(
             student_logits=student_logits,
             teacher_logits=teacher_logits,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from segdistill.config.train import ObjectiveConfig
-from segdistill.config.values import Scheduled
+from segdistill.config.values import Scheduled, largest
 from segdistill.distillation.feature_losses import (
     attention_loss,
     cosine_loss,
@@ -87,15 +87,24 @@ FEATURE_LOSSES = frozenset(name for name, loss in LOSSES.items() if "teacher_fea
 """Those that compare feature maps, for which the teacher's logits alone do not do."""
 
 
-def check_losses(config: ObjectiveConfig, *, distils: bool) -> dict[str, dict[str, float]]:
+def compares_features_alone(config: ObjectiveConfig) -> bool:
+    """Whether all losses in use compare feature maps, so that none trains the logits."""
+    return not (largest(config.alpha) or largest(config.beta)) and FEATURE_LOSSES.issuperset(config.weighted)
+
+
+def check_losses(
+    config: ObjectiveConfig, *, distils: bool, features_only: bool = False
+) -> dict[str, dict[str, float]]:
     """The options of each further loss that is in use, by its name.
 
     Args:
         config: names them.
         distils: whether there is a teacher.
+        features_only: whether that teacher gives features and no logits.
 
     Raises:
-        ValueError: a loss or an option is unknown, a value is impossible, or a loss needs a teacher.
+        ValueError: a loss or an option is unknown, a value is impossible, or a loss needs a teacher, or one
+            of another kind.
     """
     for name, value in config.losses.items():
         if name not in LOSSES:
@@ -109,6 +118,8 @@ def check_losses(config: ObjectiveConfig, *, distils: bool) -> dict[str, dict[st
             f"objective.losses names {', '.join(distilling)}, but there is no teacher: set --teacher, "
             f"or take {', '.join(supervised)}"
         )
+    if features_only:
+        _check_features_only(config)
     return {
         name: {
             option: type(LOSSES[name].options[option])(number)
@@ -116,6 +127,21 @@ def check_losses(config: ObjectiveConfig, *, distils: bool) -> dict[str, dict[st
         }
         for name in config.weighted
     }
+
+
+def _check_features_only(config: ObjectiveConfig) -> None:
+    """Raise a `ValueError` unless the losses are those of a teacher that gives features and no logits."""
+    choices = ", ".join(name for name in LOSSES if name in FEATURE_LOSSES)
+    wrong = [name for name in config.weighted if "teacher_logits" in LOSSES[name].inputs]
+    if wrong:
+        raise ValueError(
+            f"objective.losses names {', '.join(wrong)}, but teacher.features_only is true, so there are no "
+            f"logits to compare: take {choices}"
+        )
+    if not FEATURE_LOSSES.intersection(config.weighted):
+        raise ValueError(
+            f"objective.losses names no loss of features, but teacher.features_only is true: take {choices}"
+        )
 
 
 def options_of(value: Scheduled | Mapping[str, Scheduled]) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from segdistill.data.frequencies import class_weights
 from segdistill.data.labels import LabelSet
 from segdistill.data.sampler import batch_pools
 from segdistill.data.samples import FileSamples, Samples
+from segdistill.models.backbones import FeatureTeacher
 from segdistill.models.card import ModelCard
 from segdistill.models.teacher import Teacher
 
@@ -32,7 +33,7 @@ class Experiment:
 
     config: TrainConfig
     student: nn.Module
-    teacher: Teacher | None
+    teacher: Teacher | FeatureTeacher | None
     files: Samples
     train: Samples
     val: FileSamples

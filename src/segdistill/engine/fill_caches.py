@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as T
 
-from segdistill.config.train import DataConfig
 from segdistill.console import log, progress
-from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.cache.teacher import (
     LARGEST,
     LogitsCache,
@@ -29,8 +27,11 @@ from segdistill.data.transforms import resize_bilinear
 from segdistill.data.worker import ignore_stop_signals, with_plain_errors
 from segdistill.distillation.table import FEATURE_LOSSES
 from segdistill.engine.experiment import Experiment
+from segdistill.engine.feature_pass import FeaturePass
+from segdistill.engine.fill_image_cache import open_image_cache
 from segdistill.inference.segment import Network, run_network
 from segdistill.models.averaging import mean_probability
+from segdistill.models.backbones import FeatureTeacher
 from segdistill.models.hooks import FeatureHook
 from segdistill.models.teacher import Teacher
 
@@ -74,9 +75,9 @@ class TeacherPass:
     """
 
     def __init__(self, experiment: Experiment, accelerator: Accelerator) -> None:
-        assert experiment.teacher is not None
+        assert isinstance(experiment.teacher, Teacher)
         objective = experiment.config.objective
-        self.teacher: Teacher = experiment.teacher.to(accelerator.device)
+        self.teacher = experiment.teacher.to(accelerator.device)
         self.accelerator = accelerator
         self.hook: FeatureHook | None = None
         if FEATURE_LOSSES.intersection(objective.weighted):
@@ -96,6 +97,16 @@ class TeacherPass:
             averaged = mean_probability([(1.0, plain), (1.0, mirrored.flip(3))])
             logits = torch.cat([averaged, averaged.flip(3)])
         return TeacherOutputs(logits, None if self.hook is None else self.hook.pop())
+
+    def values(self, image: Tensor, cache: TeacherCache) -> list[Tensor]:
+        """What each part of the cache keeps of a 3 x H x W uint8 image."""
+        assert cache.logits is not None
+        form, size = cache.logits.form, _size(image)
+        outputs = self(image, form.unscaled_size(size))
+        values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
+        if outputs.features is not None and cache.features is not None:
+            values.append(fit_features(outputs.features.float(), cache.features.form, size))
+        return values
 
     def plain_logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """1 x K x h x w logits of the first network alone for the image in `size`, at the first scale."""
@@ -136,6 +147,11 @@ def open_teacher_cache(experiment: Experiment, accelerator: Accelerator) -> Teac
     config = experiment.config
     assert config.teacher.cache is not None
     root = Path(config.teacher.cache)
+    if isinstance(experiment.teacher, FeatureTeacher):
+        feature_pass = FeaturePass(experiment.teacher, accelerator)
+        cache = TeacherCache(None, LogitsCache(root, feature_pass.format(config)))
+        fill_teacher_cache(cache, experiment.files, feature_pass)
+        return cache
     with TeacherPass(experiment, accelerator) as teacher_pass:
         form = logits_format(experiment, teacher_pass)
         features = None
@@ -143,11 +159,7 @@ def open_teacher_cache(experiment: Experiment, accelerator: Accelerator) -> Teac
             layer = config.objective.teacher_layer
             features = LogitsCache(root, features_format(form, layer, experiment.files[0], teacher_pass))
         cache = TeacherCache(LogitsCache(root, form), features)
-        missing = find_missing(cache, experiment.files, accelerator)
-        if missing:
-            fill_teacher_cache(cache, experiment.files, missing, teacher_pass)
-    accelerator.wait_for_everyone()
-    cache.reload()
+        fill_teacher_cache(cache, experiment.files, teacher_pass)
     return cache
 
 
@@ -291,11 +303,22 @@ class _Images(Dataset[tuple[int, Tensor]]):
 
 
 def fill_teacher_cache(
-    cache: TeacherCache, samples: Samples, missing: list[int], teacher_pass: TeacherPass
+    cache: TeacherCache, samples: Samples, teacher_pass: TeacherPass | FeaturePass
+) -> None:
+    """Compute the teacher's outputs for all samples that the cache lacks, each in one of the processes."""
+    missing = find_missing(cache, samples, teacher_pass.accelerator)
+    if missing:
+        append_outputs(cache, samples, missing, teacher_pass)
+    teacher_pass.accelerator.wait_for_everyone()
+    cache.reload()
+
+
+def append_outputs(
+    cache: TeacherCache, samples: Samples, missing: list[int], teacher_pass: TeacherPass | FeaturePass
 ) -> None:
     """Append the teacher's outputs for the samples `missing` to this process's shard."""
     accelerator = teacher_pass.accelerator
-    form, rank = cache.logits.form, accelerator.process_index
+    rank = accelerator.process_index
     folders = " and ".join(str(one.folder) for one in cache.all)
     log(f"Computing the teacher's outputs for {len(missing)} images once, into {folders}", accelerator)
     loader = DataLoader(
@@ -311,18 +334,14 @@ def fill_teacher_cache(
         bar = stack.enter_context(progress(accelerator.is_main_process))
         task = bar.add_task("cache", total=len(missing), numbers="")
         for index, image in with_plain_errors(loader):
-            size = _size(image)
-            outputs = teacher_pass(image, form.unscaled_size(size))
-            values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
-            if outputs.features is not None and cache.features is not None:
-                values.append(fit_features(outputs.features.float(), cache.features.form, size))
-            for writer, value in zip(writers, values, strict=True):
-                writer.write(_key(samples, index), size, value)
+            for writer, value in zip(writers, teacher_pass.values(image, cache), strict=True):
+                writer.write(_key(samples, index), _size(image), value)
             bar.advance(task)
-    for name, writer in zip(("logits", "features"), writers, strict=False):
+    for one, writer in zip(cache.all, writers, strict=True):
         if writer.clamped:
+            kind = "logits" if one is cache.logits else "features"
             log(
-                f"The teacher's {name} of {writer.clamped} images go beyond {LARGEST:,.0f}, the largest "
+                f"The teacher's {kind} of {writer.clamped} images go beyond {LARGEST:,.0f}, the largest "
                 "number that the cache keeps: they are clamped to it",
                 accelerator,
             )
@@ -331,61 +350,3 @@ def fill_teacher_cache(
 def _size(image: Tensor) -> tuple[int, int]:
     """H, W of a 3 x H x W image."""
     return image.shape[1], image.shape[2]
-
-
-def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelerator) -> DecodedSamples:
-    """The training samples, downscaled, from the cache of decoded images, filled.
-
-    Args:
-        config: the long side, where the cache is, and how large it may become.
-        samples: at the size of their files.
-        accelerator: each of its processes decodes a slice of what is missing.
-    """
-    assert config.cache is not None
-    decoded = DecodedSamples(samples, config.long_side, Path(config.cache))
-    own = range(accelerator.process_index, len(decoded), accelerator.num_processes)
-    missing = decoded.missing(own)
-    accelerator.wait_for_everyone()  # nobody writes while another still looks at what there is
-    if missing:
-        fill_image_cache(decoded, missing, config, accelerator)
-    accelerator.wait_for_everyone()
-    decoded.cache.reload()
-    kept = decoded.kept()
-    if kept < len(decoded):
-        log(
-            f"{kept} of {len(decoded)} decoded images fit into data.cache_gb {config.cache_gb:g} of "
-            f"{decoded.cache.folder}; the others are decoded each time",
-            accelerator,
-        )
-    return decoded
-
-
-def fill_image_cache(
-    decoded: DecodedSamples, missing: list[int], config: DataConfig, accelerator: Accelerator
-) -> None:
-    """Append the samples `missing` to this process's shard, as far as there is room for them."""
-    cache, rank, world = decoded.cache, accelerator.process_index, accelerator.num_processes
-    with cache.writer(rank) as writer, progress(accelerator.is_main_process) as bar:
-        cache.reload()  # another run may have filled the shard while this one waited for it
-        missing = decoded.missing(missing)
-        room = (1e9 * config.cache_gb - cache.bytes) / world
-        if not missing or room <= 0:
-            return
-        log(
-            f"Decoding {len(missing) * world} images once, into {cache.folder}, as far as they fit",
-            accelerator,
-        )
-        loader = DataLoader(
-            Subset(decoded, missing),
-            batch_size=None,
-            num_workers=config.workers,
-            worker_init_fn=ignore_stop_signals,
-            generator=torch.Generator().manual_seed(0),  # see fill_teacher_cache
-        )
-        task = bar.add_task("decode", total=len(missing), numbers="")
-        for index, sample in zip(missing, with_plain_errors(loader), strict=True):
-            taken = decoded.write(writer, index, sample, room)
-            if not taken:
-                break
-            room -= taken
-            bar.advance(task)

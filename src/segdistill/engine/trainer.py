@@ -18,6 +18,7 @@ from segdistill.data.loaders import training_batches
 from segdistill.data.mixing import mix
 from segdistill.data.sampler import RankSlice
 from segdistill.data.worker import with_plain_errors
+from segdistill.distillation.table import compares_features_alone
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.history import History
@@ -29,6 +30,7 @@ from segdistill.engine.runtime import Stopped, StopSignal, precision_of, stop_si
 from segdistill.engine.state import TrainingState
 from segdistill.engine.temperature import calibrate, fit_line
 from segdistill.files import write_atomic
+from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
 
 MIXING = 1
@@ -148,7 +150,9 @@ class Trainer:
             return
         history.evaluation(step, summary)
         score, best = summary["miou"], self.state.best
-        better = best is None or score > best
+        # Where nothing trains the logits, their scores say nothing: the newest student is kept.
+        newest = compares_features_alone(self.config.objective)
+        better = newest or best is None or score > best
         if better:
             self.state.best = score
             self.best_weights = {
@@ -163,6 +167,7 @@ class Trainer:
             evaluation = {"step": step, **summary}
             self.folder.write_evaluation(evaluation, best=better, counts=metrics.counts)
         note = ", the best so far" if better else f" (best {best:.4f})"
+        note = " of logits that no loss trains; the newest student is kept" if newest else note
         log(
             f"step {step}: mIoU {score:.4f}, pixel accuracy {summary['pixel_accuracy']:.4f}{note}",
             self.accelerator,
@@ -196,7 +201,10 @@ class Trainer:
         """Fit the temperature of the best student on the validation images, and write it with its scores.
 
         Weights and random numbers stay as they are; a training that is resumed at its end does it again.
+        Logits that no loss trains have none.
         """
+        if compares_features_alone(self.config.objective):
+            return
         val, accelerator = self.experiment.val, self.accelerator
         # One layout, whether the student is in memory or was read from its file: rounding depends on it.
         student = self.best_student().to(accelerator.device).to(memory_format=torch.channels_last)
@@ -263,7 +271,7 @@ class Trainer:
         if batch is None:
             return error
         teacher = self.experiment.teacher
-        if teacher is not None and batch.teacher_logits is None:
+        if isinstance(teacher, Teacher) and batch.teacher_logits is None:
             with accelerator.autocast():
                 batch = replace(batch, teacher_logits=teacher(batch.image))
         path = dump_batch(self.folder, error.record(rank), batch, self.state)

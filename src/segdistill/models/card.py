@@ -13,13 +13,14 @@ from torch import Tensor
 
 from segdistill.config.architecture import Architecture, DecoderName
 from segdistill.config.paths import CARD as CARD
+from segdistill.config.paths import WEIGHTS as WEIGHTS
 from segdistill.config.paths import require_model
 from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json, write_together
+from segdistill.models.hub import find_run
 
-WEIGHTS = "model.safetensors"
 MAX_WIDTH, MAX_SIDE, MAX_CHANNELS = 8, 2**14, 2**12
 """Of a card: its width, its sides in pixels and its decoder's channels, so that a few bytes cannot ask for
 all memory."""
@@ -86,8 +87,8 @@ def _number(value: object) -> bool:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether `path` is a run folder, or at least one that holds a model."""
-    return (Path(path) / CARD).is_file()
+    """Whether `path` is a run folder, or at least one that holds a model; of the hub too, see `find_run`."""
+    return find_run(path) is not None
 
 
 def read_card(run: Path) -> ModelCard:

@@ -93,21 +93,25 @@ def _fits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
     return all(name in given and given[name].shape == wanted[name].shape for name in names)
 
 
-def download(spec: NetworkSpec) -> Mapping[str, Tensor]:
+def download(spec: NetworkSpec, option: str = "--student.weights") -> Mapping[str, Tensor]:
     """The state dict that a library publishes for the encoder of a network.
+
+    Args:
+        spec: of the network.
+        option: that names a file instead, for errors.
 
     Raises:
         ValueError: nobody publishes one, or it could not be downloaded.
     """
     if spec.kind not in SOURCES:
         raise ValueError(
-            f"nobody publishes weights for {spec.text}: name a file with --student.weights FILE, or a run to "
+            f"nobody publishes weights for {spec.text}: name a file with {option} FILE, or a run to "
             "start from with --init RUN"
         )
-    return SOURCES[spec.kind](spec)
+    return SOURCES[spec.kind](spec, option)
 
 
-def _download_timm(spec: NetworkSpec) -> Mapping[str, Tensor]:
+def _download_timm(spec: NetworkSpec, option: str) -> Mapping[str, Tensor]:
     timm = importlib.import_module("timm")
     try:
         return timm.create_model(spec.encoder, pretrained=True).state_dict()
@@ -118,11 +122,11 @@ def _download_timm(spec: NetworkSpec) -> Mapping[str, Tensor]:
         page = f"https://huggingface.co/{config.hf_hub_id or f'timm/{spec.encoder}'}"
         raise ValueError(
             f"the weights of timm:{spec.encoder} could not be downloaded ({type(error).__name__}). Download "
-            f"model.safetensors of {page} elsewhere and name the file with --student.weights FILE"
+            f"model.safetensors of {page} elsewhere and name the file with {option} FILE"
         ) from None
 
 
-def _download_torchvision(spec: NetworkSpec) -> Mapping[str, Tensor]:
+def _download_torchvision(spec: NetworkSpec, option: str) -> Mapping[str, Tensor]:
     backbone = spec.architecture.split("_", 1)[1]
     published = torchvision.models.get_model_weights(backbone).DEFAULT
     try:
@@ -130,12 +134,12 @@ def _download_torchvision(spec: NetworkSpec) -> Mapping[str, Tensor]:
     except (URLError, OSError) as error:
         raise ValueError(
             f"the weights of {backbone} could not be downloaded ({error}). Download {published.url} "
-            "elsewhere and name the file with --student.weights FILE"
+            f"elsewhere and name the file with {option} FILE"
         ) from None
     return state
 
 
-def _download_smp(spec: NetworkSpec) -> Mapping[str, Tensor]:
+def _download_smp(spec: NetworkSpec, option: str) -> Mapping[str, Tensor]:
     smp = importlib.import_module("segmentation_models_pytorch")
     encoder = spec.encoder or "resnet34"
     try:
@@ -146,7 +150,7 @@ def _download_smp(spec: NetworkSpec) -> Mapping[str, Tensor]:
         raise ValueError(
             f"the weights of {encoder} could not be downloaded ({type(error).__name__}). Download "
             f"model.safetensors of https://huggingface.co/smp-hub/{encoder}.imagenet elsewhere and name the "
-            "file with --student.weights FILE"
+            f"file with {option} FILE"
         ) from None
 
 

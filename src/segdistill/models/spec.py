@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from segdistill.models.card import is_run
+from segdistill.config.paths import HUB
 from segdistill.models.exported import FORMATS, format_of
+from segdistill.models.hub import find_run, pinned
 
 Kind = Literal["run", "file", "builtin", "torchvision", "timm", "smp", "function"]
 
@@ -28,9 +29,10 @@ class NetworkSpec:
     """A parsed spec string.
 
     Attributes:
-        text: as it was written.
+        text: as it was written; of a run on the hub with the commit that is used.
         kind: what it names.
-        path: a run folder, an exported file, or the Python file of a function.
+        path: a run folder (where a run of the hub was downloaded to), an exported file, or the Python file of
+            a function.
         module: the Python module of a function that is in no file.
         function: name of the function.
         architecture: a built-in name, torchvision's name, or a library's architecture.
@@ -67,7 +69,8 @@ class SpecKind:
 
 
 def _parse_run(text: str) -> NetworkSpec | None:
-    return NetworkSpec(text=text, kind="run", path=Path(text)) if is_run(text) else None
+    folder = find_run(text)
+    return None if folder is None else NetworkSpec(text=pinned(text), kind="run", path=folder)
 
 
 def _parse_file(text: str) -> NetworkSpec | None:
@@ -100,13 +103,13 @@ def _parse_function(text: str) -> NetworkSpec | None:
     source, _, function = text.rpartition(":")
     if source.endswith(".py"):
         return NetworkSpec(text=text, kind="function", path=Path(source), function=function)
-    if not source or source.startswith("."):
+    if not source or source.startswith(".") or text.startswith(HUB):
         return None
     return NetworkSpec(text=text, kind="function", module=source, function=function)
 
 
 KINDS: dict[Kind, SpecKind] = {
-    "run": SpecKind("a run folder", _parse_run, trained=True),
+    "run": SpecKind("a run folder, hf:ORG/NAME of a pushed one", _parse_run, trained=True),
     "file": SpecKind(
         f"an exported file ({', '.join(form.suffix for form in FORMATS.values())})", _parse_file, trained=True
     ),

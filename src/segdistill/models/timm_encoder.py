@@ -43,14 +43,7 @@ def create_encoder(name: str, stride: int) -> nn.Module:
     Raises:
         ValueError: timm is not installed, has no such network, or it gives no maps.
     """
-    try:
-        timm = importlib.import_module("timm")
-    except ModuleNotFoundError:
-        raise ValueError(f"timm:{name} needs timm: install segdistill[zoo]") from None
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"; did you mean timm:{near[0]}?" if near else ""
-        raise ValueError(f"timm has no network {name!r}{hint}")
+    timm = import_timm(name)
     options: dict[str, Any] = {"pretrained": False, "features_only": True}
     try:
         return timm.create_model(name, **options, output_stride=stride)
@@ -60,6 +53,23 @@ def create_encoder(name: str, stride: int) -> nn.Module:
         return timm.create_model(name, **options)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"timm:{name} gives no feature maps for a decoder: {error}") from None
+
+
+def import_timm(name: str) -> Any:
+    """The package timm, which has the network `name`.
+
+    Raises:
+        ValueError: it is not installed, or has no such network.
+    """
+    try:
+        timm = importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise ValueError(f"timm:{name} needs timm: install segdistill[zoo]") from None
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"; did you mean timm:{near[0]}?" if near else ""
+        raise ValueError(f"timm has no network {name!r}{hint}")
+    return timm
 
 
 class ChannelsFirst(nn.Module):

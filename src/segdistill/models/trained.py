@@ -109,10 +109,15 @@ class TrainedNetwork(nn.Module):
         if isinstance(self.module, ExportedNetwork):
             for content in self.module.content:
                 digest.update(content)
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        update_with_weights(digest, self.module)
         return digest.hexdigest()
+
+
+def update_with_weights(digest: "hashlib._Hash", module: nn.Module) -> None:
+    """Add every tensor of a module, with its name, to a digest."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +185,7 @@ def load_network(
     network = TrainedNetwork(
         loaded.module,
         _label_set(loaded, spec, labels),
-        spec,
+        parsed.text,
         mean=loaded.mean or IMAGENET_MEAN,
         std=loaded.std or IMAGENET_STD,
         size=loaded.size,

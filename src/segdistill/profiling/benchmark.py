@@ -21,6 +21,7 @@ from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
 from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
 from segdistill.models.fused import fuse
+from segdistill.models.hub import find_run
 from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
 from segdistill.profiling.memory import peak_memory, resident_memory
@@ -178,10 +179,10 @@ def _speed(seconds: Sequence[float], batch: int, first: float) -> dict[str, floa
 
 def file_bytes(target: str) -> int | None:
     """Bytes of an exported file (an OpenVINO model's two), or of a run's weights; None for other networks."""
-    path, file = Path(target), format_of(target)
+    path, file, run = Path(target), format_of(target), find_run(target)
     if file is not None:
         return sum(each.stat().st_size for each in file.files(path) if each == path or each.is_file())
-    return (path / WEIGHTS).stat().st_size if is_run(target) else None
+    return (run / WEIGHTS).stat().st_size if run is not None else None
 
 
 def _open_network(target: str, classes: int) -> nn.Module:

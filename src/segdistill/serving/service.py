@@ -21,8 +21,9 @@ from torchvision.transforms.v2 import functional as F
 from segdistill.config.deploy import ServeConfig
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
-from segdistill.models.card import is_run, read_card
+from segdistill.models.card import read_card
 from segdistill.models.fused import fuse_students
+from segdistill.models.hub import find_run
 from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.serving.admission import Admission
@@ -154,7 +155,8 @@ def open_network(
 def network_card(network: TrainedNetwork) -> NetworkCard:
     """The card of a network that is not fused yet: fusing changes the number of its parameters."""
     spec, labels = network.spec, network.labels
-    run = read_card(Path(spec)) if is_run(spec) else None
+    folder = find_run(spec)
+    run = None if folder is None else read_card(folder)
     return NetworkCard(
         name=Path(spec).resolve().name if Path(spec).exists() else spec,
         classes=[
@@ -174,8 +176,8 @@ def refuse_code(spec: str) -> None:
         ValueError: it names some.
     """
     network = parse_spec(spec)
-    if network.kind == "run":
-        network = parse_architecture(read_card(Path(spec)).spec)
+    if network.kind == "run" and network.path is not None:
+        network = parse_architecture(read_card(network.path).spec)
     if network.is_code:
         raise ValueError(
             f"{network.text} is code, which a server does not run: "

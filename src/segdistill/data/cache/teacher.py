@@ -168,9 +168,9 @@ class LogitsWriter(ShardWriter):
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """A teacher's outputs for many images: its logits, and its features where losses compare them."""
+    """A teacher's outputs for many images: its logits, its features where losses compare them, or both."""
 
-    logits: LogitsCache
+    logits: LogitsCache | None
     features: LogitsCache | None = None
     stride: int = 1
     """Pixels of a crop per feature that is compared: that of the student's features."""
@@ -178,7 +178,7 @@ class TeacherCache:
     @property
     def all(self) -> list[LogitsCache]:
         """One or both."""
-        return [self.logits] if self.features is None else [self.logits, self.features]
+        return [cache for cache in (self.logits, self.features) if cache is not None]
 
     def holds(self, key: int) -> bool:
         """Whether everything of the image `key` is there, whole."""
