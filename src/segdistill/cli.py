@@ -33,6 +33,7 @@ from segdistill.config.deploy import (
     ExportConfig,
     LabelConfig,
     PredictConfig,
+    PushConfig,
     ServeConfig,
 )
 from segdistill.config.evaluate import (
@@ -217,6 +218,17 @@ def run_pack(options: Options) -> Result:
     return {"run": str(api.pack(options.run, options.out))}
 
 
+def run_push(options: Options) -> Result:
+    from segdistill import api
+    from segdistill.console import log
+
+    record = api.push(options.run, options.repository, options.settings)
+    if options.settings.dry_run is None:
+        spec = f"hf:{record['repository']}"
+        log(f"{record['url']} has commit {record['commit']}. Then: segdistill predict {spec} photo.jpg")
+    return record
+
+
 def run_demo(options: Options) -> Result:
     from segdistill.demo import demo
 
@@ -329,6 +341,16 @@ VERBS = {
         arguments={
             "run": {"help": "a run folder"},
             "--out": {"required": True, "help": "the folder to make"},
+        },
+    ),
+    "push": Verb(
+        help="upload a student to the Hugging Face Hub, where hf:ORG/NAME names it",
+        run=run_push,
+        check=lambda options: paths.require_model(options.run),
+        settings=PushConfig,
+        arguments={
+            "run": {"help": "a run folder"},
+            "repository": {"help": "ORG/NAME; it is made where it is missing"},
         },
     ),
     "data": Verb(help="check, download or draw data sets", verbs=DATA_VERBS),

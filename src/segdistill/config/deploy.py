@@ -1,4 +1,4 @@
-"""The settings of `segdistill predict`, `label`, `export`, `benchmark` and `serve`."""
+"""The settings of `segdistill predict`, `label`, `export`, `push`, `benchmark` and `serve`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -119,6 +119,23 @@ class ExportConfig:
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
         require(0 <= self.same_class <= 1, "same_class", self.same_class, "a fraction from 0 to 1")
         require(self.max_loss >= 0, "max_loss", self.max_loss, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """How a run becomes a repository of the Hugging Face Hub."""
+
+    private: bool = False
+    """A new repository is private."""
+    license: str | None = None
+    """The hub's name of the license, such as apache-2.0, cc-by-4.0 or other."""
+    datasets: list[str] = field(default_factory=list)
+    """The data that it was trained on, as the hub calls them, where it has them."""
+    dry_run: str | None = None
+    """Folder that gets what would be sent; nothing is sent."""
+
+    def __post_init__(self) -> None:
+        require(self.dry_run is None or bool(self.dry_run), "dry_run", self.dry_run, "null or a folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,207 @@
+"""A run as a repository of the Hugging Face Hub: weights, card, pictures, and the page that describes them.
+
+What downloads it again is `segdistill.models.hub`.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCardData, errors
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from segdistill.config.deploy import PushConfig
+from segdistill.config.paths import CARD, WEIGHTS
+from segdistill.config.train import TrainConfig
+from segdistill.engine.run_folder import RunFolder
+from segdistill.files import first_line, write_atomic
+from segdistill.models.card import ModelCard, read_model
+from segdistill.models.spec import parse_architecture
+from segdistill.version import __version__
+
+PAGE = "README.md"
+TASK = "image-segmentation"
+"""The hub's name of the task."""
+MESSAGE = "Upload a student of segdistill"
+"""Of the commit."""
+TAGS = ["semantic-segmentation", "knowledge-distillation"]
+SCORES = {
+    "miou": ("mean_iou", "mean IoU"),
+    "pixel_accuracy": ("pixel_accuracy", "pixel accuracy"),
+    "mean_accuracy": ("mean_accuracy", "mean accuracy of the classes"),
+    "boundary_iou": ("boundary_iou", "boundary IoU"),
+}
+"""Scores of a run -> the hub's identifier of the metric, and its name on the page."""
+PICTURES = {
+    "examples": "Validation images, their masks, and what is predicted",
+    "curves": "Losses and scores over the steps",
+    "iou": "IoU of each class",
+    "confusion": "Confusion of the classes",
+}
+"""Figures of a run's report that go along, with their captions."""
+
+
+def check_repository(name: str) -> None:
+    """Raise a `ValueError` unless `name` can be that of a repository."""
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise ValueError(f"repository {name!r} is not of the form ORG/NAME: {first_line(error)}") from None
+
+
+def write_repository(run: RunFolder, out: Path, repository: str, config: PushConfig) -> list[Path]:
+    """Write what a repository gets into a folder.
+
+    Args:
+        run: with a trained student.
+        out: a folder that is not there, or is empty.
+        repository: its name, which the page tells how to use.
+        config: license and data sets.
+
+    Returns:
+        The files, relative to `out`.
+
+    Raises:
+        FileNotFoundError: there is no trained student.
+        ValueError: its files are damaged, or `out` is not empty.
+    """
+    card, state = read_model(run.path)  # both whole: nobody can mend what is damaged there
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty; name another folder with --dry_run")
+    pictures = [name for name in PICTURES if (run.figures / f"{name}.png").is_file()]
+    (out / "figures").mkdir(parents=True)
+    for name in pictures:
+        shutil.copyfile(run.figures / f"{name}.png", out / "figures" / f"{name}.png")
+    for file in (WEIGHTS, CARD):
+        shutil.copyfile(run.path / file, out / file)
+    parameters = sum(value.numel() for name, value in state.items() if not _is_buffer(name))
+    settings = run.config if run.config_file.is_file() else None
+    best = run.metrics["best"] or card.metrics
+    data = _data_set(settings, config)
+    page = _environment().get_template("model_page.md.j2").render(
+        metadata=_metadata(repository, config, best, data).to_yaml(),
+        repository=repository,
+        card=card,
+        parameters=parameters,
+        is_code=parse_architecture(card.spec).is_code,
+        data=data,
+        scores=[(title, best[key]) for key, (_, title) in SCORES.items() if _is_score(best.get(key))],
+        classes=list((best.get("iou") or {}).items()),
+        training=_training(card, settings),
+        pictures=[(name, PICTURES[name]) for name in pictures],
+        version=__version__,
+    )  # fmt: skip
+    write_atomic(out / PAGE, page)
+    return sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+
+
+def upload(folder: Path, repository: str, *, private: bool) -> dict[str, Any]:
+    """Upload a folder as one commit; the repository is made where it is missing.
+
+    Returns:
+        `repository`, its `url` and the `commit`.
+
+    Raises:
+        ValueError: there is no access, the hub cannot be reached, or a repository that should be private is
+            there and is not.
+    """
+    api = HfApi(library_name="segdistill", library_version=__version__)
+    try:
+        made = api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.repo_info(made.repo_id).private:
+            problem = f"{made} is there and is public: make it private on its page, or leave --private out"
+        else:
+            problem = ""
+            commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=MESSAGE)
+    except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError) as error:
+        raise ValueError(
+            f"{api.endpoint} refused {repository}: {first_line(error)}. `hf auth login`, or the environment "
+            "variable HF_TOKEN, gives access; the token must be allowed to write"
+        ) from None
+    except Exception as error:  # whatever the HTTP client of the hub's library raises
+        raise ValueError(
+            f"{api.endpoint} cannot be reached ({first_line(error)}): --dry_run DIR writes what would be sent"
+        ) from None
+    if problem:
+        raise ValueError(problem)
+    return {"repository": made.repo_id, "url": str(made), "commit": commit.oid}
+
+
+def _metadata(repository: str, config: PushConfig, best: dict[str, Any], data: str) -> ModelCardData:
+    """The head of the page, with the scores where the hub looks for them (`model-index`)."""
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=config.datasets[0] if config.datasets else data,
+            dataset_name=data,
+            metric_type=kind,
+            metric_name=title,
+            metric_value=round(best[key], 4),
+        )
+        for key, (kind, title) in SCORES.items()
+        if data and _is_score(best.get(key))
+    ]
+    return ModelCardData(
+        library_name="segdistill",
+        pipeline_tag=TASK,
+        tags=TAGS,
+        license=config.license,
+        datasets=config.datasets or None,
+        metrics=[result.metric_type for result in results] or None,
+        model_name=repository.rpartition("/")[2],
+        eval_results=results or None,
+    )
+
+
+def _data_set(settings: TrainConfig | None, config: PushConfig) -> str:
+    """What the scores were computed on: a name for people, empty where nobody says one."""
+    named = ", ".join(config.datasets)
+    if settings is None or not settings.data.root:
+        return named
+    held_out = f"{settings.data.val_share:.0%} of {settings.data.split}"
+    split = held_out if settings.data.val_share else settings.data.val_split
+    return f"{named or Path(settings.data.root).resolve().name}, {split}"
+
+
+def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
+    """How the student was trained, for people."""
+    rows = {"student": f"`{card.spec}`"}
+    specs = (card.teacher or {}).get("spec")
+    teachers = [specs] if isinstance(specs, str) else list(specs or [])
+    rows["teacher"] = ", ".join(f"`{_without_folders(spec)}`" for spec in teachers) or "none"
+    rows["crops"] = f"{card.size} x {card.size}"
+    if settings is not None:
+        objective, optim = settings.objective, settings.optim
+        losses = "".join(f", {name} {objective.weight(name)}" for name in objective.weighted)
+        rows["losses"] = f"alpha {objective.alpha}, beta {objective.beta}{losses}, T {objective.temperature}"
+        rows["steps"] = f"{settings.steps or f'{settings.epochs:g} epochs'}, batch {settings.batch}"
+        rows["optimizer"] = f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}"
+    return rows
+
+
+def _without_folders(spec: str) -> str:
+    """A spec without the folders of the machine that it was used on."""
+    return spec if spec.startswith(("hf:", "timm:", "smp:")) else Path(spec).name
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, float)
+
+
+def _is_buffer(name: str) -> bool:
+    """Whether a tensor of a state dict is a statistic of a norm, and no parameter."""
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, which the hub sanitises
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment
