@@ -22,6 +22,7 @@ from segdistill.cli_checks import (
     check_label,
     check_networks,
     check_predict,
+    check_run,
     check_scoring,
     check_train,
     check_training,
@@ -337,7 +338,7 @@ VERBS = {
     "pack": Verb(
         help="copy a student without its records: float16 weights, card, settings",
         run=run_pack,
-        check=lambda options: paths.require_model(options.run),
+        check=lambda options: check_run(options.run),
         arguments={
             "run": {"help": "a run folder"},
             "--out": {"required": True, "help": "the folder to make"},

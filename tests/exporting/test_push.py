@@ -212,6 +212,8 @@ def test_a_pushed_run_is_used_like_the_folder(
         next(segdistill.load_student("hf:me/student").parameters()),
         next(segdistill.load_student(distilled).parameters()),
     )
+    answer(capsys, "pack", "hf:me/student", "--out", tmp_path / "packed")
+    assert (tmp_path / "packed" / "model.safetensors").stat().st_size < pushed["bytes"]
     assert "name the data set with --data.root" in refusal(capsys, "evaluate", "hf:me/student")
     assert "name the file with --out" in refusal(capsys, "export", "hf:me/student", *options[:2])
     assert "is not a run folder" in refusal(capsys, "calibrate", "hf:me/student", *options[:2])

@@ -343,7 +343,8 @@ class RunFolder:
         if lost:
             raise ValueError(f"{self.path}: {', '.join(lost)} holds values beyond float16's range")
         save_model(out, half, card)
-        write_atomic(out / SETTINGS, to_yaml(self.config))
+        if self.config_file.is_file():  # which a run that was pushed to a hub has not
+            write_atomic(out / SETTINGS, to_yaml(self.config))
         return out
 
 

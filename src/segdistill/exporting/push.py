@@ -70,8 +70,9 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty; name another folder with --dry_run")
     pictures = [name for name in PICTURES if (run.figures / f"{name}.png").is_file()]
-    (out / "figures").mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     for name in pictures:
+        (out / "figures").mkdir(exist_ok=True)
         shutil.copyfile(run.figures / f"{name}.png", out / "figures" / f"{name}.png")
     for file in (WEIGHTS, CARD):
         shutil.copyfile(run.path / file, out / file)
