@@ -23,7 +23,7 @@ from segdistill.engine.run_folder import RunFolder
 from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
 from segdistill.models.depthwise import speed_up_depthwise
-from segdistill.models.hub import run_folder
+from segdistill.models.hub_runs import run_folder
 from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher

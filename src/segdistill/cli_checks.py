@@ -8,7 +8,7 @@ from segdistill.config.verbs import Options
 from segdistill.console import log
 from segdistill.data.formats.table import open_layout, open_training_layout
 from segdistill.data.label_folder import LabelFolder
-from segdistill.models.hub import find_run, pinned
+from segdistill.models.hub_runs import find_run, pinned
 
 
 def check_train(options: Options) -> None:

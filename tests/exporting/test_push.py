@@ -20,8 +20,8 @@ import segdistill
 from segdistill import api, cli
 from segdistill.config.deploy import PredictConfig, PushConfig
 from segdistill.config.train import ObjectiveConfig, StudentConfig, TeacherConfig
-from segdistill.models import hub as hub_module
-from segdistill.models.hub import find_run, pinned
+from segdistill.models import hub_runs
+from segdistill.models.hub_runs import find_run, pinned
 
 pytestmark = pytest.mark.integration
 
@@ -137,12 +137,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    hub_module._download.cache_clear()
+    hub_runs._download.cache_clear()
     yield server
     server.shutdown()
     server.server_close()
     thread.join()
-    hub_module._download.cache_clear()
+    hub_runs._download.cache_clear()
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_revision_is_pinned_and_a_process_keeps_its_commit(
     asked = len(hub.requests)
     assert pinned("hf:me/student") == f"hf:me/student@{pushed['commit']}"
     assert len(hub.requests) == asked
-    hub_module._download.cache_clear()
+    hub_runs._download.cache_clear()
     assert pinned("hf:me/student") == f"hf:me/student@{again['commit']}"
     assert find_run(f"hf:me/student@{pushed['commit']}") == first
 
@@ -300,7 +300,7 @@ def test_without_a_network_the_cache_is_used(
     hub: Hub, pushed: dict[str, Any], run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     folder = find_run("hf:me/student")
-    hub_module._download.cache_clear()
+    hub_runs._download.cache_clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert find_run("hf:me/student") == folder
     line = refusal(capsys, "predict", "hf:me/other", tmp_path)

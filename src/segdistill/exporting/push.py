@@ -1,6 +1,6 @@
 """A run as a repository of the Hugging Face Hub: weights, card, pictures, and the page that describes them.
 
-What downloads it again is `segdistill.models.hub`.
+What downloads it again is `segdistill.models.hub_runs`.
 """
 
 import shutil

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_bilinear, scaled_size
 from segdistill.files import first_line
-from segdistill.models.hub import split_revision
+from segdistill.models.hub_runs import split_revision
 from segdistill.models.pretrained import download, load_encoder
 from segdistill.models.renormalize import Renormalize
 from segdistill.models.spec import parse_architecture

@@ -19,7 +19,7 @@ from segdistill.config.values import require
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json, write_together
-from segdistill.models.hub import find_run
+from segdistill.models.hub_runs import find_run
 
 MAX_WIDTH, MAX_SIDE, MAX_CHANNELS = 8, 2**14, 2**12
 """Of a card: its width, its sides in pixels and its decoder's channels, so that a few bytes cannot ask for

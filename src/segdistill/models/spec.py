@@ -9,7 +9,7 @@ from typing import Literal
 
 from segdistill.config.paths import HUB
 from segdistill.models.exported import FORMATS, format_of
-from segdistill.models.hub import find_run, pinned
+from segdistill.models.hub_runs import find_run, pinned
 
 Kind = Literal["run", "file", "builtin", "torchvision", "timm", "smp", "function"]
 

@@ -21,7 +21,7 @@ from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
 from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
 from segdistill.models.fused import fuse
-from segdistill.models.hub import find_run
+from segdistill.models.hub_runs import find_run
 from segdistill.models.trained import DTYPES, load_network
 from segdistill.models.zoo import build_model
 from segdistill.profiling.memory import peak_memory, resident_memory

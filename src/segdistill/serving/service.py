@@ -23,7 +23,7 @@ from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import read_card
 from segdistill.models.fused import fuse_students
-from segdistill.models.hub import find_run
+from segdistill.models.hub_runs import find_run
 from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.serving.admission import Admission
