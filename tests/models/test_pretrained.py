@@ -93,7 +93,7 @@ def test_published_weights_start_the_encoder(spec: str, monkeypatch: pytest.Monk
     torch.manual_seed(5)
     donor = find_encoder(build_model(spec, 3)).state_dict()
     kind = parse_architecture(spec).kind
-    monkeypatch.setitem(SOURCES, kind, lambda _: donor)
+    monkeypatch.setitem(SOURCES, kind, lambda *_: donor)
     torch.manual_seed(6)
     network = build_model(spec, 3)
     load_pretrained(network, Architecture(spec=spec), "imagenet")
