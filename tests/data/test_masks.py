@@ -170,7 +170,10 @@ def test_another_reading_of_the_same_files_is_another_cache_entry(make: Make) ->
     assert len(keys) == len(descriptions)
 
 
-IDS = "names: [road, roof]\nmask_format: ids\nids: {7: road, 8: road, 40000: roof}\nimages: images\nmasks: masks\n"
+IDS = (
+    "names: [road, roof]\nimages: images\nmasks: masks\n"
+    "mask_format: ids\nids: {7: road, 8: road, 40000: roof}\n"
+)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -187,8 +190,8 @@ def test_ids_of_16_bits_are_read_as_their_classes(tmp_path: Path, suffix: str) -
     (problem,) = check(open_dataset(tmp_path, "all"))
     assert problem is not None
     assert problem.reason.endswith(
-        f"a.{suffix} has the id 65535 at pixel (x, y) = (4, 0), which is neither a class's nor void's; ids are "
-        "0, 7, 8, 40000"
+        f"a.{suffix} has the id 65535 at pixel (x, y) = (4, 0), which is neither a class's nor void's; ids "
+        "are 0, 7, 8, 40000"
     )
 
 
@@ -200,14 +203,14 @@ def test_ids_of_16_bits_are_read_as_their_classes(tmp_path: Path, suffix: str) -
         ("mask_format: ids\nids: [1, 2]\n", "`ids` must hold the class of each id, such as 7: road"),
         (
             "mask_format: ids\nids: {1: road, 70000: roof}\n",
-            "'70000' is no id: they are whole numbers, 0 to 65535",
+            "'70000' is no id: .* numbers, 0 to 65535",
         ),
         ("mask_format: ids\nids: {road: 1, roof: 2}\n", "'road' is no id"),
         ("mask_format: ids\nids: {1: road, 2: tree}\n", "no class is called tree; classes are road, roof"),
         ("mask_format: ids\nids: {1: road}\n", "no id in `ids` is of the class roof"),
         (
             "mask_format: ids\nids: {1: road, 2: roof}\nvoid: [2, 3]\n",
-            "the id 2 is a class in `ids`, and is in `vo",
+            "the id 2 is a class in `ids`, and",
         ),
         ("mask_format: ids\nids: {1: road, 2: roof}\nvoid: x\n", "'x' is no id"),
     ],
