@@ -142,7 +142,7 @@ def write_coco(root: Path, frames: Frames) -> None:
 
 
 def polygons(region: np.ndarray, tolerance: float) -> list[np.ndarray]:
-    """The outlines (points x, y) of a region's connected parts, up to `tolerance` pixels off; holes have none."""
+    """The outlines (points x, y) of a region's parts, up to `tolerance` pixels off; holes have none."""
     parts = label(region, connectivity=1)
     found = []
     for number in range(1, parts.max() + 1):
@@ -268,7 +268,6 @@ def main() -> None:
         "pixel agreement",
         "wrong pixels",
         "void pixels",
-        "ms per mask",
         title=f"{len(files)} frames of CamVid",
     )
     for name, (write, split, void) in FORMATS.items():

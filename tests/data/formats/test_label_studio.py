@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,12 @@ def test_literal_values_of_a_brush() -> None:
     bits = header + literal + run
     data = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
     assert decode_brush(data, (1, 2)).tolist() == [[True, False]]
+
+
+def test_polygons_need_pycocotools_and_brushes_do_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ValueError, match=r"install segdistill\[formats\]"):
+        open_dataset(root, "all")
+    shutil.copytree(WRITTEN / "png", root / "png")
+    (root / "dataset.yaml").write_text(NAMES + f"tasks: {EXPORT}\nmasks: png\n")
+    assert open_dataset(root, "all").mask(0).max() == 2

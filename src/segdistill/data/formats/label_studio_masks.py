@@ -11,7 +11,7 @@ from segdistill.data.formats.packed import PackedEntries
 from segdistill.data.images import image_size, read_bitmap, refuse_large
 from segdistill.data.labels import SYNONYMS
 from segdistill.data.masks import Mask, MaskReader, SampleFiles, require_size
-from segdistill.data.polygons import Region, overlay, polygon_runs, runs_to_region
+from segdistill.data.polygons import Region, load_rasteriser, overlay, polygon_runs, runs_to_region
 
 LABEL_KEYS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
 """Keys of a region's value that list its classes."""
@@ -24,12 +24,18 @@ class LabelStudioMasks(MaskReader):
         names: of the classes.
         ids: of the samples.
         regions: of each of them.
+
+    Raises:
+        ValueError: there are polygons, and pycocotools is not installed.
     """
 
     def __init__(self, names: Sequence[str], ids: list[str], regions: list[list[dict[str, Any]]]) -> None:
         self.indices = {name: index for index, name in enumerate(names)}
         self.form = f"label studio {list(names)}"
-        self.entries = PackedEntries(ids, map(pack, regions))
+        packed = [pack(one) for one in regions]
+        if any("rle" not in one.get("value", {"rle": None}) for entry in packed for one in entry):
+            load_rasteriser()  # for polygons: missing now rather than in the middle of a training
+        self.entries = PackedEntries(ids, packed)
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The regions of an image; where there is none it is background."""
