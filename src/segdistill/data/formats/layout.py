@@ -1,4 +1,4 @@
-"""What a reader of one layout on the disk offers; `datasets.LAYOUTS` lists the readers."""
+"""What a reader of one layout on the disk offers; `table.LAYOUTS` lists the readers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
