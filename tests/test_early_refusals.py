@@ -15,7 +15,7 @@ CASES = {
         ["train", "--data.root", "nowhere"],
         "data.root 'nowhere' is not a folder",
     ),
-    "no data set": (["train", "--data.root", "."], ". is neither a VOC devkit"),
+    "no data set": (["train", "--data.root", "."], ". has none of the layouts that are read"),
     "no layout": (["train", "--data.root", ".", "--data.layout", "no.yaml"], "data.layout no.yaml does not"),
     "no second data set": (
         ["train", "--data.root", "set", "--data.extra", "[no@train]"],

@@ -212,7 +212,7 @@ def test_predict_without_images_is_refused(capsys: Any, run: Path, tmp_path: Pat
 
 def test_data_verbs_refuse_on_one_line(capsys: Any, shapes: Path, tmp_path: Path) -> None:
     assert "is not a folder" in refusal(capsys, "data", "check", tmp_path / "nowhere")
-    assert "is neither a VOC devkit" in refusal(capsys, "data", "check", tmp_path)
+    assert "has none of the layouts that are read" in refusal(capsys, "data", "check", tmp_path)
     assert "lists here: train, val" in refusal(capsys, "data", "check", shapes, "--split", "x")
     assert "train is 0" in refusal(capsys, "data", "shapes", "--out", tmp_path / "new", "--train", 0)
     assert "other arguments" in refusal(capsys, "data", "shapes", "--out", shapes)

@@ -130,7 +130,7 @@ def test_a_grey_of_a_binary_mask_is_an_error_that_says_where(make: Make) -> None
     [
         (
             "names: [x, y]\nmask_format: colors\n",
-            "mask_format is 'colors', but masks hold indices, colours, bin",
+            "mask_format is 'colors', but masks hold indices, ids, colours, bin",
         ),
         ("names: [x, y]\nmask_format: [1]\n", r"mask_format is '\[1\]', but masks hold"),
         (
@@ -168,3 +168,54 @@ def test_another_reading_of_the_same_files_is_another_cache_entry(make: Make) ->
         (root / "dataset.yaml").write_text(description + "images: images\nmasks: masks\n")
         keys.add(sample_key(opened(root), 0))
     assert len(keys) == len(descriptions)
+
+
+IDS = (
+    "names: [road, roof]\nimages: images\nmasks: masks\n"
+    "mask_format: ids\nids: {7: road, 8: road, 40000: roof}\n"
+)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_ids_of_16_bits_are_read_as_their_classes(tmp_path: Path, suffix: str) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (5, 1)).save(tmp_path / "images" / "a.png")
+    stored = np.array([[7, 8, 40000, 0, 65535]], np.uint16)
+    Image.fromarray(stored).save(tmp_path / "masks" / f"a.{suffix}")
+    (tmp_path / "dataset.yaml").write_text(IDS + f"mask_name: '{{stem}}.{suffix}'\nvoid: [0, 65535]\n")
+    samples = open_dataset(tmp_path, "all")
+    assert samples[0].mask.tolist() == samples.mask(0).tolist() == [[0, 0, 1, 255, 255]]
+    (tmp_path / "dataset.yaml").write_text(IDS + f"mask_name: '{{stem}}.{suffix}'\nvoid: 0\n")
+    (problem,) = check(open_dataset(tmp_path, "all"))
+    assert problem is not None
+    assert problem.reason.endswith(
+        f"a.{suffix} has the id 65535 at pixel (x, y) = (4, 0), which is neither a class's nor void's; ids "
+        "are 0, 7, 8, 40000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("mask_format: ids\n", "`ids` .* belongs to mask_format: ids, and each needs the other"),
+        ("ids: {1: road}\n", "`ids` .* belongs to mask_format: ids"),
+        ("mask_format: ids\nids: [1, 2]\n", "`ids` must hold the class of each id, such as 7: road"),
+        (
+            "mask_format: ids\nids: {1: road, 70000: roof}\n",
+            "'70000' is no id: .* numbers, 0 to 65535",
+        ),
+        ("mask_format: ids\nids: {road: 1, roof: 2}\n", "'road' is no id"),
+        ("mask_format: ids\nids: {1: road, 2: tree}\n", "no class is called tree; classes are road, roof"),
+        ("mask_format: ids\nids: {1: road}\n", "no id in `ids` is of the class roof"),
+        (
+            "mask_format: ids\nids: {1: road, 2: roof}\nvoid: [2, 3]\n",
+            "the id 2 is a class in `ids`, and",
+        ),
+        ("mask_format: ids\nids: {1: road, 2: roof}\nvoid: x\n", "'x' is no id"),
+    ],
+)
+def test_impossible_ids_are_refused(tmp_path: Path, lines: str, reason: str) -> None:
+    (tmp_path / "dataset.yaml").write_text("names: [road, roof]\nimages: images\nmasks: masks\n" + lines)
+    with pytest.raises(ValueError, match=rf"dataset\.yaml: .*{reason}"):
+        open_dataset(tmp_path, "all")

@@ -1,5 +1,6 @@
 """Opens data sets of any layout, joins labelled and unlabelled ones, and holds samples out for validation."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdistill.config.train import DataConfig
+from segdistill.data.formats.huggingface import IMAGE_COLUMN, is_table, open_table_images
 from segdistill.data.formats.layout import Layout, UnknownSplitError
 from segdistill.data.formats.table import open_layout, open_training_layout
-from segdistill.data.images import list_images
+from segdistill.data.images import File, list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import FileSamples, JoinedSamples, Samples
 
@@ -42,7 +44,19 @@ def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
 
 
 def open_unlabelled(folder: str | Path, labels: LabelSet) -> FileSamples:
-    """All images below a folder, each with a mask that is void everywhere."""
+    """All images below a folder, each with a mask that is void everywhere.
+
+    Args:
+        folder: of images, or a Hugging Face data set, whose split `train` (or the only one) is taken.
+        labels: what the masks would be of.
+
+    Raises:
+        FileNotFoundError: there is no image, or no such folder.
+        ValueError: a Hugging Face data set cannot be read.
+    """
+    if is_table(Path(folder)):
+        rows = open_table_images(Path(folder))
+        return FileSamples(labels, rows.ids(IMAGE_COLUMN), rows.files(IMAGE_COLUMN), find=rows.find)
     images = list(list_images(Path(folder)))
     if not images:
         raise FileNotFoundError(f"{folder} holds no images")
@@ -140,11 +154,11 @@ def _open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSampl
     if not files.ids:
         raise UnknownSplitError(f"split {split!r} of {layout.root} has no images")
     if strict:
-        _require_files(files.images + ([] if files.reader.optional else files.masks))
+        _require_files([*files.images, *([] if files.reader.optional else files.masks)])
     return FileSamples(layout.labels, *files)
 
 
-def _require_files(paths: list[Path]) -> None:
+def _require_files(paths: Sequence[File]) -> None:
     # Each once: the masks of many images may lie in one file.
     missing = [path for path in dict.fromkeys(paths) if not path.is_file()]
     if missing:

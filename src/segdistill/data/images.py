@@ -3,11 +3,15 @@
 import os
 import struct
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -16,11 +20,71 @@ MOST_PIXELS = int(os.environ.get("SEGDISTILL_MOST_PIXELS", 2**26))
 """Largest image that is decoded; at most some 20 bytes of memory are used for each pixel."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
+
+class EmbeddedFile(ABC):
+    """An image or a mask that is stored within another file; it takes the place of its `Path`.
+
+    Attributes:
+        container: the file that it is stored in.
+        name: that messages call it.
+    """
+
+    container: Path
+    name: str
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def __str__(self) -> str:
+        return self.name
+
+    def exists(self) -> bool:
+        """Whether the container exists."""
+        return self.container.exists()
+
+    def is_file(self) -> bool:
+        """Whether the container is a file."""
+        return self.container.is_file()
+
+    def stat(self) -> os.stat_result:
+        """Size and times of the container, which change when something in it does."""
+        return self.container.stat()
+
+    def absolute(self) -> Self:
+        """Itself."""
+        return self
+
+
+class EmbeddedBytes(EmbeddedFile):
+    """An image whose bytes were read with what it is stored in.
+
+    Args:
+        container: the file that it is stored in.
+        name: that messages call it.
+        data: the encoded image.
+    """
+
+    def __init__(self, container: Path, name: str, data: bytes) -> None:
+        self.container, self.name, self.data = container, name, data
+
+    def read_bytes(self) -> bytes:
+        """The encoded image."""
+        return self.data
+
+
+File = Path | EmbeddedFile
+"""Where an image or a mask is."""
+
 # PIL warns of large images before their size can be looked at here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: File) -> Image.Image:
     """An image file as 8-bit RGB, upright.
 
     EXIF orientation is applied, 16-bit grey is scaled to 8 bits (PIL alone would clip it), transparency is
@@ -76,15 +140,22 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
     return ready.size
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask file as an H x W uint8 array of the indices it stores (palette colours are ignored).
+def read_mask(path: File, most: int = 255) -> np.ndarray:
+    """A mask file as an H x W array of the indices it stores (palette colours are ignored).
+
+    Args:
+        path: of the file.
+        most: largest index that it may hold.
+
+    Returns:
+        uint8 where `most` is 255, else uint16.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is unreadable, or is a colour image rather than one of class indices.
     """
     with _opened(path) as image:
-        if image.mode not in {"P", "L", "1", "I", "I;16"}:
+        if image.mode not in {"P", "L", "1", "I", "I;16", "I;16B"}:
             raise ValueError(
                 f"{path} has mode {image.mode}, but a mask holds one class index per pixel (mode P or L): "
                 "convert its colours to indices"
@@ -92,14 +163,13 @@ def read_mask(path: Path) -> np.ndarray:
         indices = np.asarray(image)
     if indices.dtype != np.uint8:
         lowest, highest = indices.min(initial=0), indices.max(initial=0)
-        if lowest < 0 or highest > 255:
+        if lowest < 0 or highest > most:
             wrong = lowest if lowest < 0 else highest
-            raise ValueError(f"{path} holds the index {wrong}, but indices go from 0 to 255")
-        indices = indices.astype(np.uint8)
-    return indices
+            raise ValueError(f"{path} holds the index {wrong}, but indices go from 0 to {most}")
+    return indices.astype(np.uint8 if most == 255 else np.uint16, copy=False)
 
 
-def read_colours(path: Path) -> np.ndarray:
+def read_colours(path: File) -> np.ndarray:
     """A mask file as an H x W x 3 uint8 array of the RGB colours it shows (transparency is ignored).
 
     Raises:
@@ -114,7 +184,19 @@ def read_colours(path: Path) -> np.ndarray:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def read_bitmap(path: File) -> NDArray[np.bool_]:
+    """An image of one region (H x W): True where it is not 0; where it has transparency, where it is opaque.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is unreadable.
+    """
+    with _opened(path) as image:
+        values = np.asarray(image.getchannel("A") if image.mode in {"RGBA", "LA"} else image)
+    return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
+
+
+def image_size(path: File) -> tuple[int, int]:
     """H, W of an image as `read_image` gives it, from its header alone.
 
     Raises:
@@ -139,7 +221,7 @@ def list_images(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: File) -> Image.Image:
     """An image file whose header is read and whose pixels are not, see `decode_image`; the caller closes it.
 
     Raises:
@@ -147,15 +229,16 @@ def open_image(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    source = path if isinstance(path, Path) else BytesIO(path.read_bytes())
     try:
-        return Image.open(path, formats=IMAGE_FORMATS)
+        return Image.open(source, formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read ({', '.join(IMAGE_FORMATS)})") from None
     except Exception as error:  # damaged files bring the decoders to raise nearly anything
         raise decoding_error(path, error) from None
 
 
-def decode_image(path: Path, image: Image.Image) -> Image.Image:
+def decode_image(path: File, image: Image.Image) -> Image.Image:
     """The pixels of what `open_image` gave, as `read_image` gives them; the file is closed.
 
     Raises:
@@ -166,14 +249,14 @@ def decode_image(path: Path, image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path, *, limited: bool = True) -> Iterator[Image.Image]:
+def _opened(path: File, *, limited: bool = True) -> Iterator[Image.Image]:
     """A fully decoded image; see `_decoded`."""
     with open_image(path) as image, _decoded(path, image, limited=limited):
         yield image
 
 
 @contextmanager
-def _decoded(path: Path, image: Image.Image, *, limited: bool) -> Iterator[None]:
+def _decoded(path: File, image: Image.Image, *, limited: bool) -> Iterator[None]:
     """Decode an open image; every failure of the decoder becomes one `ValueError` with the path.
 
     `limited` refuses images of more than `MOST_PIXELS` before they are decoded.
@@ -196,7 +279,7 @@ class TooLargeError(ValueError):
     """An image has more than `MOST_PIXELS`."""
 
 
-def refuse_large(path: Path, size: tuple[int, int]) -> None:
+def refuse_large(path: File, size: tuple[int, int]) -> None:
     """Raise a `TooLargeError` for an image of more than `MOST_PIXELS`."""
     if size[0] * size[1] > MOST_PIXELS:
         raise TooLargeError(
@@ -205,7 +288,7 @@ def refuse_large(path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def decoding_error(path: Path, error: Exception) -> ValueError:
+def decoding_error(path: File, error: Exception) -> ValueError:
     """What a decoder's failure becomes, on one line."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(f"{path} cannot be decoded: {reason}")

@@ -1,20 +1,23 @@
-"""Turns mask files into class indices: files of indices, of colours, of black and white.
+"""Turns mask files into class indices: files of indices, of ids, of colours, of black and white.
 
 H, W: rows and columns of a mask, K: classes.
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segdistill.data.images import read_colours, read_mask
+from segdistill.data.images import File, read_colours, read_mask
 from segdistill.data.labels import VOID, LabelSet
 
 OUTSIDE = VOID - 1
 """Marks, while a mask is read, the pixels whose value is no class and not void: no class can have it."""
+
+MOST_ID = 2**16 - 1
+"""Largest id that a mask file may hold."""
 
 NAME = np.dtypes.StringDType()
 """Strings of any length, kept as UTF-8 beside each other."""
@@ -27,8 +30,8 @@ class SampleFiles(NamedTuple):
     """Where one sample comes from."""
 
     id: str
-    image: Path
-    mask: Path | None
+    image: File
+    mask: File | None
     """None for an unlabelled image."""
     void: int = VOID
     """Index of unlabelled pixels in the mask file."""
@@ -86,6 +89,35 @@ class IndexMasks(MaskReader):
             raise ValueError(
                 f"{files.mask} holds the label {', '.join(map(str, wrong[:5]))}, but labels are 0 to "
                 f"{len(self.labels) - 1} and void is {self.labels.void}"
+            )
+        return mask
+
+
+class IdMasks(MaskReader):
+    """Masks that store ids, of 8 or 16 bits, of which several may mean one class.
+
+    Args:
+        ids: class index, or `VOID`, of each id.
+    """
+
+    def __init__(self, ids: Mapping[int, int]) -> None:
+        self.ids = sorted(ids)
+        self._from_file = np.full(MOST_ID + 1, OUTSIDE, dtype=np.uint8)
+        self._from_file[list(ids)] = list(ids.values())
+        self.form = f"ids {sorted(ids.items())}"
+
+    def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
+        """The index of each pixel's id."""
+        assert files.mask is not None
+        stored = read_mask(files.mask, MOST_ID)
+        require_size(files.mask, stored.shape, size)
+        mask = self._from_file[stored]
+        outside = mask == OUTSIDE
+        if outside.any():
+            y, x = (int(place) for place in np.argwhere(outside)[0])
+            raise ValueError(
+                f"{files.mask} has the id {stored[y, x]} at pixel (x, y) = ({x}, {y}), which is neither a "
+                f"class's nor void's; ids are {text_of_numbers(self.ids)}"
             )
         return mask
 
@@ -191,7 +223,7 @@ SHIFTS = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 """A colour times this is its number, 0xRRGGBB."""
 
 
-def require_size(path: Path, shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+def require_size(path: File, shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
     """Refuse a mask whose `shape` (H, W) is not the `size` of its image, where that is known.
 
     Raises:
@@ -199,3 +231,9 @@ def require_size(path: Path, shape: tuple[int, ...], size: tuple[int, int] | Non
     """
     if size is not None and shape != size:
         raise ValueError(f"{path} is {shape[1]}x{shape[0]} pixels, but its image is {size[1]}x{size[0]}")
+
+
+def text_of_numbers(numbers: Sequence[int]) -> str:
+    """Sorted numbers for a message: the first ten, and how many there are."""
+    listed = ", ".join(map(str, numbers[:10]))
+    return listed if len(numbers) <= 10 else f"{listed}, ... ({len(numbers)} of them, up to {numbers[-1]})"

@@ -1,15 +1,19 @@
-"""Draws annotated regions, polygons and run lengths, into masks of class indices; pycocotools rasterises.
+"""Draws annotated regions, polygons, bitmaps and run lengths, into masks of class indices.
+
+pycocotools rasterises the polygons of COCO, YOLO and Label Studio; PIL those of labelme and Supervisely.
 
 H, W: rows and columns of the image. A region's runs are how many pixels, column by column, are outside,
 inside, outside, ... of it; they add up to H * W.
 """
 
 import re
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from segdistill.data.labels import VOID
 from segdistill.data.masks import Mask
@@ -20,6 +24,8 @@ FAR = 1
 COMPRESSED = re.compile(r"(?:[P-o]{0,5}[0-O])+")
 
 Runs = NDArray[np.int64]
+Region = NDArray[np.bool_]
+Points = list[tuple[float, float]]
 
 
 def load_rasteriser() -> Any:
@@ -47,15 +53,7 @@ def polygon_runs(polygons: Any, size: tuple[int, int]) -> Runs | None:
     """
     if not isinstance(polygons, list) or not all(isinstance(polygon, list) for polygon in polygons):
         raise ValueError("a polygon is not a list of coordinates")
-    reach = max(size)
-    for value in chain.from_iterable(polygons):
-        if not isinstance(value, int | float):
-            raise ValueError(f"a polygon has the coordinate {str(value)[:50]!r}, which is no number")
-        if not -FAR * reach <= value <= (1 + FAR) * reach:  # neither is nan
-            raise ValueError(
-                f"a polygon has the coordinate {str(value)[:50]}, far outside the image of "
-                f"{size[1]}x{size[0]} pixels"
-            )
+    require_coordinates(chain.from_iterable(polygons), size)
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon has an odd number of coordinates, but each point has two")
     areal = [polygon for polygon in polygons if len(polygon) >= 6]
@@ -63,6 +61,90 @@ def polygon_runs(polygons: Any, size: tuple[int, int]) -> Runs | None:
         return None
     rasteriser = load_rasteriser()
     return read_counts(rasteriser.merge(rasteriser.frPyObjects(areal, *size))["counts"])
+
+
+def require_coordinates(values: Iterable[Any], size: tuple[int, int]) -> None:
+    """Refuse what is no number, or far outside an image of `size` (H, W).
+
+    Raises:
+        ValueError: there is such a coordinate.
+    """
+    reach = max(size)
+    for value in values:
+        if not isinstance(value, int | float):
+            raise ValueError(f"a polygon has the coordinate {str(value)[:50]!r}, which is no number")
+        if not -FAR * reach <= value <= (1 + FAR) * reach:  # neither is nan
+            raise ValueError(
+                f"a polygon has the coordinate {str(value)[:50]}, far outside the image of "
+                f"{size[1]}x{size[0]} pixels"
+            )
+
+
+def read_points(points: Any, size: tuple[int, int], least: int = 3) -> Points:
+    """The points [[x, y], ...] of a shape, in pixels.
+
+    Args:
+        points: as a file has them.
+        size: H, W.
+        least: how many there must be.
+
+    Raises:
+        ValueError: they are of another form, too few, or far outside the image.
+    """
+    if not isinstance(points, list) or not all(isinstance(one, list) and len(one) == 2 for one in points):
+        raise ValueError("`points` is not a list of [x, y]")
+    if len(points) < least:
+        raise ValueError(f"it has {len(points)} points, but must have {least} or more")
+    require_coordinates(chain.from_iterable(points), size)
+    return [(x, y) for x, y in points]
+
+
+def fill_polygon(points: Points, size: tuple[int, int]) -> Region:
+    """A polygon of corners x, y, in pixels, as PIL fills it; the size is H, W."""
+    canvas = Image.new("1", size[::-1])
+    ImageDraw.Draw(canvas).polygon(points, fill=1)
+    return np.array(canvas)
+
+
+def fill_with_border(points: Points, holes: list[Points], size: tuple[int, int]) -> Region:
+    """A polygon with all pixels that its border touches, without its holes and those of their borders.
+
+    Args:
+        points: x, y of each corner, in pixels.
+        holes: the same for each hole.
+        size: H, W.
+    """
+    canvas = Image.new("1", size[::-1])
+    draw_on = ImageDraw.Draw(canvas)
+    for polygon, inside in [(points, 1), *((hole, 0) for hole in holes)]:
+        draw_on.polygon(polygon, fill=inside)
+        draw_on.line([*polygon, polygon[0]], fill=inside)
+    return np.array(canvas)
+
+
+def fill_circle(centre: tuple[float, float], radius: float, size: tuple[int, int]) -> Region:
+    """A circle around x, y as PIL fills it; all in pixels, the size is H, W."""
+    canvas = Image.new("1", size[::-1])
+    (x, y), r = centre, radius
+    ImageDraw.Draw(canvas).ellipse((x - r, y - r, x + r, y + r), fill=1)
+    return np.array(canvas)
+
+
+def place_bitmap(bitmap: Region, x: int, y: int, size: tuple[int, int]) -> Region:
+    """A bitmap (h x w) whose upper left pixel is (x, y), in an image of `size` (H, W).
+
+    Raises:
+        ValueError: it is not inside the image.
+    """
+    height, width = bitmap.shape
+    if x < 0 or y < 0 or y + height > size[0] or x + width > size[1]:
+        raise ValueError(
+            f"a bitmap of {width}x{height} pixels at (x, y) = ({x}, {y}) is not inside the image of "
+            f"{size[1]}x{size[0]} pixels"
+        )
+    region = np.zeros(size, bool)
+    region[y : y + height, x : x + width] = bitmap
+    return region
 
 
 def stored_runs(stored: dict[str, Any], size: tuple[int, int]) -> Runs:
@@ -126,3 +208,22 @@ def draw(regions: list[tuple[int, Runs]], size: tuple[int, int]) -> Mask:
         for start, end in zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True):
             columns[start:end] = index
     return np.ascontiguousarray(columns.reshape(size[::-1]).T)
+
+
+def runs_to_region(runs: Runs, size: tuple[int, int]) -> Region:
+    """The pixels (H x W) of runs in an image of `size` (H, W)."""
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(size[::-1]).T
+
+
+def overlay(regions: Iterable[tuple[int, Region]], size: tuple[int, int]) -> Mask:
+    """The mask (H x W uint8) of regions in the order in which they were drawn: a later one lies on top.
+
+    Args:
+        regions: class index, or `VOID`, and pixels of each.
+        size: H, W.
+    """
+    mask = np.zeros(size, np.uint8)
+    for index, region in regions:
+        mask[region] = index
+    return mask

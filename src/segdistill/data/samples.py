@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.data.images import read_image
+from segdistill.data.images import File, read_image
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import NAME, IndexMasks, MaskReader, SampleFiles
 from segdistill.data.transforms import downscale
@@ -67,17 +67,19 @@ class FileSamples(Samples):
         images: image files, in the order of `ids`.
         masks: mask files in the same order, or None for an unlabelled data set.
         reader: of the mask files; None for files of indices.
+        find: the file of a name; others than paths are stored within files.
     """
 
     def __init__(
         self,
         labels: LabelSet,
         ids: list[str],
-        images: list[Path],
-        masks: list[Path] | None = None,
+        images: Sequence[File],
+        masks: Sequence[File] | None = None,
         reader: MaskReader | None = None,
+        find: Callable[[str], File] = Path,
     ) -> None:
-        self.labels, self.reader = labels, reader or IndexMasks(labels)
+        self.labels, self.reader, self.find = labels, reader or IndexMasks(labels), find
         # Arrays of bytes, not lists of objects: forked loader workers would copy the lists page by page.
         self.ids = np.array(ids, dtype=NAME)
         self.images = np.array([str(path) for path in images], dtype=NAME)
@@ -93,9 +95,9 @@ class FileSamples(Samples):
 
     def files(self, index: int) -> SampleFiles:
         """Id and files of one sample."""
-        mask = None if self.masks is None else Path(self.masks[index])
+        mask = None if self.masks is None else self.find(self.masks[index])
         form = "" if mask is None else self.reader.form
-        return SampleFiles(str(self.ids[index]), Path(self.images[index]), mask, self.labels.void, form)
+        return SampleFiles(str(self.ids[index]), self.find(self.images[index]), mask, self.labels.void, form)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -104,7 +106,7 @@ class FileSamples(Samples):
             FileNotFoundError: a file has vanished.
             ValueError: a file is unreadable, the sizes differ, or the mask has a label outside the set.
         """
-        image = F.pil_to_tensor(read_image(Path(self.images[index])))
+        image = F.pil_to_tensor(read_image(self.find(self.images[index])))
         size = (image.shape[1], image.shape[2])
         return Sample(image, self.read_mask(index, size), str(self.ids[index]), size)
 
@@ -121,9 +123,9 @@ class FileSamples(Samples):
 
     def subset(self, kept: NDArray[np.bool_], *, masked: bool = True) -> "FileSamples":
         """The samples marked in `kept`, with their masks or without."""
-        images = [Path(path) for path in self.images[kept]]
-        masks = [Path(path) for path in self.masks[kept]] if masked and self.masks is not None else None
-        return FileSamples(self.labels, self.ids[kept].tolist(), images, masks, self.reader)
+        images = [self.find(name) for name in self.images[kept]]
+        masks = [self.find(name) for name in self.masks[kept]] if masked and self.masks is not None else None
+        return FileSamples(self.labels, self.ids[kept].tolist(), images, masks, self.reader, self.find)
 
 
 class JoinedSamples(Samples):

@@ -8,7 +8,7 @@ import pytest
 
 from segdistill.config.train import DataConfig
 from segdistill.data.formats.folders import FolderLayout
-from segdistill.data.formats.table import open_layout, open_training_layout
+from segdistill.data.formats.table import LAYOUTS, describe_layout, open_layout, open_training_layout
 from segdistill.data.formats.voc import VocLayout
 
 pytestmark = pytest.mark.unit
@@ -27,7 +27,7 @@ FOLDERS = "names: [x, y]\nimages: '{split}/images'\nmasks: '{split}/masks'\n"
 )
 def test_an_unknown_key_is_refused_with_what_was_meant(tmp_path: Path, line: str, hint: str) -> None:
     (tmp_path / "dataset.yaml").write_text(FOLDERS + line)
-    allowed = "keys are classes, images, mask_format, mask_name, masks, names, palette, void"
+    allowed = "keys are classes, ids, images, mask_format, mask_name, masks, names, palette, void"
     with pytest.raises(ValueError, match=rf"dataset\.yaml has the unknown key {hint}.*{allowed}"):
         open_layout(tmp_path)
 
@@ -36,7 +36,9 @@ def test_a_devkit_takes_no_folders(tmp_path: Path) -> None:
     """They would be ignored: a devkit has its own."""
     (tmp_path / "ImageSets").mkdir()
     (tmp_path / "dataset.yaml").write_text(FOLDERS)
-    with pytest.raises(ValueError, match=r"unknown key 'images'.*keys are classes, mask_format, names, pal"):
+    with pytest.raises(
+        ValueError, match=r"unknown key 'images'.*keys are classes, ids, mask_format, names, pal"
+    ):
         open_layout(tmp_path)
 
 
@@ -56,6 +58,22 @@ def test_images_without_a_split_are_told_apart_before_a_training(tmp_path: Path)
     with pytest.raises(ValueError, match="training and validation would read the same ones"):
         open_training_layout(config)
     assert open_training_layout(DataConfig(root=str(tmp_path), val_share=0.1)).splits() == ["all"]
+
+
+def test_a_layout_is_described_by_what_it_is_recognised_by(tmp_path: Path) -> None:
+    (tmp_path / "dataset.yaml").write_text(FOLDERS)
+    expected = "folders of images and masks, recognised by dataset.yaml with `images` and `masks`"
+    assert describe_layout(tmp_path) == expected
+
+
+def test_the_docs_list_each_layout_and_its_signs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "own-data.md").read_text()
+    for layout in LAYOUTS:
+        shown = (
+            layout.title if layout.title == "labelme's JSON" else layout.title[0].upper() + layout.title[1:]
+        )
+        assert f"| [{shown}](#" in page, layout.title
+        assert layout.signs in page, layout.signs
 
 
 def test_pytorch_is_not_loaded_to_find_a_layout() -> None:

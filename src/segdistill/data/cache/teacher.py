@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segdistill.data.cache.grid_crop import GridCrop
 from segdistill.data.cache.store import Bytes, ShardStore, ShardWriter
+from segdistill.data.images import File
 from segdistill.data.transforms import Crop, scaled_size
 
 LOGITS_RECORD = np.dtype(
@@ -190,9 +191,9 @@ class TeacherCache:
             cache.reload()
 
 
-def image_key(image_id: str, path: str | Path) -> int:
+def image_key(image_id: str, path: File) -> int:
     """What an image is looked up by: its id and its file's length, so that a replaced image is missed."""
-    text = f"{image_id}\0{Path(path).stat().st_size}"
+    text = f"{image_id}\0{path.stat().st_size}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

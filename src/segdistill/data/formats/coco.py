@@ -1,11 +1,8 @@
 """Reads instances in COCO's JSON, which a dataset.yaml names, as masks of their categories."""
 
-import pickle
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
 
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
@@ -21,9 +18,10 @@ from segdistill.data.formats.layout import (
     read_description,
     read_path,
 )
+from segdistill.data.formats.packed import PackedEntries
 from segdistill.data.images import image_size, refuse_large
 from segdistill.data.labels import SYNONYMS, VOID, LabelSet, label_set, read_yaml
-from segdistill.data.masks import NAME, Mask, MaskReader, SampleFiles
+from segdistill.data.masks import Mask, MaskReader, SampleFiles
 from segdistill.data.polygons import Runs, draw, load_rasteriser, polygon_runs, stored_runs
 from segdistill.files import read_json
 
@@ -51,6 +49,8 @@ class CocoLayout(Layout):
         ValueError: pycocotools is not installed, the description is wrong, or there is no JSON file.
     """
 
+    title = "COCO's JSON"
+    signs = f"{DESCRIPTION} with `annotations`"
     to_divide = "put {split} into `annotations`"
 
     def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
@@ -144,27 +144,20 @@ class CocoMasks(MaskReader):
                 )
             index = VOID if one.get("iscrowd") else classes[name]
             regions[one["image_id"]].append([one.get("id"), index, one.get("segmentation")])
-        # Bytes, sorted by id, not a dictionary of objects: forked loader workers would copy it page by page.
-        # Pickling takes a fifth of JSON's time, and is safe: the bytes never leave these processes.
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        images = [instances["images"][number] for number in order]
-        packed = [pickle.dumps(regions[image["id"]]) for image in images]
-        self.ids = np.array([ids[number] for number in order], dtype=NAME)
-        self.packed = b"".join(packed)
-        self.ends = np.cumsum([0, *map(len, packed)])
+        images = instances["images"]
         sizes = [(image.get("height"), image.get("width")) for image in images]
         whole = [
-            size if all(type(side) is int and 0 < side < 2**31 for side in size) else (0, 0) for size in sizes
+            size if all(type(side) is int and 0 < side < 2**31 for side in size) else None for size in sizes
         ]
-        self.sizes = np.array(whole, dtype=np.int32).reshape(-1, 2)
+        self.entries = PackedEntries(
+            ids, ((size, regions[image["id"]]) for size, image in zip(whole, images, strict=True))
+        )
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The instances of an image, the smaller on top; crowds are void."""
         assert files.mask is not None
-        row = int(self.ids.searchsorted(files.id))
-        height, width = (int(side) for side in self.sizes[row])
-        if not height or not width:
-            height, width = size or image_size(files.image)
+        stored, regions = self.entries[files.id]
+        height, width = stored or size or image_size(files.image)
         if size is not None and (height, width) != size:
             raise ValueError(
                 f"{files.mask} has {files.image.name} as {width}x{height} pixels, but the image is "
@@ -172,7 +165,7 @@ class CocoMasks(MaskReader):
             )
         refuse_large(files.image, (width, height))
         drawn = []
-        for number, index, segmentation in pickle.loads(self.packed[self.ends[row] : self.ends[row + 1]]):
+        for number, index, segmentation in regions:
             try:
                 runs = read_segmentation(segmentation, (height, width))
             except ValueError as error:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Self
 
-from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
-from segdistill.data.formats.layout import BACKGROUND, DESCRIPTION, FileList, find_description, leads_out
+from segdistill.data.formats.layout import BACKGROUND, FileList, leads_out, read_classes_only
 from segdistill.data.formats.voc import LIST_BYTES, VocLayout
 from segdistill.data.images import list_images
-from segdistill.data.labels import LabelSet, read_yaml
+from segdistill.data.labels import LabelSet
 from segdistill.data.masks import Colour, ColourMasks
 from segdistill.files import read_text
 
@@ -20,22 +19,23 @@ VOC_VOID = (224, 224, 192)
 class CvatLayout(VocLayout):
     """A devkit with a labelmap.txt: images in JPEGImages, at the same places masks in SegmentationClass."""
 
+    title = "CVAT's Segmentation mask 1.1"
+    signs = f"{LABEL_MAP} beside the folder ImageSets"
+
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
         """The export that `folder` is; a dataset.yaml, here or named, comes first where it names classes."""
         label_map = folder / LABEL_MAP
         if not label_map.is_file() or not (folder / "ImageSets").is_dir():
             return None
-        described = find_description(description, folder / DESCRIPTION)
-        content = read_yaml(described) if described else {}
-        if not content.keys() <= CLASS_KEYS:
-            return None
         labels = read_label_map(label_map)
+        classes = read_classes_only(folder, description, labels)
+        if classes is None:
+            return None
         try:
             reader = ColourMasks(labels, None if VOC_VOID in labels.palette else VOC_VOID)
         except ValueError as error:
             raise ValueError(f"{label_map}: {error}") from None
-        classes = ClassMap(content, labels, str(described))
         return cls(folder, classes.labels, classes.reader(reader))
 
     def list_files(self, split: str) -> FileList:

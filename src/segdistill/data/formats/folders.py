@@ -32,6 +32,9 @@ class FolderLayout(Layout):
         description: `images` and `masks` are folders, `mask_name` is a mask's file name.
     """
 
+    title = "folders of images and masks"
+    signs = f"{DESCRIPTION} with `images` and `masks`"
+
     def __init__(self, root: Path, source: Path, description: dict[str, Any]) -> None:
         self.root, self.source, self.description = root, source, description
         self.labels, self.reader = read_masks(description, str(source))

@@ -1,13 +1,23 @@
-"""What a reader of one layout on the disk offers; `datasets.LAYOUTS` lists the readers."""
+"""What a reader of one layout on the disk offers; `table.LAYOUTS` lists the readers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
-from segdistill.data.labels import LabelSet, label_set, read_yaml
-from segdistill.data.masks import BinaryMasks, Colour, ColourMasks, IndexMasks, MaskReader
+from segdistill.data.images import File
+from segdistill.data.labels import SYNONYMS, VOID, LabelSet, label_set, read_yaml, voc_colours
+from segdistill.data.masks import (
+    MOST_ID,
+    BinaryMasks,
+    Colour,
+    ColourMasks,
+    IdMasks,
+    IndexMasks,
+    MaskReader,
+)
 
 DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
@@ -17,9 +27,9 @@ BACKGROUND = "background"
 """Class of the pixels that nobody has drawn on: index 0 where a format has no indices of its own."""
 SPLIT = "{split}"
 """Stands, in a description's paths, for the name of the split."""
-MASK_KEYS = LABEL_KEYS | CLASS_KEYS | {"mask_format"}
+MASK_KEYS = LABEL_KEYS | CLASS_KEYS | {"mask_format", "ids"}
 """What a description of mask files may hold."""
-MASK_FORMATS = ("indices", "colours", "binary")
+MASK_FORMATS = ("indices", "ids", "colours", "binary")
 """What mask files may hold."""
 
 
@@ -28,10 +38,12 @@ class FileList(NamedTuple):
 
     ids: list[str]
     """A name for each, unique in the split."""
-    images: list[Path]
-    masks: list[Path]
+    images: Sequence[File]
+    masks: Sequence[File]
     reader: MaskReader
     """Of the mask files."""
+    find: Callable[[str], File] = Path
+    """The file of a name that `str` gives of one; others than paths are stored within files."""
 
 
 class UnknownSplitError(FileNotFoundError):
@@ -42,6 +54,8 @@ class Layout(ABC):
     """A data set on the disk, of one layout.
 
     Attributes:
+        title: what people call the layout.
+        signs: what a folder of this layout is recognised by.
         root: the folder that its files are below.
         labels: what the indices of its masks mean.
         one_split: whether all splits are the same images.
@@ -49,6 +63,8 @@ class Layout(ABC):
         to_divide: what to do about that.
     """
 
+    title: str
+    signs: str
     root: Path
     labels: LabelSet
     one_split: bool = False
@@ -93,6 +109,57 @@ def find_description(named: Path | None, default: Path) -> Path | None:
         raise FileNotFoundError(f"data.layout {named} does not exist")
     path = named or default
     return path if path.is_file() else None
+
+
+def read_classes_only(folder: Path, description: Path | None, files: LabelSet) -> ClassMap | None:
+    """What becomes of the classes of a layout that needs no description.
+
+    Args:
+        folder: of the data set.
+        description: that a user named.
+        files: the classes of its files.
+
+    Returns:
+        None where the description holds more than `classes`, and so is one of another layout.
+
+    Raises:
+        FileNotFoundError, ValueError: the description does not exist, or is wrong.
+    """
+    described = find_description(description, folder / DESCRIPTION)
+    content = read_yaml(described) if described else {}
+    return ClassMap(content, files, str(described)) if content.keys() <= CLASS_KEYS else None
+
+
+def require_split(layout: Layout, split: str) -> None:
+    """Refuse a split that a layout does not have.
+
+    Raises:
+        UnknownSplitError: it does not.
+    """
+    if split not in layout.splits():
+        others = ", ".join(layout.splits()) or "none"
+        raise UnknownSplitError(f"{layout.root} has no split {split!r}; splits here: {others}")
+
+
+def labels_after_background(names: Iterable[str], source: str, palette: Mapping[str, Colour]) -> LabelSet:
+    """The classes of a format that has no indices: the background, and then the others in their order.
+
+    Args:
+        names: of the classes, each once or more often; `BACKGROUND` may be among them.
+        source: what the message of an error calls them.
+        palette: colours of some of them; the others have VOC's colours.
+
+    Raises:
+        ValueError: there are too few or too many.
+    """
+    texts = [SYNONYMS.get(str(name), str(name)) for name in names]
+    ordered = [BACKGROUND, *dict.fromkeys(name for name in texts if name != BACKGROUND)]
+    if len(ordered) < 2:
+        raise ValueError(f"{source}: there is no class beside {BACKGROUND}; list the classes in `names`")
+    colours = zip(ordered, voc_colours(len(ordered)), strict=True)
+    return label_set(
+        {"names": ordered, "palette": [palette.get(name, colour) for name, colour in colours]}, source
+    )
 
 
 def read_description(path: Path, allowed: frozenset[str]) -> dict[str, Any]:
@@ -173,13 +240,20 @@ def read_file_masks(description: dict[str, Any], source: str) -> tuple[LabelSet,
         raise ValueError(
             f"{source}: mask_format is {str(form)[:100]!r}, but masks hold {', '.join(MASK_FORMATS)}"
         )
+    if ("ids" in description) != (form == "ids"):
+        raise ValueError(
+            f"{source}: `ids` (the class of each id, such as 7: road) belongs to mask_format: ids, "
+            "and each needs the other"
+        )
     if form == "indices":
         labels = label_set(description, source)
         return labels, IndexMasks(labels)
-    # The void of these files is a colour or a grey value, not an index that the classes leave free.
+    # The void of these files is an id, a colour or a grey value, not an index that the classes leave free.
     labels = label_set({key: value for key, value in description.items() if key != "void"}, source)
     void = description.get("void")
     try:
+        if form == "ids":
+            return labels, IdMasks(read_ids(description["ids"], void, labels))
         if form == "colours":
             if not description.get("palette"):
                 raise ValueError("masks in colours need `palette`, the [R, G, B] of each class")
@@ -191,6 +265,29 @@ def read_file_masks(description: dict[str, Any], source: str) -> tuple[LabelSet,
         return labels, BinaryMasks(void)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+def read_ids(ids: Any, void: Any, labels: LabelSet) -> dict[int, int]:
+    """The class index of each id in the `ids` of a description, and `VOID` of each that its `void` lists.
+
+    Raises:
+        ValueError: an id is impossible or named twice, a name is no class, or a class has no id.
+    """
+    if not isinstance(ids, dict) or not ids:
+        raise ValueError("`ids` must hold the class of each id, such as 7: road")
+    voids = [] if void is None else void if isinstance(void, list) else [void]
+    wrong = [one for one in [*ids, *voids] if not (type(one) is int and 0 <= one <= MOST_ID)]
+    if wrong:
+        raise ValueError(f"ids: {str(wrong[0])[:100]!r} is no id: they are whole numbers, 0 to {MOST_ID}")
+    twice = sorted(set(ids) & set(voids))
+    if twice:
+        raise ValueError(f"the id {twice[0]} is a class in `ids`, and is in `void` too")
+    names = [SYNONYMS.get(str(name), str(name)) for name in ids.values()]
+    indices = labels.index(names)
+    absent = [name for name in labels.names if name not in names]
+    if absent:
+        raise ValueError(f"no id in `ids` is of the class {absent[0]}; remove it from `names`, or add its id")
+    return dict(zip(ids, indices, strict=True)) | dict.fromkeys(voids, VOID)
 
 
 def read_colour(value: Any) -> Colour:

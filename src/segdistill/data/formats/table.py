@@ -3,14 +3,32 @@
 from pathlib import Path
 
 from segdistill.config.train import DataConfig
+from segdistill.data.formats.ade20k import AdeLayout
+from segdistill.data.formats.cityscapes import CityscapesLayout
 from segdistill.data.formats.coco import CocoLayout
 from segdistill.data.formats.cvat import CvatLayout
 from segdistill.data.formats.folders import FolderLayout
+from segdistill.data.formats.huggingface import HuggingFaceLayout
+from segdistill.data.formats.label_studio import LabelStudioLayout
+from segdistill.data.formats.labelme import LabelmeLayout
 from segdistill.data.formats.layout import DESCRIPTION, Layout
+from segdistill.data.formats.supervisely import SuperviselyLayout
 from segdistill.data.formats.voc import VocLayout
-from segdistill.data.formats.yolo import DATA, YoloLayout
+from segdistill.data.formats.yolo import YoloLayout
 
-LAYOUTS: tuple[type[Layout], ...] = (CvatLayout, VocLayout, CocoLayout, YoloLayout, FolderLayout)
+LAYOUTS: tuple[type[Layout], ...] = (
+    CvatLayout,
+    VocLayout,
+    CityscapesLayout,
+    AdeLayout,
+    SuperviselyLayout,
+    CocoLayout,
+    LabelStudioLayout,
+    YoloLayout,
+    HuggingFaceLayout,
+    LabelmeLayout,
+    FolderLayout,
+)
 """The readers, in the order in which a folder is tried."""
 
 
@@ -18,8 +36,7 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
     """The data set below `root`, without looking at its images.
 
     Args:
-        root: a VOC devkit (or a folder that holds VOCdevkit/VOC2012), an export of CVAT, or a folder with a
-            dataset.yaml or YOLO's data.yaml.
+        root: a folder of one of the `LAYOUTS`.
         layout: a dataset.yaml that lies elsewhere.
 
     Raises:
@@ -34,12 +51,18 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
     description = Path(layout) if layout else None
     found = next(filter(None, (reader.find(folder, description) for reader in LAYOUTS)), None)
     if found is None:
+        titles = ", ".join(reader.title for reader in LAYOUTS)
         raise FileNotFoundError(
-            f"{folder} is neither a VOC devkit (no ImageSets folder) nor described by a {DESCRIPTION} "
-            f"(or YOLO's {DATA}); "
-            "docs/own-data.md shows how to write one"
+            f"{folder} has none of the layouts that are read ({titles}); docs/own-data.md says what each is "
+            f"recognised by, and how a {DESCRIPTION} describes folders"
         )
     return found
+
+
+def describe_layout(root: str | Path, layout: str | Path | None = None) -> str:
+    """Which layout a folder has and why, in words; see `open_layout`."""
+    found = open_layout(root, layout)
+    return f"{found.title}, recognised by {found.signs}"
 
 
 def open_training_layout(config: DataConfig) -> Layout:

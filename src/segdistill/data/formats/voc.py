@@ -32,6 +32,9 @@ class VocLayout(Layout):
         reader: of the mask files.
     """
 
+    title = "a VOC devkit"
+    signs = "the folder ImageSets, here or in VOCdevkit/VOC2012"
+
     def __init__(self, devkit: Path, labels: LabelSet, reader: MaskReader) -> None:
         self.root, self.labels, self.reader = devkit, labels, reader
         self.lists = devkit / "ImageSets" / "Segmentation"

@@ -41,6 +41,8 @@ class YoloLayout(Layout):
         ValueError: pycocotools is not installed, or the description is wrong.
     """
 
+    title = "YOLO's polygons"
+    signs = f"{DATA} with `names` and `train`, `val` or `test`"
     same_images = "has the same images as `train` and as `val`"
     to_divide = "name others as `val`"
 
@@ -148,7 +150,7 @@ class YoloMasks(MaskReader):
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The polygons of an image, the smaller on top."""
-        assert files.mask is not None
+        assert isinstance(files.mask, Path)
         height, width = size or image_size(files.image)
         refuse_large(files.image, (width, height))
         drawn = []
