@@ -21,6 +21,8 @@ pytestmark = pytest.mark.unit
         ("C:/a/b.py:build", {"kind": "function", "path": Path("C:/a/b.py"), "function": "build"}),
         ("package.module:build", {"kind": "function", "module": "package.module", "function": "build"}),
         ("smpl:build", {"kind": "function", "module": "smpl", "function": "build"}),
+        ("hf:nvidia/segformer-b0", {"kind": "hf", "architecture": "nvidia/segformer-b0"}),
+        ("hf:C:/folder", {"kind": "hf", "architecture": "C:/folder"}),
         ("a/b.onnx", {"kind": "file", "path": Path("a/b.onnx")}),
         ("C:/a/b.pte", {"kind": "file", "path": Path("C:/a/b.pte")}),
     ],
@@ -83,7 +85,7 @@ def test_code_that_a_file_names_needs_trust(monkeypatch: pytest.MonkeyPatch) -> 
     for text in ("evil.py:build", "evil.package:build", "evil:package.onnx"):
         with pytest.raises(ValueError, match=f"model.json names the network '{text}', whose code would run"):
             require_trust(text, Path("model.json"))
-    for text in ("dsunet", "fcn_resnet50", "smp:Unet/resnet18", "model.onnx", "runs/1", ""):
+    for text in ("dsunet", "fcn_resnet50", "smp:Unet/resnet18", "hf:a/b", "model.onnx", "runs/1", ""):
         require_trust(text, Path("model.json"))
     monkeypatch.setenv("SEGDISTILL_TRUST", "1")
     require_trust("evil.py:build", Path("model.json"))
