@@ -48,10 +48,6 @@ CASES = {
     "compare with no run": (["compare", "fcn_resnet50", "set"], "set is not a run folder"),
     "predict nothing": (["predict", "fcn_resnet50", "a.png", "b.png"], "b.png does not exist"),
     "predict by no run": (["predict", "set", "a.png"], "set is not a run folder with a trained model"),
-    "predict by no folder of Hugging Face": (
-        ["predict", "hf:./typo", "a.png"],
-        "hf:./typo: ./typo is not a folder, and a name on the hub is ORG/NAME",
-    ),
     "predict by nothing": (
         ["predict", "runs/typo", "a.png"],
         "runs/typo does not exist: it is neither",

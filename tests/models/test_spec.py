@@ -21,8 +21,6 @@ pytestmark = pytest.mark.unit
         ("C:/a/b.py:build", {"kind": "function", "path": Path("C:/a/b.py"), "function": "build"}),
         ("package.module:build", {"kind": "function", "module": "package.module", "function": "build"}),
         ("smpl:build", {"kind": "function", "module": "smpl", "function": "build"}),
-        ("hf:nvidia/segformer-b0", {"kind": "hf", "architecture": "nvidia/segformer-b0"}),
-        ("hf:C:/folder", {"kind": "hf", "architecture": "C:/folder"}),
         ("a/b.onnx", {"kind": "file", "path": Path("a/b.onnx")}),
         ("C:/a/b.pte", {"kind": "file", "path": Path("C:/a/b.pte")}),
     ],
@@ -33,6 +31,19 @@ def test_each_form_is_parsed_into_its_parts(text: str, expected: dict[str, objec
     assert spec.is_code is (spec.kind == "function")
     if not KINDS[spec.kind].trained:
         assert parse_architecture(text) == spec
+
+
+@pytest.mark.parametrize("source", ["nvidia/segformer-b0", "nvidia/segformer-b0@main", "C:/folder"])
+def test_a_network_of_hugging_face_is_named_without_asking_the_hub(source: str) -> None:
+    expected = NetworkSpec(text=f"hf:{source}", kind="hf", architecture=source)
+    assert parse_architecture(f"hf:{source}") == expected
+    assert not expected.is_code
+
+
+def test_a_folder_of_hugging_face_holds_a_network_or_a_run(tmp_path: Path) -> None:
+    assert parse_spec(f"hf:{tmp_path}").kind == "hf"
+    (tmp_path / CARD).write_text("{}")
+    assert parse_spec(f"hf:{tmp_path}").kind == "run"
 
 
 @pytest.mark.parametrize("name", ["mine", "dsunet", "os:path", "odd.onnx"])

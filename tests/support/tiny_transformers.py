@@ -44,8 +44,8 @@ def swin() -> Any:
 
 def segformer() -> tuple[Any, Any]:
     config = hf.SegformerConfig(
-        depths=[1] * 4, hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16, classifier_dropout_prob=0.0, drop_path_rate=0.0, **CLASSES,
+        num_encoder_blocks=2, depths=[1, 1], hidden_sizes=[8, 16], num_attention_heads=[1, 2],
+        sr_ratios=[4, 2], decoder_hidden_size=16, classifier_dropout_prob=0.0, drop_path_rate=0.0, **CLASSES,
     )  # fmt: skip
     return hf.SegformerForSemanticSegmentation(config), hf.SegformerImageProcessor(size=SQUARE)
 

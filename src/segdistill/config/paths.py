@@ -53,21 +53,11 @@ def require_model(run: str | Path) -> None:
 
 def require_network(spec: str) -> None:
     """Raise a `FileNotFoundError` for a spec that is a folder without a student, or the path of nothing."""
-    if spec.startswith(HUB):
-        require_hub_name(spec.removeprefix(HUB))
-        return
     path = Path(spec)
     if path.is_dir():
         require_model(path)
     elif len(path.parts) > 1 and ":" not in spec and not path.exists():
         raise FileNotFoundError(f"{spec} does not exist: it is neither a run folder nor an exported file")
-
-
-def require_hub_name(source: str) -> None:
-    """Raise a `FileNotFoundError` for what is neither a folder nor a name on Hugging Face's hub."""
-    path = Path(source)
-    if not path.is_dir() and (len(path.parts) != 2 or path.parts[0] in (path.anchor, ".", "..", "~")):
-        raise FileNotFoundError(f"hf:{source}: {source} is not a folder, and a name on the hub is ORG/NAME")
 
 
 def require_writable(run: Path, *, resume: bool, overwrite: bool) -> None:
