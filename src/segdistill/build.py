@@ -1,6 +1,6 @@
 """Settings become objects, once: the one assembly that every verb uses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import nn
 from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, PredictConfig
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
 from segdistill.console import log
 from segdistill.data.datasets import open_dataset, open_training, open_validation
@@ -24,6 +25,7 @@ from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
 from segdistill.models.depthwise import speed_up_depthwise
 from segdistill.models.hub_runs import run_folder
+from segdistill.models.huggingface import HuggingFaceNetwork
 from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.teacher import Teacher
@@ -78,6 +80,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         std=std,
         teacher=None if teacher is None else teacher.identity(),
         version=__version__,
+        huggingface=student.recorded() if isinstance(student, HuggingFaceNetwork) else None,
     )
     return Experiment(
         config=config,
@@ -157,9 +160,12 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     elif config.labels is not None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
     networks = [
-        load_network(spec, weights=config.weights, labels=own, output_stride=config.output_stride)
+        load_network(
+            spec, weights=config.weights, labels=own, output_stride=config.output_stride, prompts=config
+        )
         for spec in config.specs
     ]
+    require_prompted(networks, config)
     for network in networks:
         if network.outputs_masks:
             raise ValueError(
@@ -178,6 +184,13 @@ def open_feature_teacher(config: TeacherConfig, layer: str | None) -> FeatureTea
     """
     [spec] = config.specs
     return load_feature_teacher(spec, weights=config.weights, layer=layer, scale=config.scale)
+
+
+def require_prompted(networks: Sequence[TrainedNetwork], config: PromptConfig) -> None:
+    """Raise a `ValueError` for prompts that none of the networks takes."""
+    if config.prompts and not any(network.takes_prompts for network in networks):
+        specs = ", ".join(network.spec for network in networks)
+        raise ValueError(f"prompts are for open-vocabulary networks (hf: CLIPSeg), not for {specs}")
 
 
 def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
@@ -266,5 +279,8 @@ def open_predictor(target: str, config: PredictConfig, device: torch.device) -> 
     Raises:
         FileNotFoundError, ValueError: see `load_network`.
     """
-    network = load_network(target, precision=config.precision, output_stride=config.output_stride)
+    network = load_network(
+        target, precision=config.precision, output_stride=config.output_stride, prompts=config
+    )
+    require_prompted([network], config)
     return network.to(device).to(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from segdistill.build import open_evaluation, open_teacher
+from segdistill.build import open_evaluation, open_teacher, require_prompted
 from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
 from segdistill.config.values import one_each
 from segdistill.console import log, progress
@@ -51,8 +51,9 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     precision = "fp32" if config.precision == "auto" else config.precision
     network = load_network(
         spec, weights=config.weights, labels=samples.labels, precision=precision,
-        output_stride=config.output_stride,
+        output_stride=config.output_stride, prompts=config,
     )  # fmt: skip
+    require_prompted([network], config)
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
     teacher = open_teacher(config.teacher, samples.labels)
     started = time.perf_counter()

@@ -65,6 +65,28 @@ def test_several_classes_onto_one_add_up_their_odds() -> None:
     torch.testing.assert_close(mapped.flatten(), torch.tensor([1.0, 5.0]).log())
 
 
+def test_a_class_goes_by_any_of_its_names() -> None:
+    source = LabelSet(names=("wall", "person, individual", "road;route", "car"))
+    target = LabelSet(names=("road", "person", "wall", "bus"))
+    assert LabelMap(source, target, {"car": "bus"}).sources == [[2], [1], [0], [3]]
+    # A whole name counts before a part of it, and what the map says before both.
+    target = LabelSet(names=("road", "person", "person, individual", "bus"))
+    assert LabelMap(source, target, {"route": "person", "wall": "road", "car": "bus"}).sources == [
+        [0],
+        [2],
+        [1],
+        [3],
+    ]
+
+
+def test_a_star_stands_for_all_classes_that_are_left() -> None:
+    target = LabelSet(names=("a", "rest", "sea"))
+    source = LabelSet(names=("a", "b", "c", "d, sea"))
+    assert LabelMap(source, target, {"*": "rest", "c": "a"}).sources == [[0, 2], [1], [3]]
+    with pytest.raises(ValueError, match="its classes that the data set lacks: b, c"):
+        LabelMap(source, target, {})
+
+
 def test_what_does_not_map_is_named_on_both_sides() -> None:
     with pytest.raises(ValueError, match=r"that the data set lacks: c; .* it lacks: d; .* lacks: x"):
         LabelMap(ABC, LabelSet(names=("a", "b", "d")), {"x": "d"})

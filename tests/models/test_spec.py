@@ -33,6 +33,19 @@ def test_each_form_is_parsed_into_its_parts(text: str, expected: dict[str, objec
         assert parse_architecture(text) == spec
 
 
+@pytest.mark.parametrize("source", ["nvidia/segformer-b0", "nvidia/segformer-b0@main", "C:/folder"])
+def test_a_network_of_hugging_face_is_named_without_asking_the_hub(source: str) -> None:
+    expected = NetworkSpec(text=f"hf:{source}", kind="hf", architecture=source)
+    assert parse_architecture(f"hf:{source}") == expected
+    assert not expected.is_code
+
+
+def test_a_folder_of_hugging_face_holds_a_network_or_a_run(tmp_path: Path) -> None:
+    assert parse_spec(f"hf:{tmp_path}").kind == "hf"
+    (tmp_path / CARD).write_text("{}")
+    assert parse_spec(f"hf:{tmp_path}").kind == "run"
+
+
 @pytest.mark.parametrize("name", ["mine", "dsunet", "os:path", "odd.onnx"])
 def test_a_run_folder_is_one_whatever_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -83,7 +96,7 @@ def test_code_that_a_file_names_needs_trust(monkeypatch: pytest.MonkeyPatch) -> 
     for text in ("evil.py:build", "evil.package:build", "evil:package.onnx"):
         with pytest.raises(ValueError, match=f"model.json names the network '{text}', whose code would run"):
             require_trust(text, Path("model.json"))
-    for text in ("dsunet", "fcn_resnet50", "smp:Unet/resnet18", "model.onnx", "runs/1", ""):
+    for text in ("dsunet", "fcn_resnet50", "smp:Unet/resnet18", "hf:a/b", "model.onnx", "runs/1", ""):
         require_trust(text, Path("model.json"))
     monkeypatch.setenv("SEGDISTILL_TRUST", "1")
     require_trust("evil.py:build", Path("model.json"))

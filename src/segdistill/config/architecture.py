@@ -13,8 +13,8 @@ class Architecture:
     """A network of the zoo, before it has weights."""
 
     spec: str = "dsunet"
-    """Any network of the zoo: a built-in name, timm:ENCODER, smp:ARCH/ENCODER, file.py:function,
-    package:function."""
+    """Any network of the zoo: a built-in name, timm:ENCODER, smp:ARCH/ENCODER, hf:ORG/NAME,
+    file.py:function, package:function."""
     width: float = 1.0
     """Multiplies all channels of dsunet; other networks take 1 only."""
     stride: Literal[1, 2, 4] = 1

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import require
 
 TILE = 1024
@@ -13,7 +14,7 @@ Format = Literal["onnx", "openvino", "pt2", "executorch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(PromptConfig):
     """How pictures are segmented."""
 
     out: str = "predictions"
@@ -40,6 +41,7 @@ class PredictConfig:
     """auto, cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
         stride = self.output_stride
         require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
@@ -49,7 +51,7 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig:
+class LabelConfig(PromptConfig):
     """How a network's masks become a data set."""
 
     out: str = "labels"
@@ -79,6 +81,8 @@ class LabelConfig:
         """The settings of the prediction that writes the masks into `folder`."""
         return PredictConfig(
             out=folder,
+            prompts=self.prompts,
+            prompt_threshold=self.prompt_threshold,
             size=self.size,
             flip=self.flip,
             output_stride=self.output_stride,

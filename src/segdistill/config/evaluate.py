@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import Precision, TeacherConfig
 from segdistill.config.values import require
 
@@ -29,7 +30,7 @@ class EvaluationDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(PromptConfig):
     """How a network is scored."""
 
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
@@ -48,7 +49,7 @@ class EvaluateConfig:
     """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
     sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
     map: dict[str, str] = field(default_factory=dict)
-    """The network's class -> the data set's class, for names that differ."""
+    """The network's class -> the data set's class, for names that differ; "*" stands for all others."""
     classes: str = ""
     """Comma-separated class names: their mean IoU is reported too."""
     precision: Precision = "fp32"
@@ -64,6 +65,7 @@ class EvaluateConfig:
         return split_names(self.classes)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
         stride = self.output_stride
         require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")

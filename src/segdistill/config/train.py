@@ -9,6 +9,7 @@ from jsonargparse import set_parsing_settings
 
 from segdistill.config.architecture import Architecture
 from segdistill.config.objective import ObjectiveConfig as ObjectiveConfig
+from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import largest, require
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -119,8 +120,9 @@ class StudentConfig(Architecture):
     """The network that is trained."""
 
     weights: str | None = None
-    """What a fresh student starts from: `imagenet` downloads the published weights of its encoder, FILE is a
-    .safetensors or .pth state dict of the encoder, or of the whole network. null starts from scratch."""
+    """What a fresh student starts from: `imagenet` downloads the weights of its encoder, `published` those of
+    an hf: network. FILE is a .safetensors or .pth state dict of the encoder, or of the whole network. null
+    starts from scratch."""
     init: str | None = None
     """A run folder whose weights the student starts from, instead of `weights`."""
     freeze: list[str] = field(default_factory=list)
@@ -136,7 +138,7 @@ class StudentConfig(Architecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+class TeacherConfig(PromptConfig):
     """The frozen network that is distilled, or several; without a spec, training is supervised."""
 
     spec: str | list[str] | None = None
@@ -166,11 +168,13 @@ class TeacherConfig:
     cache_topk: int = 0
     """Classes kept per grid point, the rest of the probability spread over the others; 0 keeps all."""
     map: dict[str, str] = field(default_factory=dict)
-    """Teacher class -> student class, for names that differ; several onto one class are added up."""
+    """Teacher class -> student class, for names that differ; several onto one class are added up. "*"
+    stands for all that are not named and that the student lacks."""
     features_only: bool = False
     """The spec is an encoder without a head, timm:ENCODER or hf:NAME, and gives losses of features alone."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.scale > 0, "teacher.scale", self.scale, "above 0")
         self._check_averages()
         stride = self.output_stride
@@ -186,8 +190,8 @@ class TeacherConfig:
         require(
             len(self.specs) == 1, "teacher.spec", self.spec, "one encoder where teacher.features_only is true"
         )
-        logits = ("scales", "flip", "mix", "output_stride", "labels", "cache_stride", "cache_topk", "map")
-        for name in logits:
+        logits = "scales flip mix output_stride labels cache_stride cache_topk map prompts"
+        for name in logits.split():
             value = getattr(self, name)
             require(not value, f"teacher.{name}", value,
                     "left out where teacher.features_only is true: there are no logits")  # fmt: skip

@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as F
 from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
 from segdistill.data.transforms import resize_long_side
-from segdistill.exporting.writers import make_openvino, quiet, save_openvino, write_onnx
+from segdistill.exporting.writers import make_openvino, save_openvino, write_onnx
 from segdistill.models.exported import ExportCard, sole_core
+from segdistill.models.quiet import quiet
 
 GROUP = 8
 """Calibration images of a batch. A map's range is the mean of its extremes over such groups.

@@ -3,11 +3,8 @@
 N: images, H, W: rows and columns, K: classes.
 """
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +19,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from segdistill.files import first_line
 from segdistill.models.exported import ENTRY, FORMATS, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
+from segdistill.models.quiet import quiet
 from segdistill.models.trained import TrainedNetwork
 
 TRACED = (2, 69, 91)
@@ -224,16 +222,3 @@ WRITERS: dict[str, Write] = {
     "executorch": write_executorch,
 }
 """What writes a file, by name of the format."""
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Within it, log messages and warnings of the exporters are dropped."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -42,6 +42,7 @@ class ModelCard(Architecture):
         teacher: spec and fingerprint of the teacher, None for a supervised student.
         version: of segdistill.
         temperature: what logits are divided by before probabilities are made of them; masks need none.
+        huggingface: what an `hf:` network is rebuilt from, so that its folder is not needed; None for others.
     """
 
     labels: LabelSet
@@ -53,6 +54,7 @@ class ModelCard(Architecture):
     teacher: dict[str, Any] | None = None
     version: str = ""
     temperature: float = 1.0
+    huggingface: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.size, self.evaluate_size) if side is not None]

@@ -14,12 +14,15 @@ import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
+from segdistill.config.values import require
+from segdistill.models.huggingface import HuggingFaceNetwork, load_published
 from segdistill.models.spec import NetworkSpec, parse_architecture
 from segdistill.models.trained import read_state
 
 PREFIXES = ("", "encoder.", "backbone.", "features.", "module.", "model.")
 """What the names of an encoder's tensors may begin with in a file."""
 IMAGENET = "imagenet"
+PUBLISHED = "published"
 
 
 def load_pretrained(network: nn.Module, architecture: Architecture, weights: str) -> str:
@@ -28,7 +31,8 @@ def load_pretrained(network: nn.Module, architecture: Architecture, weights: str
     Args:
         network: of `architecture`, changed in place.
         architecture: what it is.
-        weights: `imagenet`, or a state dict of the encoder or of the whole network.
+        weights: `imagenet`, or `published` of an `hf:` network, or a state dict of the encoder or of the
+            whole network.
 
     Returns:
         What was loaded, in a line.
@@ -39,6 +43,13 @@ def load_pretrained(network: nn.Module, architecture: Architecture, weights: str
         FileNotFoundError: the file does not exist.
     """
     spec = parse_architecture(architecture.spec)
+    if weights == PUBLISHED:
+        allowed = f"{IMAGENET} or a file for {spec.text}: only hf: networks are published whole"
+        require(spec.kind == "hf", "student.weights", weights, allowed)
+        assert isinstance(network, HuggingFaceNetwork)
+        fresh = load_published(network, spec.architecture)
+        but = f", but for {len(fresh)} tensors from {fresh[0]} on, which start from scratch" if fresh else ""
+        return f"The student starts from the weights of {spec.text}{but}"
     if weights == IMAGENET:
         how = load_encoder(find_encoder(network), download(spec), f"the published weights of {spec.text}")
         return f"The encoder starts from the published weights of {spec.text}, matched by {how}"
@@ -104,9 +115,10 @@ def download(spec: NetworkSpec, option: str = "--student.weights") -> Mapping[st
         ValueError: nobody publishes one, or it could not be downloaded.
     """
     if spec.kind not in SOURCES:
+        value = PUBLISHED if spec.kind == "hf" else "FILE"
         raise ValueError(
-            f"nobody publishes weights for {spec.text}: name a file with {option} FILE, or a run to "
-            "start from with --init RUN"
+            f"nobody publishes weights for {spec.text}'s encoder alone: name others with {option} {value}, or "
+            "a run to start from with --init RUN"
         )
     return SOURCES[spec.kind](spec, option)
 

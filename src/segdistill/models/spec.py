@@ -11,7 +11,7 @@ from segdistill.config.paths import HUB
 from segdistill.models.exported import FORMATS, format_of
 from segdistill.models.hub_runs import find_run, pinned
 
-Kind = Literal["run", "file", "builtin", "torchvision", "timm", "smp", "function"]
+Kind = Literal["run", "file", "builtin", "torchvision", "timm", "smp", "hf", "function"]
 
 BUILTIN = ("dsunet",)
 TORCHVISION = (
@@ -35,7 +35,8 @@ class NetworkSpec:
             a function.
         module: the Python module of a function that is in no file.
         function: name of the function.
-        architecture: a built-in name, torchvision's name, or a library's architecture.
+        architecture: a built-in name, torchvision's name, a library's architecture, or Hugging Face's name or
+            folder.
         encoder: a library's encoder; empty for its default.
     """
 
@@ -99,6 +100,11 @@ def _parse_smp(text: str) -> NetworkSpec | None:
     return NetworkSpec(text=text, kind="smp", architecture=architecture, encoder=encoder)
 
 
+def _parse_hf(text: str) -> NetworkSpec | None:
+    source = text.removeprefix(HUB)
+    return NetworkSpec(text=text, kind="hf", architecture=source) if text.startswith(HUB) and source else None
+
+
 def _parse_function(text: str) -> NetworkSpec | None:
     source, _, function = text.rpartition(":")
     if source.endswith(".py"):
@@ -117,6 +123,7 @@ KINDS: dict[Kind, SpecKind] = {
     "torchvision": SpecKind(f"one of torchvision's ({', '.join(TORCHVISION)})", _parse_torchvision),
     "timm": SpecKind("timm:ENCODER", _parse_timm),
     "smp": SpecKind("smp:ARCHITECTURE/ENCODER", _parse_smp),
+    "hf": SpecKind("hf:ORG/NAME or hf:FOLDER", _parse_hf),
     "function": SpecKind("path/to/file.py:function or package.module:function", _parse_function),
 }
 """In the order in which they are tried; what builds or opens each is in `zoo.py` and `trained.py`."""

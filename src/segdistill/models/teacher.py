@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from segdistill.data.labels import LabelMap, LabelSet
+from segdistill.data.labels import LabelMap, LabelSet, aliases
 from segdistill.data.transforms import resize_bilinear, scaled_size
 from segdistill.models.averaging import mean_probability
 from segdistill.models.trained import TrainedNetwork
@@ -163,8 +163,11 @@ def _label_map(
     network: TrainedNetwork, networks: Sequence[TrainedNetwork], labels: LabelSet, rename: Mapping[str, str]
 ) -> LabelMap:
     """Where the classes of one of the networks go. A name that only another one has is none of its own."""
-    foreign = {name for other in networks for name in other.labels.names} - {*network.labels.names}
-    own = {name: target for name, target in rename.items() if name not in foreign}
+    known, foreign = (
+        {alias for one in of for name in one.labels.names for alias in aliases(name)}
+        for of in ([network], networks)
+    )
+    own = {name: target for name, target in rename.items() if name not in foreign - known}
     try:
         return LabelMap(network.labels, labels, own)
     except ValueError as error:

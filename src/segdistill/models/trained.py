@@ -14,12 +14,22 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import require
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_bilinear, scaled_size
 from segdistill.files import first_line, refuse_bomb
 from segdistill.models.card import CARD, WEIGHTS, read_card, read_weights
 from segdistill.models.exported import ExportedNetwork
+from segdistill.models.huggingface import (
+    OPEN_VOCABULARY,
+    HuggingFaceNetwork,
+    build_huggingface,
+    class_names,
+    load_huggingface,
+    open_config,
+)
+from segdistill.models.open_vocabulary import OpenVocabularyNetwork, load_open_vocabulary
 from segdistill.models.renormalize import Renormalize
 from segdistill.models.spec import Kind, NetworkSpec, parse_spec, require_trust
 from segdistill.models.zoo import (
@@ -94,6 +104,11 @@ class TrainedNetwork(nn.Module):
         return isinstance(self.module, ExportedNetwork) and self.module.card.output == "mask"
 
     @property
+    def takes_prompts(self) -> bool:
+        """Whether it segments what prompts name."""
+        return isinstance(self.module, OpenVocabularyNetwork)
+
+    @property
     def largest(self) -> tuple[int, int] | None:
         """Most images and longest side, in pixels, that an exported file takes at once; None for any."""
         return self.module.largest if isinstance(self.module, ExportedNetwork) else None
@@ -127,6 +142,7 @@ class LoadOptions:
     weights: Path | None
     labels: LabelSet | None
     precision: str
+    prompts: PromptConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +174,7 @@ def load_network(
     labels: LabelSet | None = None,
     precision: str = "fp32",
     output_stride: int | None = None,
+    prompts: PromptConfig | None = None,
 ) -> TrainedNetwork:
     """A trained network, in eval mode.
 
@@ -169,6 +186,7 @@ def load_network(
         labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
         precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
         output_stride: see `TrainedNetwork`; None takes what the network declares.
+        prompts: what an open-vocabulary network is to segment.
 
     Label set, normalisation and output stride come from the run folder, from torchvision's or the file's
     metadata, or from attributes `labels` (class names or a label set), `mean`, `std` and `output_stride` of a
@@ -180,7 +198,12 @@ def load_network(
         FileNotFoundError: a file does not exist.
     """
     parsed = parse_spec(spec)
-    options = LoadOptions(weights=Path(weights) if weights else None, labels=labels, precision=precision)
+    options = LoadOptions(
+        weights=Path(weights) if weights else None,
+        labels=labels,
+        precision=precision,
+        prompts=prompts or PromptConfig(),
+    )
     loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
     network = TrainedNetwork(
         loaded.module,
@@ -252,6 +275,24 @@ def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     return Loaded(module=module, labels=categories)
 
 
+def _load_hf(spec: NetworkSpec, options: LoadOptions) -> Loaded:
+    """A network of Hugging Face, with the names of its classes or those of the prompts."""
+    source = spec.architecture
+    config = open_config(source)
+    module: HuggingFaceNetwork | OpenVocabularyNetwork
+    names: list[str] | None
+    if config.model_type == OPEN_VOCABULARY:
+        module = load_open_vocabulary(source, config, options.prompts)
+        names = module.names
+    else:
+        names = class_names(config)
+        module = build_huggingface(source, None) if options.weights else load_huggingface(source, config)
+    if options.weights:
+        load_state(module.model, options.weights)
+    form = module.form
+    return Loaded(module=module, labels=names, mean=form.mean, std=form.std, size=form.long_side)
+
+
 def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     """What a function returns, with its attributes `labels`, `mean`, `std` and `output_stride`."""
     module = call_function(spec, len(options.labels) if options.labels else None)
@@ -283,6 +324,7 @@ LOADERS: dict[Kind, Callable[[NetworkSpec, LoadOptions], Loaded]] = {
     "run": _load_run,
     "file": _load_file,
     "torchvision": _load_torchvision,
+    "hf": _load_hf,
     "function": _load_function,
 }
 """What loads each kind of spec; any other kind is built, and loads a state dict that is named beside it."""

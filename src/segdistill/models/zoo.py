@@ -17,7 +17,10 @@ import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
+from segdistill.models.card import ModelCard
 from segdistill.models.grid import pad_to_multiple
+from segdistill.models.huggingface import build_huggingface
+from segdistill.models.recorded import rebuild
 from segdistill.models.spec import CHOICES, Kind, NetworkSpec, parse_architecture, remember_call
 from segdistill.models.student import DSUNet
 from segdistill.models.timm_encoder import build_timm
@@ -78,9 +81,9 @@ def build_model(network: Architecture | str, num_classes: int) -> nn.Module:
 
     Args:
         network: the architecture, or its spec alone: a built-in name, `timm:ENCODER`,
-            `smp:ARCHITECTURE/ENCODER` (segmentation_models.pytorch), `path/to/file.py:function` or
-            `package.module:function`. The function is called with `num_classes` where it takes such an
-            argument, and runs with this process's rights.
+            `smp:ARCHITECTURE/ENCODER` (segmentation_models.pytorch), `hf:ORG/NAME` or `hf:FOLDER`
+            (transformers), `path/to/file.py:function` or `package.module:function`. The function is called
+            with `num_classes` where it takes such an argument, and runs with this process's rights.
         num_classes: K.
 
     Returns:
@@ -141,6 +144,12 @@ def _build_smp(spec: NetworkSpec, architecture: Architecture, num_classes: int) 
     return PaddedNetwork(inner)
 
 
+def _build_hf(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    if isinstance(architecture, ModelCard) and architecture.huggingface is not None:
+        return rebuild(architecture.huggingface, num_classes)
+    return build_huggingface(spec.architecture, num_classes)
+
+
 def call_function(spec: NetworkSpec, num_classes: int | None) -> nn.Module:
     """The network that the function of a spec returns, called with K where it takes `num_classes`.
 
@@ -166,6 +175,7 @@ BUILDERS: dict[Kind, Callable[[NetworkSpec, Architecture, int], nn.Module]] = {
     "torchvision": _build_torchvision,
     "timm": _build_timm,
     "smp": _build_smp,
+    "hf": _build_hf,
     "function": _build_function,
 }
 """What builds each kind of spec with fresh weights."""
