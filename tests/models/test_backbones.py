@@ -37,8 +37,10 @@ def save(tmp_path: Path) -> Save:
         for parameter in model.parameters():  # what begins as zeros would hide what it is added to
             nn.init.normal_(parameter, std=0.2)
         model.save_pretrained(tmp_path / "encoder")
-        if processor:
-            (tmp_path / "encoder" / "preprocessor_config.json").write_text(json.dumps(processor))
+        settings = {"image_processor_type": "ViTImageProcessor", "image_mean": IMAGENET_MEAN} | {
+            "image_std": IMAGENET_STD, **processor
+        }  # fmt: skip
+        (tmp_path / "encoder" / "preprocessor_config.json").write_text(json.dumps(settings))
         return f"hf:{tmp_path / 'encoder'}"
 
     return write
@@ -197,7 +199,11 @@ def test_too_few_tokens_are_no_map() -> None:
             "teacher_layer is 'blocks.99', but must be one of blocks.0, ",
         ),
         ("timm:test_vit3", {"weights": "none.safetensors"}, "none.safetensors does not exist"),
-        ("hf:nowhere/at all", {}, "cannot be opened .* `hf download nowhere/at all --local-dir FOLDER`"),
+        (
+            "hf:nowhere/at all",
+            {},
+            "could not be downloaded .* `hf download nowhere/at all --local-dir FOLDER`",
+        ),
         ("hf:x", {"weights": "file.pth"}, "teacher.weights is file.pth, but hf:x brings its own"),
     ],
 )

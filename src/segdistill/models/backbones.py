@@ -4,7 +4,6 @@ N: images, T: tokens, C: channels, H, W: rows and columns of an image, h, w: of 
 """
 
 import hashlib
-import importlib
 import inspect
 import json
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_bilinear, scaled_size
 from segdistill.files import first_line
-from segdistill.models.hub_runs import split_revision
+from segdistill.models.hub import import_transformers, open_pretrained
+from segdistill.models.huggingface import open_form
 from segdistill.models.pretrained import download, load_encoder
 from segdistill.models.renormalize import Renormalize
 from segdistill.models.spec import parse_architecture
@@ -258,20 +258,8 @@ def _open_transformers(name: str, weights: str | Path | None, layer: str | None)
     """An encoder of transformers, from a folder, the cache of the hub, or the hub."""
     if weights is not None:
         raise ValueError(f"teacher.weights is {weights}, but hf:{name} brings its own: leave it out")
-    try:
-        transformers = importlib.import_module("transformers")
-    except ModuleNotFoundError:
-        raise ValueError(f"hf:{name} needs transformers: install segdistill[hf]") from None
-    source, revision = split_revision(name)
-    try:
-        model, info = transformers.AutoModel.from_pretrained(
-            source, revision=revision, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"hf:{name} cannot be opened ({first_line(error)}): name a folder that "
-            f"`hf download {source} --local-dir FOLDER` made, as hf:FOLDER"
-        ) from None
+    load = import_transformers().AutoModel.from_pretrained
+    model, info = open_pretrained(load, name, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:
         raise ValueError(f"hf:{name} has no weights for {len(missing)} tensors, the first is {missing[0]}")
@@ -279,24 +267,8 @@ def _open_transformers(name: str, weights: str | Path | None, layer: str | None)
     count = model.config.num_hidden_layers if depths is None else len(depths)
     layers = [f"hidden_states.{index}" for index in range(count + 1)]
     index = None if layer is None else _find_layer(layer, layers)
-    mean, std = _processor_statistics(transformers, source, revision)
-    return Backbone(module=TransformersFeatures(model, index), mean=mean, std=std)
-
-
-def _processor_statistics(
-    transformers: Any, source: str, revision: str | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the RGB input in 0 to 1 that an image processor makes; ImageNet's without one."""
-    mixin = transformers.ImageProcessingMixin
-    try:
-        settings, _ = mixin.get_image_processor_dict(source, revision=revision)
-    except OSError:
-        return IMAGENET_MEAN, IMAGENET_STD
-    whole = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
-    if not settings.get("do_normalize", True):
-        return (0.0,) * 3, (1 / whole,) * 3
-    mean, std = settings.get("image_mean") or IMAGENET_MEAN, settings.get("image_std") or IMAGENET_STD
-    return tuple(value / whole for value in mean), tuple(value / whole for value in std)
+    form = open_form(name, model.config)
+    return Backbone(module=TransformersFeatures(model, index), mean=form.mean, std=form.std)
 
 
 OPENERS: dict[str, Callable[[str, str | Path | None, str | None], Backbone]] = {

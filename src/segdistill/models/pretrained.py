@@ -117,8 +117,8 @@ def download(spec: NetworkSpec, option: str = "--student.weights") -> Mapping[st
     if spec.kind not in SOURCES:
         value = PUBLISHED if spec.kind == "hf" else "FILE"
         raise ValueError(
-            f"nobody publishes weights for {spec.text}'s encoder alone: name others with {option} {value}, or "
-            "a run to start from with --init RUN"
+            f"nobody publishes weights for {spec.text}'s encoder alone: name others with {option} {value}, "
+            "or a run to start from with --init RUN"
         )
     return SOURCES[spec.kind](spec, option)
 
