@@ -354,7 +354,7 @@ VERBS = {
             "repository": {"help": "ORG/NAME; it is made where it is missing"},
         },
     ),
-    "data": Verb(help="check, download or draw data sets", verbs=DATA_VERBS),
+    "data": Verb(help="describe, check, show, convert, download or draw data sets", verbs=DATA_VERBS),
     "demo": Verb(
         help="draw a data set, train a teacher, a student alone and a distilled one; compare them",
         run=run_demo,

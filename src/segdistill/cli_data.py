@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from segdistill.config.show import IMAGES, ShowConfig
 from segdistill.config.verbs import Options, Result, Verb
+from segdistill.data.devkit_folder import DevkitFolder
 from segdistill.data.formats.table import open_layout
 
 TEXT = {"type": str | None, "default": None}
 """An option that is a text, or absent."""
+PATH = {"help": "the data set's folder"}
+LAYOUT = {"help": "a dataset.yaml kept elsewhere", **TEXT}
 
 
 def check_data(options: Options) -> None:
@@ -14,29 +18,43 @@ def check_data(options: Options) -> None:
 
 
 def run_check(options: Options) -> Result:
-    from segdistill.console import log, progress
-    from segdistill.data.check import Survey, check
-    from segdistill.data.datasets import open_dataset, splits
+    from segdistill.inspecting import check_dataset
 
-    found = [options.split] if options.split else splits(options.path, options.layout)
-    pairs, problems, warnings = 0, 0, 0
-    # A VOC devkit without lists has no split: opening one gives the error that names what is missing.
-    for split in found or ["train"]:
-        dataset = open_dataset(options.path, split, layout=options.layout, strict=False)
-        with progress() as bar:
-            task = bar.add_task(f"check {split}", total=len(dataset), numbers="")
-            counted = Survey(dataset.labels, dataset.labelled)
-            for problem in check(dataset, counted):
-                pairs += 1
-                if problem:
-                    problems += 1
-                    log(f"{split} {problem.id}: {problem.reason}")
-                bar.advance(task)
-        for warning in counted.warnings:
-            log(f"{split}: {warning}")
-        warnings += len(counted.warnings)
-    counts = {"pairs": pairs, "problems": problems, "warnings": warnings}
-    return {"path": options.path, "splits": found, **counts}
+    return check_dataset(options.path, options.layout, options.split)
+
+
+def run_init(options: Options) -> Result:
+    from segdistill.describing import init_dataset
+
+    return init_dataset(options.path, options.layout, overwrite=options.overwrite)
+
+
+def show_config(options: Options) -> ShowConfig:
+    return ShowConfig(out=options.out, split=options.split, images=options.images, shows=options["class"])
+
+
+def check_show(options: Options) -> None:
+    config = show_config(options)
+    labels = open_layout(options.path, options.layout).labels
+    if config.shows is not None:
+        labels.index([config.shows])
+
+
+def run_show(options: Options) -> Result:
+    from segdistill.inspecting import show_dataset
+
+    return show_dataset(options.path, show_config(options), options.layout)
+
+
+def check_convert(options: Options) -> None:
+    check_data(options)
+    DevkitFolder(options.out).check([options.path])
+
+
+def run_convert(options: Options) -> Result:
+    from segdistill.inspecting import convert_dataset
+
+    return convert_dataset(options.path, options.out, options.layout)
 
 
 def run_download(options: Options) -> Result:
@@ -55,14 +73,46 @@ def run_shapes(options: Options) -> Result:
 
 
 DATA_VERBS = {
+    "init": Verb(
+        help="find out how a folder can be read, and write its dataset.yaml",
+        run=run_init,
+        arguments={
+            "path": {"help": "a folder of images and masks"},
+            "--layout": {"help": "which way, where there are several (they are listed)", **TEXT},
+            "--overwrite": {"action": "store_true", "help": "replace a dataset.yaml"},
+        },
+    ),
     "check": Verb(
-        help="read every pair and name each bad file",
+        help="read every pair: name bad files and duplicates, count classes",
         run=run_check,
         check=check_data,
         arguments={
-            "path": {"help": "the data set's folder"},
-            "--layout": {"help": "a dataset.yaml kept elsewhere", **TEXT},
+            "path": PATH,
+            "--layout": LAYOUT,
             "--split": {"help": "one split; all where absent", **TEXT},
+        },
+    ),
+    "show": Verb(
+        help="draw images with their masks, a legend and the shares of the classes",
+        run=run_show,
+        check=check_show,
+        arguments={
+            "path": PATH,
+            "--out": {"required": True, "help": "FILE.png, FILE.html, or a folder that gets both"},
+            "--layout": LAYOUT,
+            "--split": {"help": "one split; train where absent, or the first", **TEXT},
+            "--images": {"type": int, "default": IMAGES, "help": "how many, evenly chosen"},
+            "--class": {"help": "only images that show this class", **TEXT},
+        },
+    ),
+    "convert": Verb(
+        help="write a data set of any layout as a VOC devkit with index masks",
+        run=run_convert,
+        check=check_convert,
+        arguments={
+            "path": PATH,
+            "--out": {"required": True, "help": "the devkit's folder; an interrupted call is continued"},
+            "--layout": LAYOUT,
         },
     ),
     "download": Verb(

@@ -10,18 +10,20 @@ from accelerate.utils import gather_object
 
 from segdistill.build import open_predictor
 from segdistill.config.deploy import LabelConfig
+from segdistill.config.show import IMAGES
 from segdistill.console import log, progress
-from segdistill.data.check import Survey, survey
+from segdistill.data.check import survey
 from segdistill.data.datasets import open_dataset
 from segdistill.data.formats.classes import ClassMap
+from segdistill.data.images import write_image
 from segdistill.data.label_folder import LabelFolder, LabelledImage
 from segdistill.engine.runtime import from_main_process, keep_freed_memory_on, make_accelerator
 from segdistill.inference.pipeline import Pipeline, UnreadableFilesError
-from segdistill.inference.prediction import find_images, write_image
+from segdistill.inference.prediction import find_images
 from segdistill.inference.segment import Decide, decide_above, decide_merged
 from segdistill.models.fused import fuse_students
 from segdistill.models.trained import TrainedNetwork
-from segdistill.reporting.contact_sheet import contact_sheet
+from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet
 
 
 def label(
@@ -147,23 +149,15 @@ def _finish(folder: LabelFolder, computed: int, problems: int) -> dict[str, Any]
     """Write the sheet, and count what the masks hold; see `label`."""
     samples = open_dataset(folder.path, "all")
     counted = survey(samples)
-    write_image(folder.sheet, contact_sheet(samples), "JPEG")
+    chosen = choose(IMAGES, range(len(samples)))
+    title = f"{len(chosen)} of {len(samples):,} images, evenly chosen, and their masks"
+    sheet = Sheet(title=title, samples=samples, indices=chosen, counted=counted)
+    write_image(folder.sheet, draw_sheet(sheet), "JPEG")
     return {
         "out": str(folder.path),
         "images": len(samples),
         "computed": computed,
-        **_shares(counted),
+        **counted.record,
         "sheet": str(folder.sheet),
         "problems": problems,
-    }
-
-
-def _shares(counted: Survey) -> dict[str, Any]:
-    """Of all masks: the fraction of the pixels of each class and of void, and in how many each class is."""
-    pixels = counted.pixels / counted.pixels.sum()
-    names = counted.labels.names
-    return {
-        "pixel_shares": {name: float(pixels[index]) for index, name in enumerate(names)},
-        "image_counts": {name: int(counted.images[index]) for index, name in enumerate(names)},
-        "void_share": counted.void,
     }

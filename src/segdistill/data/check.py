@@ -1,17 +1,19 @@
-"""Reads a data set before training does: names each file it would stumble over, and counts the classes."""
+"""Reads a data set before training does: names files it would stumble over, counts classes and objects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import cpu_count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segdistill.data.duplicates import Fingerprint, fingerprint
 from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.objects import make_measure
 from segdistill.data.samples import Samples
 
 MOST_VOID = 0.5
@@ -29,6 +31,14 @@ class Problem(NamedTuple):
     reason: str
 
 
+class SmallObject(NamedTuple):
+    """The smallest object of a class: pixels that touch each other."""
+
+    pixels: int
+    id: str
+    """Of the sample that it is in."""
+
+
 @dataclass
 class Survey:
     """How often each class occurs in the masks that were counted."""
@@ -37,12 +47,21 @@ class Survey:
     """The K classes."""
     labelled: int
     """How many masks there are."""
+    void_note: str = ""
+    """What void is in the files, see `MaskReader.void`."""
     masks: int = 0
     """How many were counted."""
     pixels: Counts = field(default_factory=lambda: np.zeros(VOID + 1, np.int64))
     """Pixels of each index: 256, the first K of them the classes'."""
     images: Counts = field(default_factory=lambda: np.zeros(VOID + 1, np.int64))
     """Masks in which each index occurs: 256."""
+    smallest: dict[int, SmallObject] = field(default_factory=dict)
+    """The smallest object by index, where objects were looked for."""
+
+    @classmethod
+    def of(cls, samples: Samples) -> "Survey":
+        """One that nothing was counted in yet."""
+        return cls(samples.labels, samples.labelled, samples.void)
 
     def add(self, counts: Counts) -> None:
         """Count one more mask, of which `counts` are the pixels of each index (256)."""
@@ -50,10 +69,34 @@ class Survey:
         self.pixels += counts
         self.images += counts > 0
 
+    def add_objects(self, name: str, smallest: Mapping[int, int]) -> None:
+        """Compare the pixels of the smallest objects, by index, of the sample called `name`."""
+        for index, pixels in smallest.items():
+            if index not in self.smallest or pixels < self.smallest[index].pixels:
+                self.smallest[index] = SmallObject(pixels, name)
+
     @property
     def void(self) -> float:
         """Fraction of the masks' pixels that are void; 0 where there are none."""
         return float(self.pixels[VOID] / max(1, self.pixels.sum()))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """JSON form: of all masks, the pixels of each class and of void, and in how many each class is."""
+        names = self.labels.names
+        total = max(1, int(self.pixels.sum()))
+        found: dict[str, Any] = {
+            "pixel_shares": {name: float(self.pixels[index] / total) for index, name in enumerate(names)},
+            "image_counts": {name: int(self.images[index]) for index, name in enumerate(names)},
+            "void_share": self.void,
+        }
+        if self.smallest:
+            found["smallest_objects"] = {
+                name: self.smallest[index]._asdict()
+                for index, name in enumerate(names)
+                if index in self.smallest
+            }
+        return found
 
     @property
     def warnings(self) -> list[str]:
@@ -71,11 +114,8 @@ class Survey:
                 "and its IoU is not counted"
             )
         if self.void > MOST_VOID:
-            found.append(
-                f"{self.void:.0%} of the pixels of the {read} are void (index {self.labels.void}) and teach "
-                f"nothing: if {self.labels.void} is meant to be a class, give it the index of its name (0 to "
-                f"{len(self.labels) - 1}) in the mask files"
-            )
+            note = f" ({self.void_note})" if self.void_note else ""
+            found.append(f"{self.void:.0%} of the pixels of the {read} are void and teach nothing{note}")
         return found
 
 
@@ -91,11 +131,20 @@ def survey(samples: Samples, most: int | None = None) -> Survey:
     """
     count = samples.labelled if most is None else min(most, samples.labelled)
     indices = np.linspace(0, samples.labelled - 1, count).round().astype(int).tolist()
-    found = Survey(samples.labels, samples.labelled)
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for counts in pool.map(lambda index: count_indices(samples.mask(index)), indices):
-            found.add(counts)
+    found = Survey.of(samples)
+    for counts in count_masks(samples, indices):
+        found.add(counts)
     return found
+
+
+def count_masks(samples: Samples, indices: Iterable[int]) -> Iterator[Counts]:
+    """Pixels of each index in the masks of some samples, in their order; several are read at once.
+
+    Raises:
+        FileNotFoundError, ValueError: a mask cannot be read.
+    """
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        yield from pool.map(lambda index: count_indices(samples.mask(index)), indices)
 
 
 def count_indices(mask: Tensor) -> Counts:
@@ -103,18 +152,38 @@ def count_indices(mask: Tensor) -> Counts:
     return torch.bincount(mask.flatten(), minlength=VOID + 1).numpy()
 
 
-def check(samples: Samples, counted: Survey | None = None) -> Iterator[Problem | None]:
+class Inspected(NamedTuple):
+    """What a good sample was found to hold."""
+
+    counts: Counts
+    smallest: Mapping[int, int]
+    fingerprint: Fingerprint | None
+
+
+def check(
+    samples: Samples, counted: Survey | None = None, fingerprints: list[Fingerprint] | None = None
+) -> Iterator[Problem | None]:
     """Read every sample, several at once; yields in order, None for a good one, a `Problem` for a bad one.
 
     A missing, unreadable or truncated file, an image and a mask of different sizes, a mask of colours instead
-    of indices, and a label outside the label set are problems. Good masks are added to `counted`.
-    """
+    of indices, and a label outside the label set are problems.
 
-    def one(index: int) -> Problem | Counts:
+    Args:
+        samples: labelled or not.
+        counted: gets the good masks, and their objects where scipy is installed.
+        fingerprints: gets those of the good images.
+    """
+    measure = None if counted is None else make_measure()
+
+    def one(index: int) -> Problem | Inspected:
+        files = samples.files(index)
         try:
-            return count_indices(samples[index].mask)
+            sample = samples[index]
         except (ValueError, OSError) as error:
-            return Problem(samples.files(index).id, str(error))
+            return Problem(files.id, str(error))
+        taken = None if fingerprints is None else fingerprint(files.id, str(files.image), sample.image)
+        objects = measure(sample.mask.numpy()) if measure and index < samples.labelled else {}
+        return Inspected(count_indices(sample.mask), objects, taken)
 
     with ThreadPoolExecutor(cpu_count()) as pool:
         for index, result in enumerate(pool.map(one, range(len(samples)))):
@@ -122,5 +191,8 @@ def check(samples: Samples, counted: Survey | None = None) -> Iterator[Problem |
                 yield result
                 continue
             if counted is not None and index < samples.labelled:
-                counted.add(result)
+                counted.add(result.counts)
+                counted.add_objects(samples.files(index).id, result.smallest)
+            if fingerprints is not None and result.fingerprint is not None:
+                fingerprints.append(result.fingerprint)
             yield None

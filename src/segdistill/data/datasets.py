@@ -1,7 +1,6 @@
 """Opens data sets of any layout, joins labelled and unlabelled ones, and holds samples out for validation."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def open_dataset(
         FileNotFoundError: the folder, the split or a file of the data set is missing.
         ValueError: dataset.yaml is wrong.
     """
-    return _open_split(open_layout(root, layout), split, strict=strict)
+    return open_split(open_layout(root, layout), split, strict=strict)
 
 
 def open_labels(root: str | Path, layout: str | Path | None = None) -> LabelSet:
@@ -76,9 +75,10 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
         FileNotFoundError, ValueError: see `open_dataset`.
         ValueError: a further data set has other classes than the first, or nothing is left to train on.
     """
-    first = open_dataset(config.root, config.split, layout=config.layout)
+    layout = open_layout(config.root, config.layout)
+    first = open_split(layout, config.split)
     if config.val_share:
-        first = first.subset(~held_out(first, config))
+        first = first.subset(~_held_out(layout, first, config))
     sets = [first]
     for source in config.extra:
         root, _, split = source.partition("@")
@@ -105,33 +105,15 @@ def open_validation(config: DataConfig) -> FileSamples:
     """
     layout = open_training_layout(config)
     if config.val_share:
-        samples = _open_split(layout, config.split)
-        return samples.subset(held_out(samples, config))
+        samples = open_split(layout, config.split)
+        return samples.subset(_held_out(layout, samples, config))
     try:
-        return _open_split(layout, config.val_split)
+        return open_split(layout, config.val_split)
     except UnknownSplitError as error:
         raise UnknownSplitError(
             f"{error}; name another with --data.val_split, or hold images of {config.split!r} out with "
             "--data.val_share 0.2"
         ) from None
-
-
-def held_out(samples: FileSamples, config: DataConfig) -> NDArray[np.bool_]:
-    """Which of the samples `data.val_share` holds out (N): by a hash of the id, whatever else there is.
-
-    Raises:
-        ValueError: that is none of them, or all.
-    """
-    hashes = (blake2b(str(name).encode(), digest_size=8).digest() for name in samples.ids)
-    drawn = np.array([int.from_bytes(digest, "little") / 2**64 for digest in hashes])
-    chosen = drawn < config.val_share
-    if chosen.all() or not chosen.any():
-        raise ValueError(
-            f"data.val_share is {config.val_share}, which holds out {'all' if chosen.all() else 'none'} of "
-            f"the {len(samples)} samples of {config.split!r}: above {drawn.min():.4f} it holds out one or "
-            f"more, up to {drawn.max():.4f} it leaves one or more"
-        )
-    return chosen
 
 
 def split_labelled(samples: FileSamples, share: float) -> tuple[FileSamples, FileSamples]:
@@ -149,13 +131,19 @@ def split_labelled(samples: FileSamples, share: float) -> tuple[FileSamples, Fil
     return samples.subset(kept), samples.subset(~kept, masked=False)
 
 
-def _open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSamples:
+def open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSamples:
+    """Open one split of a data set; see `open_dataset`."""
     files = layout.list_files(split)
     if not files.ids:
         raise UnknownSplitError(f"split {split!r} of {layout.root} has no images")
     if strict:
         _require_files([*files.images, *([] if files.reader.optional else files.masks)])
     return FileSamples(layout.labels, *files)
+
+
+def _held_out(layout: Layout, samples: FileSamples, config: DataConfig) -> NDArray[np.bool_]:
+    """Which of the samples `data.val_share` holds out (N)."""
+    return layout.division.held_out(samples.ids, config.val_share, "data.val_share", config.split)
 
 
 def _require_files(paths: Sequence[File]) -> None:

@@ -1,4 +1,4 @@
-"""Reads image and mask files into RGB images and index masks, whatever mode they were saved in."""
+"""Reads image and mask files into RGB images and index masks, whatever their mode; writes them."""
 
 import os
 import struct
@@ -13,6 +13,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from segdistill.files import write_atomic
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """What is decoded, whatever a file is called: PIL knows others, one of which runs a program."""
@@ -157,8 +159,8 @@ def read_mask(path: File, most: int = 255) -> np.ndarray:
     with _opened(path) as image:
         if image.mode not in {"P", "L", "1", "I", "I;16", "I;16B"}:
             raise ValueError(
-                f"{path} has mode {image.mode}, but a mask holds one class index per pixel (mode P or L): "
-                "convert its colours to indices"
+                f"{path} has mode {image.mode}, but a mask holds one class index per pixel (mode P or L): if "
+                "its colours are the classes, say `mask_format: colours` in dataset.yaml, and `palette`"
             )
         indices = np.asarray(image)
     if indices.dtype != np.uint8:
@@ -182,6 +184,13 @@ def read_colours(path: File) -> np.ndarray:
                 f"{path} has mode {image.mode}, but a mask of colours is 8-bit RGB: save it as such a PNG"
             )
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def write_image(path: Path, image: Image.Image, form: str) -> None:
+    """Write an image file, whole or not at all."""
+    buffer = BytesIO()
+    image.save(buffer, form, **({"quality": 92} if form == "JPEG" else {}))
+    write_atomic(path, buffer.getvalue())
 
 
 def read_bitmap(path: File) -> NDArray[np.bool_]:

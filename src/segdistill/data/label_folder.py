@@ -1,6 +1,6 @@
-"""A data set of images and the masks that a network gave them, which grows image by image.
+"""A data set of images and masks that are computed for them, which grows image by image.
 
-At each moment it can be opened: an image is put beside its mask once the mask is written.
+An image is put beside its mask once the mask is written, so that what is there can be opened at each moment.
 """
 
 import json
@@ -8,22 +8,18 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from segdistill.config.paths import LOCK
-from segdistill.data.formats.layout import DESCRIPTION
+from segdistill.data.formats.layout import DESCRIPTION, dump_description
 from segdistill.data.images import SUFFIXES
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.files import locked, read_text, remove_temporaries, write_together
 
-RECORD = "label.json"
-"""How the masks were made, and which file each image is."""
 RECORD_BYTES = 2**28
 """Largest record that is read: some two million images."""
-IMAGES, MASKS = "images", "masks"
 CLOCK_NS = 2 * 10**9
 """Nanoseconds by which a copy's time may differ from its file's: no file system rounds times further."""
 
@@ -38,16 +34,32 @@ class LabelledImage(NamedTuple):
 
 
 class LabelFolder:
-    """The folder of such a data set.
+    """The folder of such a data set, with the masks that a network gives images.
 
     Args:
         path: need not exist.
+
+    Attributes:
+        record: name of the file that says how the masks were made, and which file each image is.
+        verb: the command that makes it.
     """
+
+    record = "label.json"
+    verb = "label"
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.images, self.masks = self.path / IMAGES, self.path / MASKS
+        self.images, self.masks = self.path / "images", self.path / "masks"
         self.sheet = self.path / "labels.jpg"
+
+    def describe(self, labels: LabelSet) -> dict[str, Any]:
+        """The content of its dataset.yaml."""
+        return {
+            **replace(labels, void=VOID).to_dict(),
+            "images": self.images.name,
+            "masks": self.masks.name,
+            "mask_name": "{stem}.png",
+        }
 
     def check(self, paths: Iterable[str | Path]) -> None:
         """Refuse a folder that holds something else, or that `paths` overlap, before anything is read.
@@ -62,15 +74,19 @@ class LabelFolder:
             given = Path(path).resolve()
             if own.is_relative_to(given) or given.is_relative_to(own):
                 raise ValueError(
-                    f"{path} and the data set's folder {self.path} lie in each other, so that it would label "
+                    f"{path} and the data set's folder {self.path} lie in each other, so that it would read "
                     "its own images; name a folder outside with --out"
                 )
-        if self.path.is_dir() and not (self.path / RECORD).is_file():
-            left = {LOCK, f".{RECORD}.tmp", f".{DESCRIPTION}.tmp"}  # by a call that ended before it began
+        if self.path.is_dir() and not (self.path / self.record).is_file():
+            left = {
+                LOCK,
+                f".{self.record}.tmp",
+                f".{DESCRIPTION}.tmp",
+            }  # by a call that ended before it began
             others = sorted(path.name for path in self.path.iterdir() if path.name not in left)
             if others:
                 raise ValueError(
-                    f"{self.path} holds {others[0]} but no masks of `segdistill label`; "
+                    f"{self.path} holds {others[0]} but no masks of `segdistill {self.verb}`; "
                     "name another folder with --out"
                 )
 
@@ -111,29 +127,19 @@ class LabelFolder:
                 taken.add(names[source].casefold())
                 sources[names[source]] = source
             images[source] = LabelledImage(path, Path(names[source]))
-        description = {
-            "names": list(labels.names),
-            "palette": [list(colour) for colour in labels.palette],
-            "void": VOID,
-            "images": IMAGES,
-            "masks": MASKS,
-            "mask_name": "{stem}.png",
-        }
         record = {"settings": settings, "sources": sources}
         remove_temporaries(self.path)
         write_together(
             {
-                self.path / RECORD: json.dumps(record, indent=1) + "\n",
-                self.path / DESCRIPTION: yaml.safe_dump(
-                    description, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
-                ),
+                self.path / self.record: json.dumps(record, indent=1) + "\n",
+                self.path / DESCRIPTION: dump_description(self.describe(labels)),
             }
         )
         return list(images.values())
 
     def _read_sources(self, settings: dict[str, Any]) -> dict[str, str]:
         """The file of each image that is there, by name; the settings must be the same."""
-        file = self.path / RECORD
+        file = self.path / self.record
         if not file.is_file():
             return {}
         try:

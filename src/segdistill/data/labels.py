@@ -39,7 +39,10 @@ class LabelSet:
     def __post_init__(self) -> None:
         names = tuple(SYNONYMS.get(str(name), str(name)) for name in self.names)
         if not 2 <= len(names) < VOID:
-            raise ValueError(f"a label set has 2 to {VOID - 1} classes, not {len(names)}")
+            raise ValueError(
+                f"a label set has 2 to {VOID - 1} classes, not {len(names)}"
+                + (f": masks have 8 bits, of which {VOID} is void" if len(names) >= VOID else "")
+            )
         if len(set(names)) != len(names):
             raise ValueError(f"class names repeat: {sorted(n for n in set(names) if names.count(n) > 1)}")
         palette = tuple((int(r), int(g), int(b)) for r, g, b in self.palette or voc_colours(len(names)))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segdistill.data.images import File, read_colours, read_mask
 from segdistill.data.labels import VOID, LabelSet
@@ -46,10 +47,13 @@ class MaskReader(ABC):
         form: what decides the indices beside the files, the number of classes and the void index; decoded
             masks of another form are another entry of the cache.
         optional: whether a sample whose mask file does not exist has a mask all the same.
+        void: what void is in the files, and what to do where it was meant to be a class; "" where they have
+            none.
     """
 
     form: str = ""
     optional: bool = False
+    void: str = ""
 
     @abstractmethod
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
@@ -74,6 +78,10 @@ class IndexMasks(MaskReader):
 
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels
+        self.void = (
+            f"index {labels.void}: if it is meant to be a class, give it the index of its name (0 to "
+            f"{len(labels) - 1}) in the mask files, or say `mask_format: binary` where they hold 0 and 255"
+        )
         self._from_file = np.full(256, OUTSIDE, dtype=np.uint8)
         self._from_file[: len(labels)] = np.arange(len(labels), dtype=np.uint8)
         self._from_file[labels.void] = VOID  # this index alone: what is declared is what counts
@@ -145,6 +153,8 @@ class ColourMasks(MaskReader):
         self.codes = codes[order]
         self.indices = np.array([*range(len(labels)), VOID], dtype=np.uint8)[order]
         self.form = f"colours {codes.tolist()}"
+        if void:
+            self.void = f"colour {list(void)}: if it is meant to be a class, add it to `names` and `palette`"
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The index of each pixel's colour."""
@@ -182,6 +192,7 @@ class BinaryMasks(MaskReader):
         self._from_file[[0, 1, 255]] = 0, 1, 1
         if void is not None:
             self._from_file[void] = VOID
+            self.void = f"value {void}"
         self.form = f"binary {void}"
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
@@ -212,11 +223,19 @@ class MappedMasks(MaskReader):
     def __init__(self, files: MaskReader, table: Mask) -> None:
         self.files, self.table = files, table
         self.optional = files.optional
+        self.void = "classes under `ignore` included"
         self.form = f"{files.form} {table.tolist()}"
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The mapped indices."""
         return self.table[self.files.read(files, size)]
+
+
+def palette_image(mask: Mask, labels: LabelSet) -> Image.Image:
+    """A mask as a palette image: indices in the file, the label set's colours on the screen."""
+    image = Image.fromarray(mask)
+    image.putpalette(labels.file_palette)
+    return image
 
 
 SHIFTS = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)

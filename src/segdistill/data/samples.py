@@ -37,6 +37,8 @@ class Samples(Dataset[Sample], ABC):
 
     labels: LabelSet
     """What the class indices of the masks mean."""
+    void: str = ""
+    """What void is in the mask files, see `MaskReader.void`."""
 
     @property
     @abstractmethod
@@ -80,6 +82,7 @@ class FileSamples(Samples):
         find: Callable[[str], File] = Path,
     ) -> None:
         self.labels, self.reader, self.find = labels, reader or IndexMasks(labels), find
+        self.void = self.reader.void
         # Arrays of bytes, not lists of objects: forked loader workers would copy the lists page by page.
         self.ids = np.array(ids, dtype=NAME)
         self.images = np.array([str(path) for path in images], dtype=NAME)
@@ -136,7 +139,7 @@ class JoinedSamples(Samples):
     """
 
     def __init__(self, sets: Sequence[Samples]) -> None:
-        self.sets, self.labels = list(sets), sets[0].labels
+        self.sets, self.labels, self.void = list(sets), sets[0].labels, sets[0].void
         self.ends = list(accumulate(len(samples) for samples in sets))
         masked = sum(samples.labelled > 0 for samples in sets)
         assert all(samples.labelled == len(samples) for samples in sets[:masked]), "masks come first"
@@ -180,7 +183,8 @@ class DownscaledSamples(Samples):
     """
 
     def __init__(self, samples: Samples, long_side: int | None) -> None:
-        self.samples, self.labels, self.long_side = samples, samples.labels, long_side
+        self.samples, self.labels, self.void = samples, samples.labels, samples.void
+        self.long_side = long_side
 
     @property
     def labelled(self) -> int:

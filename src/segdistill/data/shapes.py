@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from segdistill.data.formats.layout import dump_description
 from segdistill.data.labels import VOID, LabelSet
 
 Field = NDArray[np.float32]
@@ -73,7 +73,7 @@ def write_shapes(root: Path, *, seed: int = 0, train: int = 600, val: int = 150,
     _refuse_foreign(images)
     for folder in (images, masks, lists):
         folder.mkdir(parents=True, exist_ok=True)
-    (devkit / "dataset.yaml").write_text(yaml.safe_dump(SHAPES.to_dict(), sort_keys=False))
+    (devkit / "dataset.yaml").write_text(dump_description(SHAPES.to_dict()))
     ids = [f"shape_{index:06d}" for index in range(train + val)]
     for index, name in enumerate(ids):
         image, mask = draw(seed, index, size)

@@ -15,12 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.config.deploy import PredictConfig
-from segdistill.data.images import decode_image, open_image
+from segdistill.data.images import decode_image, open_image, write_image
 from segdistill.inference.prediction import (
     Prediction,
     network_input,
     predict_image,
-    write_image,
     write_prediction,
 )
 from segdistill.inference.segment import Decide, class_mask, largest_class, run_network, segment

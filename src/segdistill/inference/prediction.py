@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.data.images import SUFFIXES, list_images
+from segdistill.data.images import SUFFIXES, list_images, write_image
 from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.masks import palette_image
 from segdistill.data.transforms import resize_long_side
 from segdistill.files import write_atomic
 from segdistill.inference.segment import class_mask, class_probabilities, largest_class, run_network, segment
@@ -53,9 +54,7 @@ class Prediction:
 
     def palette_mask(self) -> Image.Image:
         """The mask as a palette image: indices in the file, the label set's colours on the screen."""
-        image = Image.fromarray(self.mask)
-        image.putpalette(self.labels.file_palette)
-        return image
+        return palette_image(self.mask, self.labels)
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
         """The picture under its classes' colours, and a legend of the classes below it.
@@ -161,13 +160,6 @@ def write_prediction(
         )
         write_atomic(target.with_name(f"{name.name}.npz"), buffer.getvalue())
     return mask
-
-
-def write_image(path: Path, image: Image.Image, form: str) -> None:
-    """Write an image file, whole or not at all."""
-    buffer = io.BytesIO()
-    image.save(buffer, form, **({"quality": 92} if form == "JPEG" else {}))
-    write_atomic(path, buffer.getvalue())
 
 
 def _with_legend(picture: Image.Image, prediction: Prediction) -> Image.Image:

@@ -1,27 +1,34 @@
-"""A picture of some images of a data set beside their masks' overlays, to look at before training on them."""
+"""Images of a data set beside their masks' overlays, as a picture and as a page, to look at first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.check import Survey
+from segdistill.data.labels import VOID
 from segdistill.data.samples import FileSamples
 from segdistill.inference.prediction import Prediction, blend
+from segdistill.reporting.examples import data_uri
+from segdistill.reporting.pages import open_template
 from segdistill.reporting.style import INK, LINE, MUTED
+from segdistill.version import __version__
 
 WIDTH = 1600
 """Pixels of the sheet."""
 PAIRS = 3
 """Images in a row, each with its overlay beside it."""
-ROWS = 4
-"""Most rows."""
 GAP, MARGIN = 6, 20
 """Pixels between an image and its overlay, and around the two."""
 BOX = (WIDTH - MARGIN * (PAIRS + 1) - GAP * PAIRS) // (2 * PAIRS)
-"""Longest side of an image, in pixels."""
+"""Longest side of an image in the picture, in pixels."""
+PAGE_BOX = 480
+"""Longest side of an image in the page, in pixels."""
 TEXT = 18
 """Height of a line of text, in pixels."""
+LINE_HEIGHT = 30
+"""Pixels between the lines of two classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,90 +36,181 @@ class Pair:
     """One image and its overlay.
 
     Attributes:
-        picture: both beside each other.
+        image, overlay: of one size.
         id: of the sample.
         void: fraction of the mask that is void.
-        indices: what is in the mask.
+        names: of the classes in the mask, in the order of their indices.
     """
 
-    picture: Image.Image
+    image: Image.Image
+    overlay: Image.Image
     id: str
     void: float
-    indices: frozenset[int]
+    names: tuple[str, ...]
 
 
-def contact_sheet(samples: FileSamples) -> Image.Image:
-    """Evenly chosen images with their overlays, and a legend of the classes that are in them; void is pale.
+@dataclass(frozen=True, kw_only=True)
+class ClassLine:
+    """What the sheet says about a class, or about void.
+
+    Attributes:
+        name: with what has to be said about its colour.
+        colour: R, G, B of its swatch.
+        share: fraction of all pixels.
+        images: how many it is in; None for void.
+    """
+
+    name: str
+    colour: tuple[int, int, int]
+    share: float
+    images: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """What is shown of a data set.
+
+    Attributes:
+        title: says which images these are.
+        samples: that the images are of.
+        indices: of the images.
+        counted: all masks of the data set, or of its split.
+    """
+
+    title: str
+    samples: FileSamples
+    indices: Sequence[int]
+    counted: Survey
+
+    def lines(self) -> list[ClassLine]:
+        """The classes in the order of their indices, then void."""
+        labels, record = self.counted.labels, self.counted.record
+        shares, images = record["pixel_shares"], record["image_counts"]
+        lines = [
+            ClassLine(name=name, colour=colour, share=shares[name], images=images[name])
+            for name, colour in zip(labels.names, labels.palette, strict=True)
+        ]
+        if labels.names[0] == "background":
+            first = ClassLine(
+                name="background (no colour)",
+                colour=(255, 255, 255),
+                share=lines[0].share,
+                images=lines[0].images,
+            )
+            lines[0] = first
+        red, green, blue = labels.file_palette[3 * VOID :]
+        void = ClassLine(name="void", colour=(red, green, blue), share=self.counted.void, images=None)
+        return [*lines, void]
+
+
+def choose(count: int, candidates: Sequence[int]) -> list[int]:
+    """At most `count` of the candidates, evenly spaced."""
+    places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
+    return [candidates[place] for place in places.tolist()]
+
+
+def draw_sheet(sheet: Sheet) -> Image.Image:
+    """The picture: images with their overlays, and the classes with bars of their shares; void is pale.
 
     Raises:
         FileNotFoundError, ValueError: an image or its mask cannot be read.
     """
-    shown = min(len(samples), PAIRS * ROWS)
-    indices = np.linspace(0, len(samples) - 1, shown).round().astype(int).tolist()
-    pairs = [make_pair(samples, index) for index in indices]
-    rows = [pairs[first : first + PAIRS] for first in range(0, shown, PAIRS)]
-    heights = [max(pair.picture.height for pair in row) + 2 * TEXT for row in rows]
-    key = legend(samples.labels, sorted(frozenset().union(*(pair.indices for pair in pairs))))
+    pairs = [make_pair(sheet.samples, index, BOX) for index in sheet.indices]
+    rows = [pairs[first : first + PAIRS] for first in range(0, len(pairs), PAIRS)]
+    heights = [max(pair.image.height for pair in row) + 2 * TEXT for row in rows]
+    key = class_bars(sheet.lines())
     top = MARGIN + 2 * TEXT
-    sheet = Image.new("RGB", (WIDTH, top + sum(heights) + key.height + MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
-    title = f"{shown} of {len(samples):,} images, evenly chosen, and their masks"
-    draw.text((MARGIN, MARGIN), title, fill=INK, font=font)
+    picture = Image.new("RGB", (WIDTH, top + sum(heights) + key.height + 2 * MARGIN), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(TEXT)
+    draw.text((MARGIN, MARGIN), fit(sheet.title, "", WIDTH - 2 * MARGIN, font), fill=INK, font=font)
     for row, height in zip(rows, heights, strict=True):
         for column, pair in enumerate(row):
             left = MARGIN + column * (2 * BOX + GAP + MARGIN)
-            sheet.paste(pair.picture, (left, top))
-            place = (left, top + pair.picture.height + 3)
-            draw.text(place, caption(pair, font), fill=MUTED, font=font)
+            picture.paste(pair.image, (left, top))
+            picture.paste(pair.overlay, (left + pair.image.width + GAP, top))
+            place = (left, top + pair.image.height + 3)
+            draw.text(place, fit(pair.id, void_note(pair), 2 * BOX + GAP, font), fill=MUTED, font=font)
         top += height
-    sheet.paste(key, (0, top))
-    return sheet
+    picture.paste(key, (0, top + MARGIN))
+    return picture
 
 
-def make_pair(samples: FileSamples, index: int) -> Pair:
-    """An image and its overlay, small enough for the sheet; a tiny image is enlarged 8 times at most."""
+def render_page(sheet: Sheet) -> str:
+    """The page: the same as the picture, larger, in one file that asks for no other.
+
+    Raises:
+        FileNotFoundError, ValueError: an image or its mask cannot be read.
+    """
+    pairs = [make_pair(sheet.samples, index, PAGE_BOX) for index in sheet.indices]
+    lines = sheet.lines()
+    return str(
+        open_template("contact_sheet.html.j2").render(
+            version=__version__,
+            title=sheet.title,
+            masks=sheet.counted.masks,
+            lines=lines,
+            largest=max(line.share for line in lines) or 1,
+            pairs=[(pair, data_uri(pair.image), data_uri(pair.overlay), void_note(pair)) for pair in pairs],
+        )
+    )
+
+
+def make_pair(samples: FileSamples, index: int, box: int) -> Pair:
+    """An image and its overlay with a longest side of `box` pixels; small ones are enlarged up to 8 times."""
     sample = samples[index]
     height, width = sample.mask.shape
-    factor = min(8.0, BOX / max(height, width))
+    factor = min(8.0, box / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     image = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.LANCZOS)
     mask = Image.fromarray(sample.mask.numpy()).resize(size, Image.Resampling.NEAREST)
     prediction = Prediction(image=image, mask=np.asarray(mask), probabilities=None, labels=samples.labels)
-    picture = Image.new("RGB", (2 * size[0] + GAP, size[1]), "white")
-    picture.paste(image)
-    picture.paste(Image.fromarray(blend(prediction)), (size[0] + GAP, 0))
-    void = float((sample.mask == VOID).float().mean())
-    indices = frozenset(np.unique(sample.mask.numpy()).tolist())
-    return Pair(picture=picture, id=sample.id, void=void, indices=indices)
+    return Pair(
+        image=image,
+        overlay=Image.fromarray(blend(prediction)),
+        id=sample.id,
+        void=float((sample.mask == VOID).float().mean()),
+        names=tuple(samples.labels.names[i] for i in np.unique(sample.mask).tolist() if i != VOID),
+    )
 
 
-def legend(labels: LabelSet, indices: list[int]) -> Image.Image:
-    """A strip with a swatch and the name of each class, as many rows as they need; void comes last."""
-    font = ImageFont.load_default(TEXT)
-    colours = [tuple(labels.file_palette[3 * index : 3 * index + 3]) for index in range(VOID + 1)]
-    entries, x, y = [], MARGIN, 0
-    for index in indices:
-        name = "void" if index == VOID else labels.names[index]
-        uncoloured = index == 0 and name == "background"
-        name += " (not coloured)" if uncoloured else ""
-        width = round(1.5 * TEXT + font.getlength(name)) + MARGIN
-        if x > MARGIN and x + width > WIDTH:
-            x, y = MARGIN, y + 2 * TEXT
-        entries.append((x, y, "white" if uncoloured else colours[index], name))
-        x += width
-    strip = Image.new("RGB", (WIDTH, y + 2 * TEXT), "white")
+def class_bars(lines: Sequence[ClassLine]) -> Image.Image:
+    """A strip with swatch, name, share of the pixels as a bar, and images of each class, in columns."""
+    font, column = ImageFont.load_default(TEXT), (WIDTH - MARGIN) // PAIRS
+    rows = -(-len(lines) // PAIRS)
+    strip = Image.new("RGB", (WIDTH, rows * LINE_HEIGHT), "white")
     draw = ImageDraw.Draw(strip)
-    for x, y, colour, name in entries:
-        draw.rectangle((x, y, x + TEXT, y + TEXT), fill=colour, outline=LINE)
-        draw.text((x + 1.5 * TEXT, y + TEXT / 2), name, fill=INK, font=font, anchor="lm")
+    largest = max(line.share for line in lines) or 1
+    name_width, bar_width = round(0.46 * column), round(0.18 * column)
+    for place, line in enumerate(lines):
+        x, y = MARGIN + place // rows * column, place % rows * LINE_HEIGHT
+        middle, ink = y + TEXT / 2, INK if line.share else MUTED
+        draw.rectangle((x, y, x + TEXT, y + TEXT), fill=line.colour, outline=LINE)
+        name = fit(line.name, "", name_width - 2 * TEXT, font)
+        draw.text((x + 1.5 * TEXT, middle), name, fill=ink, font=font, anchor="lm")
+        bar = x + name_width
+        if line.share:
+            end = bar + max(1, round(line.share / largest * bar_width))
+            draw.rectangle((bar, y + 3, end, y + TEXT - 3), fill=MUTED)
+        count = "" if line.images is None else f", {line.images:,} image{'' if line.images == 1 else 's'}"
+        text = f"{format_share(line.share)}{count}" if line.share else "absent"
+        draw.text((bar + bar_width + TEXT / 2, middle), text, fill=ink, font=font, anchor="lm")
     return strip
 
 
-def caption(pair: Pair, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The id and the share of void, as wide as two images at most: a long id loses its beginning."""
-    void = f", {pair.void:.0%} void" if pair.void >= 0.01 else ", <1% void" if pair.void else ""
-    text, name = pair.id + void, pair.id
-    while name and font.getlength(text) > 2 * BOX + GAP:
+def format_share(share: float) -> str:
+    """A fraction in percent; a small one does not look like none."""
+    return "<0.1%" if 0 < share < 1e-3 else f"{share:.1%}"
+
+
+def void_note(pair: Pair) -> str:
+    """How much of the mask is void, as the end of a caption."""
+    return f", {pair.void:.0%} void" if pair.void >= 0.01 else ", <1% void" if pair.void else ""
+
+
+def fit(name: str, note: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """A name with a note, as wide as `width` pixels at most: a long name loses its beginning."""
+    text = name + note
+    while name and font.getlength(text) > width:
         name = name[1:]
-        text = f"…{name}{void}"
+        text = f"…{name}{note}"
     return text

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -21,6 +20,7 @@ from segdistill.reporting.examples import (
     example_grid,
     tiles,
 )
+from segdistill.reporting.pages import open_template
 from segdistill.reporting.records import Records
 from segdistill.reporting.style import SERIES, save_png, to_svg
 from segdistill.version import __version__
@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
     for name, figure in _figures(runs, examples).items():
         if figure is not None:
             save_png(figure, runs[0].figures / f"{name}.png")
-    page = _template().render(
+    page = open_template("report.html.j2").render(
         version=__version__,
         runs=runs,
         series=SERIES,
@@ -127,18 +127,6 @@ def _example_section(examples: Sequence[Example] | str, labels: LabelSet) -> dic
         "error_colours": error_legend(),
         "data_uri": data_uri,
     }
-
-
-def _template() -> Any:
-    """The page; names of classes, images and runs are escaped in it, for anyone may have chosen them."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _svg(figure: Figure | None, key: str, label: str) -> Markup | None:

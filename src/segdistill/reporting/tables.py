@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 SCORES = {
     "miou": "mean IoU",
@@ -156,14 +157,29 @@ def _or_dash(value: float | None, form: str, unit: float | None = None) -> str:
 
 
 def label_table(record: Mapping[str, Any]) -> Table:
-    """What the masks of `segdistill label` hold: the share of all pixels of each class, and void."""
-    table = Table(title=f"{record['images']:,} masks in {record['out']}")
+    """What the masks of `segdistill label` hold."""
+    return class_table(f"{record['images']:,} masks in {record['out']}", record)
+
+
+def class_table(title: str, record: Mapping[str, Any]) -> Table:
+    """The share of all pixels of each class and of void, the images with it, and its smallest object.
+
+    Args:
+        title: of the table.
+        record: `Survey.record`.
+    """
+    smallest = record.get("smallest_objects")
+    table = Table(title=title)
     table.add_column("class")
-    for column in ("share of pixels", "images with it"):
+    for column in ("pixels", "images", *(["smallest object"] if smallest else [])):
         table.add_column(column, justify="right")
+    if smallest:
+        table.add_column("in image", overflow="fold")
     for name, count in record["image_counts"].items():
-        share = _percent(record["pixel_shares"][name]) if count else "absent"
-        table.add_row(name, share, f"{count:,}", style=None if count else "dim")
+        cells = [_percent(record["pixel_shares"][name]) if count else "absent", f"{count:,}"]
+        if smallest and name in smallest:
+            cells += [f"{smallest[name]['pixels']:,} px", smallest[name]["id"]]
+        table.add_row(Text(name), *map(Text, cells), style=None if count else "dim")
     table.add_section()
     table.add_row("void", _percent(record["void_share"]), "")
     return table

@@ -1,5 +1,6 @@
 """Classes are merged and left out, whatever the layout: each index by hand."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,12 @@ def test_cocos_json(tmp_path: Path) -> None:
     samples = open_dataset(tmp_path, "all")
     assert samples.labels.names == ("background", "vehicle")
     assert samples[0].mask[0].tolist() == [255, 1, 0, 1]
+
+
+def test_more_classes_than_8_bits_hold_are_refused_with_the_reason(every_layout: Callable[..., Path]) -> None:
+    names = ["background", *(f"class{number}" for number in range(299))]
+    root = every_layout(["a"], names=names, palette=None)
+    with pytest.raises(
+        ValueError, match="has 2 to 254 classes, not 300: masks have 8 bits, of which 255 is void"
+    ):
+        open_labels(root)

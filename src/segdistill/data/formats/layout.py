@@ -6,7 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import yaml
+
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
+from segdistill.data.formats.division import Division
 from segdistill.data.images import File
 from segdistill.data.labels import SYNONYMS, VOID, LabelSet, label_set, read_yaml, voc_colours
 from segdistill.data.masks import (
@@ -22,7 +25,7 @@ from segdistill.data.masks import (
 DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
 LABEL_KEYS = frozenset({"names", "palette", "void"})
-"""What every description may hold."""
+"""What a description of classes holds."""
 BACKGROUND = "background"
 """Class of the pixels that nobody has drawn on: index 0 where a format has no indices of its own."""
 SPLIT = "{split}"
@@ -61,6 +64,9 @@ class Layout(ABC):
         one_split: whether all splits are the same images.
         same_images: what it has, or has not, where they are.
         to_divide: what to do about that.
+        described_by: the name of its description, in `root`.
+        val_is_path: whether the description's `val` may name images, and not only be a fraction.
+        division: what its description says about holding samples out for validation.
     """
 
     title: str
@@ -70,6 +76,9 @@ class Layout(ABC):
     one_split: bool = False
     same_images: str = "has no {split} in the path of its images"
     to_divide: str = "put {split} into `images` and `masks`"
+    described_by: str = DESCRIPTION
+    val_is_path: bool = False
+    division: Division = Division()
 
     @classmethod
     @abstractmethod
@@ -179,6 +188,13 @@ def read_description(path: Path, allowed: frozenset[str]) -> dict[str, Any]:
                 f"{path} has the unknown key {str(key)[:100]!r}{hint}; keys are {', '.join(sorted(allowed))}"
             )
     return description
+
+
+def dump_description(description: dict[str, Any]) -> str:
+    """The text of a dataset.yaml."""
+    return yaml.safe_dump(
+        description, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )
 
 
 def read_path(

@@ -7,14 +7,17 @@ from segdistill.data.formats.ade20k import AdeLayout
 from segdistill.data.formats.cityscapes import CityscapesLayout
 from segdistill.data.formats.coco import CocoLayout
 from segdistill.data.formats.cvat import CvatLayout
+from segdistill.data.formats.divided import DividedLayout
+from segdistill.data.formats.division import read_division
 from segdistill.data.formats.folders import FolderLayout
 from segdistill.data.formats.huggingface import HuggingFaceLayout
 from segdistill.data.formats.label_studio import LabelStudioLayout
 from segdistill.data.formats.labelme import LabelmeLayout
-from segdistill.data.formats.layout import DESCRIPTION, Layout
+from segdistill.data.formats.layout import DESCRIPTION, Layout, find_description
 from segdistill.data.formats.supervisely import SuperviselyLayout
 from segdistill.data.formats.voc import VocLayout
 from segdistill.data.formats.yolo import YoloLayout
+from segdistill.data.labels import read_yaml
 
 LAYOUTS: tuple[type[Layout], ...] = (
     CvatLayout,
@@ -56,7 +59,23 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
             f"{folder} has none of the layouts that are read ({titles}); docs/own-data.md says what each is "
             f"recognised by, and how a {DESCRIPTION} describes folders"
         )
-    return found
+    return divide(found, description)
+
+
+def divide(layout: Layout, named: Path | None) -> Layout:
+    """The data set as its description, `named` or its own, divides it.
+
+    Raises:
+        ValueError: the description is wrong.
+    """
+    described = find_description(named, layout.root / layout.described_by)
+    if described is None:
+        return layout
+    content = read_yaml(described)
+    if layout.val_is_path and isinstance(content.get("val"), str | list):
+        content.pop("val")
+    layout.division = read_division(content, str(described))
+    return DividedLayout(layout, described) if layout.division.val else layout
 
 
 def describe_layout(root: str | Path, layout: str | Path | None = None) -> str:
@@ -73,10 +92,16 @@ def open_training_layout(config: DataConfig) -> Layout:
         ValueError: training and validation would read the same images.
     """
     layout = open_layout(config.root, config.layout)
+    if config.val_share and layout.division.val:
+        raise ValueError(
+            f"data.val_share is {config.val_share}, but the description in {layout.root} holds images out "
+            f"already (`val: {layout.division.val}`): use one of the two"
+        )
     if layout.one_split and not config.val_share:
         raise ValueError(
             f"the data set in {config.root} {layout.same_images}, so that training and "
-            "validation would read the same ones: hold some out with --data.val_share 0.2, or "
+            "validation would read the same ones: hold some out with --data.val_share 0.2 "
+            f"(or `val: 0.2` in {layout.described_by}), or "
             f"{layout.to_divide}"
         )
     return layout

@@ -22,6 +22,11 @@ from segdistill.files import read_text
 LIST_BYTES = 2**28
 """Largest list of a split: some ten million names."""
 
+LISTS = Path("ImageSets", "Segmentation")
+"""Folder of the lists, in the devkit."""
+IMAGES = "JPEGImages"
+"""Name of the folder of images."""
+
 
 class VocLayout(Layout):
     """Images in JPEGImages, masks in SegmentationClass, splits in ImageSets/Segmentation/*.txt.
@@ -37,7 +42,7 @@ class VocLayout(Layout):
 
     def __init__(self, devkit: Path, labels: LabelSet, reader: MaskReader) -> None:
         self.root, self.labels, self.reader = devkit, labels, reader
-        self.lists = devkit / "ImageSets" / "Segmentation"
+        self.lists = devkit / LISTS
 
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
@@ -66,11 +71,14 @@ class VocLayout(Layout):
         lines = (line for line in read_text(listed, LIST_BYTES).splitlines() if line.strip())
         first = [Path(line.split()[0]) for line in lines]
         ids = [path.stem if path.suffix.lower() in SUFFIXES else path.name for path in first]
-        augmented = listed.stem.endswith("_aug")
-        masks = self.root / ("SegmentationClassAug" if augmented else "SegmentationClass")
-        images = self.root / "JPEGImages"
-        files = ([images / f"{i}.jpg" for i in ids], [masks / f"{i}.png" for i in ids])
-        return FileList(ids, *files, self.reader)
+        images, masks = self.root / IMAGES, self.root / mask_folder(listed.stem)
+        others = other_images(images)
+        return FileList(
+            ids,
+            [others.get(name, images / f"{name}.jpg") for name in ids],
+            [masks / f"{name}.png" for name in ids],
+            self.reader,
+        )
 
     def list_file(self, split: str) -> Path:
         """The list of a split, which may be named by its path.
@@ -83,3 +91,14 @@ class VocLayout(Layout):
             available = ", ".join(self.splits()) or "none"
             raise UnknownSplitError(f"{listed} does not exist; lists here: {available}")
         return listed
+
+
+def mask_folder(split: str) -> str:
+    """Name of the folder of a split's masks: SBD's are in one of their own."""
+    return "SegmentationClassAug" if split.endswith("_aug") else "SegmentationClass"
+
+
+def other_images(folder: Path) -> dict[str, Path]:
+    """The images that are not .jpg files, by id; VOC itself has none."""
+    files = folder.iterdir() if folder.is_dir() else iter(())
+    return {path.stem: path for path in files if path.suffix != ".jpg" and path.suffix.lower() in SUFFIXES}

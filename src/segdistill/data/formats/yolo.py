@@ -41,6 +41,8 @@ class YoloLayout(Layout):
         ValueError: pycocotools is not installed, or the description is wrong.
     """
 
+    described_by = DATA
+    val_is_path = True
     title = "YOLO's polygons"
     signs = f"{DATA} with `names` and `train`, `val` or `test`"
     same_images = "has the same images as `train` and as `val`"
@@ -82,7 +84,7 @@ class YoloLayout(Layout):
 
     def splits(self) -> list[str]:
         """Those of train, val and test that the description has."""
-        return [split for split in SPLITS if self.description.get(split)]
+        return [split for split in SPLITS if isinstance(self.description.get(split), str | list)]
 
     def list_files(self, split: str) -> FileList:
         """The images of a split, and where their polygons are or would be."""

@@ -1,0 +1,226 @@
+"""Verbs of `segdistill data` as functions: every file is read, and counted, compared or converted."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from segdistill.config.show import ShowConfig
+from segdistill.console import console, log, progress
+from segdistill.data.check import Survey, check, count_masks
+from segdistill.data.convert import convert, plan
+from segdistill.data.datasets import open_split
+from segdistill.data.devkit_folder import DevkitFolder
+from segdistill.data.duplicates import Fingerprint, find_duplicates
+from segdistill.data.formats.layout import Layout
+from segdistill.data.formats.table import open_layout
+from segdistill.data.images import write_image
+from segdistill.data.objects import find_labeller
+from segdistill.files import write_atomic
+from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet, render_page
+from segdistill.reporting.tables import class_table
+
+GROUPS_NAMED = 5
+"""Groups that a line names."""
+
+
+class Inspection:
+    """What is found in the splits of a data set, said as it is found.
+
+    Args:
+        layout: the data set.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.problems = self.warnings = self.duplicates = 0
+        self.sizes: dict[str, int] = {}
+        self.statistics: dict[str, dict[str, Any]] = {}
+        self.fingerprints: dict[str, list[Fingerprint]] = {}
+        self.groups: dict[str, set[str]] = {}
+
+    def read(self, split: str) -> None:
+        """Read every sample of a split, and name the bad ones.
+
+        Raises:
+            FileNotFoundError: there is no such split.
+            ValueError: the description is wrong.
+        """
+        samples = open_split(self.layout, split, strict=False)
+        self.sizes[split] = len(samples)
+        division = self.layout.division
+        if division.group is not None:
+            self.groups[split] = set(division.groups(samples.ids))
+        counted, prints = Survey.of(samples), list[Fingerprint]()
+        with progress() as bar:
+            task = bar.add_task(f"check {split}", total=len(samples), numbers="")
+            for problem in check(samples, counted, prints):
+                if problem:
+                    self.problems += 1
+                    log(f"{split} {problem.id}: {problem.reason}")
+                bar.advance(task)
+        self.fingerprints[split], self.statistics[split] = prints, counted.record
+        for warning in counted.warnings:
+            self.warn(f"{split}: {warning}")
+        groups = f", {len(self.groups[split]):,} groups" if split in self.groups else ""
+        console.print(class_table(f"{split}: {len(samples):,} images{groups}", counted.record))
+
+    def compare(self, first: str, second: str) -> None:
+        """Name the images, and the groups, that two splits have in common."""
+        files = [{image.file for image in self.fingerprints[split]} for split in (first, second)]
+        common = files[0] & files[1]
+        if common:
+            self.warn(f"{first} and {second} have {len(common):,} files in common")
+        if common in files:  # such as train and trainval, which are meant so
+            return
+        for found in find_duplicates(self.fingerprints[second], self.fingerprints[first]):
+            self.duplicates += 1
+            likeness = "has the pixels of" if found.distance is None else "looks like"
+            bits = "" if found.distance is None else f" ({found.distance} of 128 bits differ)"
+            log(f"{second} {found.id}: {likeness} {first} {found.other}{bits}")
+        both = sorted(self.groups.get(first, set()) & self.groups.get(second, set()))
+        if both:
+            more = f" and {len(both) - GROUPS_NAMED:,} more" if len(both) > GROUPS_NAMED else ""
+            self.warn(f"{first} and {second} have the group {', '.join(both[:GROUPS_NAMED])}{more} in common")
+
+    def warn(self, text: str) -> None:
+        """Say what is no error."""
+        self.warnings += 1
+        log(text)
+
+
+def check_dataset(
+    root: str | Path, layout: str | Path | None = None, split: str | None = None
+) -> dict[str, Any]:
+    """Read every pair of a data set; what is wrong is logged, line by line, and so is what each split holds.
+
+    Args:
+        root, layout: see `open_layout`.
+        split: one split; all where absent, which are then compared with each other.
+
+    Returns:
+        `path`, `splits`, `sizes` (images by split), `pairs`, `problems` (bad pairs), `warnings`, `duplicates`
+        (images that an earlier split has too) and `statistics` (`Survey.record` by split).
+
+    Raises:
+        FileNotFoundError: there is no data set, or no such split.
+        ValueError: its description is wrong.
+    """
+    opened = open_layout(root, layout)
+    found = [split] if split else opened.splits()
+    inspection = Inspection(opened)
+    # A VOC devkit without lists has no split: opening one gives the error that names what is missing.
+    for name in found or ["train"]:
+        inspection.read(name)
+    for first, second in combinations(found, 2):
+        inspection.compare(first, second)
+    if find_labeller() is None:
+        log("The smallest objects were not looked for: install segdistill[check]")
+    return {
+        "path": str(root),
+        "splits": found,
+        "sizes": inspection.sizes,
+        "pairs": sum(inspection.sizes.values()),
+        "problems": inspection.problems,
+        "warnings": inspection.warnings,
+        "duplicates": inspection.duplicates,
+        "statistics": inspection.statistics,
+    }
+
+
+def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None = None) -> dict[str, Any]:
+    """Draw images of a data set with their masks, a legend and the classes' shares of the pixels.
+
+    Args:
+        root, layout: see `open_layout`.
+        config: which images, and where to.
+
+    Returns:
+        `out` (the files), `split`, `images` (how many are shown) and `Survey.record` of the split.
+
+    Raises:
+        FileNotFoundError: there is no data set, or no such split.
+        ValueError: its description is wrong, it has no such class, or a mask cannot be read.
+    """
+    opened = open_layout(root, layout)
+    wanted = None if config.shows is None else opened.labels.index([config.shows])[0]
+    found = opened.splits()
+    split = config.split or ("train" if "train" in found or not found else found[0])
+    samples = open_split(opened, split)
+    counted, candidates = Survey.of(samples), list[int]()
+    with progress() as bar:
+        task = bar.add_task(f"count {split}", total=len(samples), numbers="")
+        for index, counts in enumerate(count_masks(samples, range(len(samples)))):
+            counted.add(counts)
+            if wanted is None or counts[wanted]:
+                candidates.append(index)
+            bar.advance(task)
+    if not candidates:
+        raise ValueError(f"no mask of split {split!r} shows {config.shows}")
+    chosen = choose(config.images, candidates)
+    that = "" if wanted is None else f" that show {config.shows}"
+    some = "" if len(chosen) == len(candidates) else f"{len(chosen)} of "
+    evenly = ", evenly chosen" if some else ""
+    title = f"{Path(root).resolve().name}, {split}: {some}{len(candidates):,} images{that}{evenly}"
+    sheet = Sheet(title=title, samples=samples, indices=chosen, counted=counted)
+    for path in config.files:
+        if path.suffix.lower() == ".html":
+            write_atomic(path, render_page(sheet))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, draw_sheet(sheet), "PNG")
+        log(f"{title}: {path}")
+    out = [str(path) for path in config.files]
+    return {"out": out, "split": split, "images": len(chosen), **counted.record}
+
+
+def convert_dataset(root: str | Path, out: str | Path, layout: str | Path | None = None) -> dict[str, Any]:
+    """Write all splits of a data set as a VOC devkit; a later call writes what is missing or has changed.
+
+    Args:
+        root, layout: see `open_layout`.
+        out: the devkit's folder; it gets `JPEGImages` (hard links where the file system allows it, with the
+            suffixes that they have), `SegmentationClass` (palette PNG, 255 is void), `ImageSets`,
+            `dataset.yaml` and `convert.json` (which file each image is).
+
+    Returns:
+        `out`, `splits` (images by split), `images`, `computed` (masks that this call wrote) and `problems`
+        (pairs that cannot be read: they are logged and left out).
+
+    Raises:
+        FileNotFoundError: there is no data set.
+        ValueError: its description is wrong, the folder holds something else or the masks of other classes,
+            or another process writes into it.
+    """
+    opened = open_layout(root, layout)
+    folder = DevkitFolder(out)
+    folder.check([root])
+    sets = {split: open_split(opened, split, strict=False) for split in opened.splits()}
+    if not sets:
+        raise ValueError(f"{root} has no splits: there is nothing to convert")
+    forms = {split: samples.reader.form for split, samples in sets.items()}
+    settings = {"root": str(Path(root).absolute()), "classes": opened.labels.to_dict(), "form": forms}
+    with folder.locked():
+        tasks = plan(sets, folder, settings)
+        missing = {task.target: task for task in tasks if not task.is_done()}
+        failed = set()
+        with progress() as bar:
+            done = bar.add_task("convert", total=len(missing), numbers="")
+            for task, problem in zip(missing.values(), convert(missing.values()), strict=True):
+                if problem:
+                    failed.add(task.target)
+                    log(f"Left out: {task.split} {problem.id}: {problem.reason}")
+                bar.advance(done)
+        lists: dict[str, list[str]] = {split: [] for split in sets}
+        for task in tasks:
+            if task.target not in failed:
+                lists[task.split].append(str(task.image.name))
+        folder.write_lists(lists)
+    sizes = {split: len(names) for split, names in lists.items()}
+    log(f"{', '.join(f'{split}: {size:,} images' for split, size in sizes.items())}; the devkit is {out}")
+    return {
+        "out": str(out),
+        "splits": sizes,
+        "images": len({task.image.name for task in tasks if task.target not in failed}),
+        "computed": len(missing) - len(failed),
+        "problems": len(failed),
+    }
