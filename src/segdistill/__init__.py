@@ -20,17 +20,20 @@ if TYPE_CHECKING:
         evaluate,
         export,
         label,
+        load,
         load_student,
         predict,
         report,
         serve,
         train,
+        verify,
     )
     from segdistill.config.architecture import Architecture
     from segdistill.config.deploy import (
         BenchmarkConfig,
         ExportConfig,
         LabelConfig,
+        LoadConfig,
         PredictConfig,
         ServeConfig,
     )
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         TeacherConfig,
         TrainConfig,
     )
+    from segdistill.config.verify import VerifyConfig
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
@@ -59,6 +63,7 @@ __all__ = [
     "EvaluationDataConfig",
     "ExportConfig",
     "LabelConfig",
+    "LoadConfig",
     "ObjectiveConfig",
     "OptimConfig",
     "PredictConfig",
@@ -67,6 +72,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+    "VerifyConfig",
     "__version__",
     "benchmark",
     "build_model",
@@ -77,21 +83,26 @@ __all__ = [
     "fuse",
     "keep_freed_memory",
     "label",
+    "load",
     "load_student",
     "predict",
     "report",
     "serve",
     "train",
+    "verify",
 ]
 
 _MODULES = {
     "api": (
-        "benchmark", "cache", "compare", "evaluate", "export", "label", "load_student", "predict", "report",
-        "serve", "train",
+        "benchmark", "cache", "compare", "evaluate", "export", "label", "load", "load_student", "predict",
+        "report", "serve", "train", "verify",
     ),
-    "config.deploy": ("BenchmarkConfig", "ExportConfig", "LabelConfig", "PredictConfig", "ServeConfig"),
+    "config.deploy": (
+        "BenchmarkConfig", "ExportConfig", "LabelConfig", "LoadConfig", "PredictConfig", "ServeConfig",
+    ),
     "config.architecture": ("Architecture",),
     "config.evaluate": ("CompareConfig", "EvaluateConfig", "EvaluationDataConfig"),
+    "config.verify": ("VerifyConfig",),
     "config.train": (
         "AugmentConfig", "DataConfig", "ObjectiveConfig", "OptimConfig", "RuntimeConfig", "StudentConfig",
         "TeacherConfig", "TrainConfig",

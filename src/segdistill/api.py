@@ -16,7 +16,14 @@ from segdistill.build import (
     open_predictor,
     open_scored,
 )
-from segdistill.config.deploy import BenchmarkConfig, ExportConfig, PredictConfig, PushConfig, ServeConfig
+from segdistill.config.deploy import (
+    BenchmarkConfig,
+    ExportConfig,
+    LoadConfig,
+    PredictConfig,
+    PushConfig,
+    ServeConfig,
+)
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, progress
 from segdistill.data.check import survey
@@ -34,6 +41,7 @@ from segdistill.exporting.push import check_repository, upload, write_repository
 from segdistill.exporting.quantize import calibration_images
 from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
+from segdistill.inference.segmenter import Segmenter
 from segdistill.labelling import label as label
 from segdistill.models.exported import FORMATS
 from segdistill.models.fused import fuse_students
@@ -47,6 +55,9 @@ from segdistill.reporting.report import write_report
 from segdistill.scoring import calibrate as calibrate
 from segdistill.scoring import compare as compare
 from segdistill.scoring import evaluate as evaluate
+from segdistill.verification import certify_export
+from segdistill.verification import verify as verify
+from segdistill.verification import verify_again as verify_again
 
 MASKS_SURVEYED = 200
 """Masks that a training looks at before its first step for classes that do not occur, and for void."""
@@ -273,12 +284,36 @@ def predict(
     return Pipeline(network, config, device).run(files)
 
 
+def load(target: str | Path, config: LoadConfig | None = None) -> Segmenter:
+    """A network that segments images in memory: `load(TARGET)(image).mask`.
+
+    Args:
+        target: a run folder, an exported file, or any network spec.
+        config: input size, runtime, device, ...
+
+    Returns:
+        What is called with an image (PIL, NumPy, or a path) or a list of them; see `Segmenter`.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the target names nothing, or cannot be run as asked.
+    """
+    config = config or LoadConfig()
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = open_predictor(str(target), config, device)
+    if config.precision == "fp32":
+        network = fuse_students(network)
+    return Segmenter(network, size=config.size, flip=config.flip, device=device)
+
+
 def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:
     """Write a run as a file for another runtime, checked there against PyTorch.
 
     Args:
         target: a run folder, or any network spec that PyTorch runs.
-        config: format, input and output of the file, limits, ...
+        config: format, input and output of the file, limits, ...; where `data.root` is named, a certificate
+            (see `verify`) is written beside the file.
 
     Returns:
         The content of the JSON file beside it, `parity` included, and its path as `file`.
@@ -303,9 +338,11 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     if config.quantize is not None:
         source = calibration_source(spec, config)
         images = calibration_images(source, config.calibration_images, network.size)
-    record = export_network(network, path, config, samples=samples, calibration=images)
-    log(f"{path}, {record['bytes'] / 1e6:.1f} MB: {parity_line(record['parity'])}")
-    return record | {"file": str(path)}
+    exported = export_network(network, path, config, samples=samples, calibration=images)
+    log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
+    if config.data.root:
+        log(certify_export(network, exported, config))
+    return exported.record | {"file": str(path)}
 
 
 def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:
@@ -340,18 +377,20 @@ def serve(
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: the target is code, the device is not there, segdistill[serve] is not installed, or the
-            system allows too few open files for `connections`.
+        ValueError: the target is code, the device or the runtime is not there, segdistill[serve] is not
+            installed, or the system allows too few open files for `connections`.
         OSError: the address cannot be listened on.
     """
     try:
         from segdistill.serving.server import listen
-        from segdistill.serving.service import Service, open_network
+        from segdistill.serving.service import Service, network_card, refuse_code
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
     config = config or ServeConfig()
+    refuse_code(str(target))
     device = find_device(config.device)
     keep_freed_memory_on(device)
-    network, card = open_network(str(target), device, config.precision, config.output_stride)
-    with Service(network, card, config, device) as service:
+    network = open_predictor(str(target), config, device)
+    card = network_card(network)  # of the network as it is: fusing changes the number of its parameters
+    with Service(fuse_students(network), card, config, device) as service:
         listen(service, ready)

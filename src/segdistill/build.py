@@ -9,7 +9,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.config.deploy import ExportConfig, PredictConfig
+from segdistill.config.deploy import ExportConfig, LoadConfig, ServeConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
@@ -21,6 +21,7 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
+from segdistill.exporting.fast import fast_file
 from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
 from segdistill.models.depthwise import speed_up_depthwise
@@ -273,14 +274,23 @@ def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
         return None
 
 
-def open_predictor(target: str, config: PredictConfig, device: torch.device) -> TrainedNetwork:
-    """The network that segments images, on `device`.
+def open_predictor(target: str, config: LoadConfig | ServeConfig, device: torch.device) -> TrainedNetwork:
+    """The network that segments images, on `device`; a run folder in the runtime that is asked for.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_network`.
+        FileNotFoundError, ValueError, OSError: see `load_network` and `fast_file`.
     """
+    file = fast_file(target, config.runtime, config.precision, device)
+    prompts = config if isinstance(config, PromptConfig) else None
     network = load_network(
-        target, precision=config.precision, output_stride=config.output_stride, prompts=config
+        target if file is None else str(file),
+        precision=config.precision,
+        output_stride=config.output_stride,
+        prompts=prompts,
+        provider=config.provider,
     )
-    require_prompted([network], config)
+    if prompts is not None:
+        require_prompted([network], prompts)
+    if file is not None:
+        network.spec = target
     return network.to(device).to(memory_format=torch.channels_last)

@@ -26,6 +26,7 @@ from segdistill.cli_checks import (
     check_scoring,
     check_train,
     check_training,
+    check_verify,
 )
 from segdistill.cli_data import DATA_VERBS, TEXT
 from segdistill.config import paths
@@ -44,6 +45,7 @@ from segdistill.config.evaluate import (
 )
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options, usage_error
+from segdistill.config.verify import VerifyConfig
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
 RESULTS: ContextVar[TextIO] = ContextVar("results")
@@ -150,6 +152,24 @@ def run_compare(options: Options) -> Result:
         for line in comparison_lines(record):
             log(line)
     return record | {"out": options.settings.out}
+
+
+def run_verify(options: Options) -> Result:
+    from segdistill import api
+    from segdistill.console import console, log
+    from segdistill.reporting.tables import comparison_table, recheck_lines, verdict_lines
+
+    if options.certificate:
+        found = api.verify_again(Path(options.certificate), options.settings, options.target)
+        for line in recheck_lines(found):
+            log(line)
+        return found
+    record = api.verify(options.target, options.settings)
+    console.print(comparison_table(record))
+    for line in verdict_lines(record):
+        log(line)
+    out = options.settings.out
+    return {**record, "out": out, "problems": 0 if record["verdict"]["shown"] else 1}
 
 
 def run_calibrate(options: Options) -> Result:
@@ -275,6 +295,16 @@ VERBS = {
         check=check_comparison,
         settings=CompareConfig,
         arguments={"targets": {"nargs": "+", "help": f"{NETWORK}; the others are compared with the first"}},
+    ),
+    "verify": Verb(
+        help="certify that a network is as good as another one on the same images",
+        run=run_verify,
+        check=check_verify,
+        settings=VerifyConfig,
+        arguments={
+            "target": {"nargs": "?", "help": f"what is certified: {NETWORK}"},
+            "--certificate": {"help": "run an earlier certificate again, and compare: FILE.json", **TEXT},
+        },
     ),
     "calibrate": Verb(
         help="fit the temperature of a run's probabilities once more; masks stay as they are",

@@ -44,6 +44,19 @@ def check_comparison(options: Options) -> None:
     check_images(options.settings.data)
 
 
+def check_verify(options: Options) -> None:
+    config = options.settings
+    if options.certificate:
+        paths.require_paths([options.certificate])
+    elif not options.target or not config.against:
+        raise ValueError(
+            "verify takes a network and what it is compared with, FILE --against RUN, or --certificate "
+            "FILE.json"
+        )
+    check_networks(*filter(None, (options.target, config.against)))
+    check_images(config.data)
+
+
 def check_calibration(options: Options) -> None:
     paths.require_model(options.run)
     check_images(options.settings.data)

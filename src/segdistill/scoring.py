@@ -17,7 +17,15 @@ from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateC
 from segdistill.config.values import one_each
 from segdistill.console import log, progress
 from segdistill.data.samples import FileSamples
-from segdistill.engine.bootstrap import LEVEL, Score, as_record, bootstrap, miou_of, pixel_accuracy_of
+from segdistill.engine.bootstrap import (
+    LEVEL,
+    Intervals,
+    Score,
+    as_record,
+    bootstrap,
+    miou_of,
+    pixel_accuracy_of,
+)
 from segdistill.engine.evaluate import EvaluationOptions, evaluate_together
 from segdistill.engine.evaluate import evaluate as evaluate_network
 from segdistill.engine.metrics import Metrics, mean
@@ -51,7 +59,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
     precision = "fp32" if config.precision == "auto" else config.precision
     network = load_network(
         spec, weights=config.weights, labels=samples.labels, precision=precision,
-        output_stride=config.output_stride, prompts=config,
+        output_stride=config.output_stride, prompts=config, provider=config.provider,
     )  # fmt: skip
     require_prompted([network], config)
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
@@ -146,6 +154,16 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
         "level": LEVEL,
         "resamples": config.resamples,
         "seed": config.seed,
+        **intervals_record(specs, sizes, found),
+    }
+    if accelerator.is_main_process:
+        write_atomic(Path(config.out), json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def intervals_record(specs: Sequence[str], sizes: Sequence[int | None], found: Intervals) -> dict[str, Any]:
+    """`networks` and their `differences` to the first, with the intervals of each score, as JSON values."""
+    return {
         "networks": [
             {"target": spec, "size": size, **as_record(alone)}
             for spec, size, alone in zip(specs, sizes, found.alone, strict=True)
@@ -155,9 +173,6 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
             for spec, difference in zip(specs[1:], found.differences, strict=True)
         ],
     }
-    if accelerator.is_main_process:
-        write_atomic(Path(config.out), json.dumps(record, indent=2) + "\n")
-    return record
 
 
 def _score_together(

@@ -26,7 +26,8 @@ from segdistill.exporting import parity
 from segdistill.exporting.export import require_parity
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
-from segdistill.models.exported import FORMATS, ExportedNetwork, openvino_core
+from segdistill.models.exported import FORMATS, ExportedNetwork
+from segdistill.models.openvino_graphs import openvino_core
 from segdistill.models.trained import load_network
 from segdistill.models.zoo import build_model
 from segdistill.serving.service import Service, network_card, open_network

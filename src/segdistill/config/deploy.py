@@ -1,9 +1,9 @@
 """The settings of `segdistill predict`, `label`, `export`, `push`, `benchmark` and `serve`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.evaluate import EvaluationDataConfig, Provider
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import require
 
@@ -11,21 +11,57 @@ TILE = 1024
 """Side, in pixels, of the tiles that a large image is cut into by default."""
 
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
+Runtime = Literal["auto", "openvino", "onnx", "pytorch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PromptConfig):
+class NetworkConfig:
+    """How a network is opened, and what it gets of an image."""
+
+    size: int | None = None
+    """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
+    output_stride: int | None = None
+    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
+    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
+    provider: Provider | None = None
+    """Of an .onnx file: onnxruntime's cpu, cuda, tensorrt or directml; null takes cuda, else cpu."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __post_init__(self) -> None:
+        require(self.size is None or self.size > 0, "size", self.size, "above 0")
+        stride = self.output_stride
+        require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedNetworkConfig(NetworkConfig, PromptConfig):
+    """How a network is opened that may be an open-vocabulary one."""
+
+    def __post_init__(self) -> None:
+        NetworkConfig.__post_init__(self)
+        PromptConfig.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadConfig(PromptedNetworkConfig):
+    """How images are segmented by a network that is held in memory."""
+
+    flip: bool = False
+    """Average the probabilities with those of the mirrored image."""
+    runtime: Runtime = "pytorch"
+    """What computes a run folder: pytorch; openvino or onnx, with a file that is made once, checked and kept
+    in the folder; auto takes the fastest that is installed. A file has its own runtime."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(LoadConfig):
     """How pictures are segmented."""
 
     out: str = "predictions"
     """Folder for masks and overlays."""
-    size: int | None = None
-    """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
-    flip: bool = False
-    """Average the probabilities with those of the mirrored image."""
-    output_stride: int | None = None
-    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
-    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
     probabilities: bool = False
     """Also write the class probabilities (float16, .npz)."""
     tile: int = 0
@@ -35,23 +71,16 @@ class PredictConfig(PromptConfig):
     """Pixels by which neighbouring tiles overlap; in the middle quarter of them one fades into the other."""
     mask_video: bool = False
     """Of a video, also write the masks: a lossless grey video whose values are class indices."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.size is None or self.size > 0, "size", self.size, "above 0")
-        stride = self.output_stride
-        require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         require(self.tile >= 0, "tile", self.tile, "0 or more")
         side = self.tile or TILE
         require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig(PromptConfig):
+class LabelConfig(PromptedNetworkConfig):
     """How a network's masks become a data set."""
 
     out: str = "labels"
@@ -61,34 +90,17 @@ class LabelConfig(PromptConfig):
     map: dict[str, str] = field(default_factory=dict)
     """Network class -> class of the masks: several onto one are added up, and those onto `ignore` are void;
     others stay."""
-    size: int | None = None
-    """Long side, in pixels, that images are resized to; null takes the size of its run's evaluation."""
     flip: bool = False
     """Average the probabilities with those of the mirrored image."""
-    output_stride: int | None = None
-    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
-    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What the network computes in; of exported files only OpenVINO's can be run in bf16."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.confidence < 1, "confidence", self.confidence, "from 0 to below 1")
-        self.for_masks("")  # refuses what predicting would refuse
 
     def for_masks(self, folder: str) -> PredictConfig:
         """The settings of the prediction that writes the masks into `folder`."""
-        return PredictConfig(
-            out=folder,
-            prompts=self.prompts,
-            prompt_threshold=self.prompt_threshold,
-            size=self.size,
-            flip=self.flip,
-            output_stride=self.output_stride,
-            precision=self.precision,
-            device=self.device,
-        )
+        shared = {setting.name: getattr(self, setting.name) for setting in fields(PromptedNetworkConfig)}
+        return PredictConfig(out=folder, flip=self.flip, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +174,10 @@ class BenchmarkConfig:
     """Passes that are not timed."""
     classes: int = 21
     """K of a network of the zoo without weights of its own."""
+    provider: Provider | None = None
+    """Of .onnx files: onnxruntime's cpu, cuda, tensorrt or directml; null takes cuda, else cpu."""
     device: str = "cpu"
-    """cpu or cuda; exported files are run on the CPU."""
+    """cpu or cuda; exported files are run on the CPU, .onnx files by their provider."""
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -194,7 +208,7 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(NetworkConfig):
     """How a network is served over HTTP, and which requests are refused."""
 
     host: str = "127.0.0.1"
@@ -205,13 +219,9 @@ class ServeConfig:
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
     """Long side of the network's input in pixels; null takes its run's, else the image's up to 1024."""
-    output_stride: int | None = None
-    """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
-    sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the network; of exported files only OpenVINO's can be run in bf16."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    runtime: Runtime = "pytorch"
+    """What computes a run folder: pytorch; openvino or onnx, with a file that is made once, checked and kept
+    in the folder; auto takes the fastest that is installed. A file has its own runtime."""
     max_batch: int = 8
     """Most images of one size that go through the network together."""
     max_wait_ms: float = 5.0
@@ -230,11 +240,9 @@ class ServeConfig:
     """Seconds that a request may take: 408 where its body did not arrive in time, else 504."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.port <= 65535, "port", self.port, "from 0 to 65535")
         require(self.token is None or bool(self.token), "token", self.token, "null or not empty")
-        require(self.size is None or self.size > 0, "size", self.size, "above 0")
-        stride = self.output_stride
-        require(stride is None or stride > 0, "output_stride", stride, "above 0, or null")
         for name in ("max_batch", "queue", "connections", "max_bytes", "max_pixels", "timeout_s"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(self.max_header_bytes >= 1024, "max_header_bytes", self.max_header_bytes, "1024 or more")

@@ -1,10 +1,14 @@
 """The settings of an evaluation: `segdistill evaluate`, and what else scores a network."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import Precision, TeacherConfig
 from segdistill.config.values import require
+
+Provider = Literal["cpu", "cuda", "tensorrt", "directml"]
+"""What of onnxruntime computes an .onnx file, see `segdistill.models.onnx_session`."""
 
 
 def split_names(text: str) -> list[str]:
@@ -54,6 +58,8 @@ class EvaluateConfig(PromptConfig):
     """Comma-separated class names: their mean IoU is reported too."""
     precision: Precision = "fp32"
     """fp32, bf16, fp16, or auto."""
+    provider: Provider | None = None
+    """Of an .onnx file: onnxruntime's cpu, cuda, tensorrt or directml; null takes cuda, else cpu."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     out: str = "metrics.json"

@@ -42,6 +42,18 @@ def load(cls: type[Config], path: Path) -> Config:
     return config
 
 
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """`key before -> after` for each setting that differs between two nested mappings."""
+    lines = []
+    for key, old in before.items():
+        new = after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and key != "map":
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key} {old} -> {new}")
+    return lines
+
+
 @cache
 def _parser(cls: Any) -> ArgumentParser:
     """The parser of a config dataclass; making one takes a tenth of a second and more."""

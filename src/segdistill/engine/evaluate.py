@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segdistill.data.labels import LabelSet
@@ -100,6 +100,8 @@ def evaluate_together(
     labels: LabelSet,
     accelerator: Accelerator,
     options: EvaluationOptions = EvaluationOptions(),
+    *,
+    observe: Callable[[Sample, list[Tensor]], None] | None = None,
 ) -> list[Metrics]:
     """Score several networks on the same images, each of which is read once.
 
@@ -110,6 +112,7 @@ def evaluate_together(
         labels: the K classes.
         accelerator: device, precision and processes.
         options: as in `evaluate`, but for size and temperature.
+        observe: called with each image and all networks' logits of it, K x H x W at its mask's size.
 
     Returns:
         The sums of each network, as `evaluate` gives them.
@@ -124,6 +127,7 @@ def evaluate_together(
         for image, sample in with_plain_errors(loader):
             if options.stopped():
                 break
+            kept: list[Tensor] = []
             for (network, size), metrics in zip(networks, scores, strict=True):
                 resized = resize_long_side(image, size).to(device)
                 logits = segment(
@@ -131,6 +135,11 @@ def evaluate_together(
                 )
                 with torch.inference_mode(), torch.autocast(device.type, enabled=False):
                     metrics.update(logits, sample.mask.long(), sample.id)
+                if observe is not None:
+                    kept.append(logits)
+            if observe is not None:
+                with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+                    observe(sample, kept)
             options.advance()
     for metrics in scores:
         sum_over_processes(metrics, accelerator)

@@ -1,10 +1,12 @@
 """The run folder: the one module that knows its file names, their schemas, its lock and its checkpoints.
 
 model.json and model.safetensors are a format of their own, which `segdistill.models.card` reads and writes;
-the files of `checkpoints/` are written by `segdistill.engine.checkpoint`; the few names that are looked for
+the files of `checkpoints/` are written by `segdistill.engine.checkpoint`, those of `runtimes/` by
+`segdistill.engine.runtime_files`; the few names that are looked for
 before PyTorch is loaded stand in `segdistill.config.paths`.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,9 +25,10 @@ from torch import Tensor, nn
 
 from segdistill.config.paths import CARD, LOCK, SETTINGS, require_runs, require_writable
 from segdistill.config.train import TrainConfig
-from segdistill.config.yaml import load, to_yaml
+from segdistill.config.yaml import differences, load, to_yaml
 from segdistill.engine.checkpoint import Checkpoints
 from segdistill.engine.runtime import environment, from_main_process
+from segdistill.engine.runtime_files import RuntimeFiles
 from segdistill.files import (
     LINES_BYTES,
     YAML_BYTES,
@@ -35,7 +38,8 @@ from segdistill.files import (
     remove_temporaries,
     write_atomic,
 )
-from segdistill.models.card import ModelCard, is_run, read_card, read_model, save_model
+from segdistill.models.card import WEIGHTS, ModelCard, is_run, read_card, read_model, save_model
+from segdistill.models.identity import file_digest
 from segdistill.models.trained import TrainedNetwork, load_network
 
 MAY_CHANGE = frozenset(
@@ -71,6 +75,7 @@ class RunFolder:
         self.environment_file = self.path / "environment.json"
         self.cost_file = self.path / "cost.json"
         self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.runtimes = RuntimeFiles(self.path / "runtimes")
         self.report_file = self.path / "report.html"
         self.figures = self.path / "figures"
 
@@ -219,6 +224,16 @@ class RunFolder:
         self.require_student()
         return load_network(str(self.path))
 
+    def student_digest(self) -> str:
+        """SHA-256 over weights and card: what a file of the student was made from.
+
+        Raises:
+            FileNotFoundError: there is no student.
+        """
+        self.require_student()
+        digests = [file_digest(self.path / name) for name in (WEIGHTS, CARD)]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
     # Writing
 
     def check(self, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
@@ -346,18 +361,6 @@ class RunFolder:
         if self.config_file.is_file():  # which a run that was pushed to a hub has not
             write_atomic(out / SETTINGS, to_yaml(self.config))
         return out
-
-
-def differences(before: Record, after: Record, prefix: str = "") -> list[str]:
-    """`key before -> after` for each setting that differs between two nested mappings."""
-    lines = []
-    for key, old in before.items():
-        new = after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict) and key != "map":
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append(f"{prefix}{key} {old} -> {new}")
-    return lines
 
 
 def _read_object(path: Path) -> Record | None:

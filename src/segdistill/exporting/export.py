@@ -4,14 +4,16 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from segdistill.config.deploy import ExportConfig
-from segdistill.data.samples import Samples
-from segdistill.exporting.parity import compare, compare_scores
+from segdistill.data.samples import FileSamples
+from segdistill.engine.agreement import Pair
+from segdistill.exporting.parity import compare, compare_scores, scores_record
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.exported import FORMATS, ExportCard
@@ -19,14 +21,31 @@ from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written and kept.
+
+    Attributes:
+        path: the file.
+        record: format, card, bytes and parity; the content of the JSON file beside it.
+        network: the file, opened in its own runtime.
+        pair: what network and file did on images with masks; None where there were none.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    network: TrainedNetwork
+    pair: Pair | None
+
+
 def export(
     network: TrainedNetwork,
     path: Path,
     config: ExportConfig,
     *,
-    samples: Samples | None = None,
+    samples: FileSamples | None = None,
     calibration: Sequence[Tensor] = (),
-) -> dict[str, Any]:
+) -> Exported:
     """Write a network to `path`, run it in its own runtime, and keep it if it passes.
 
     Args:
@@ -35,9 +54,6 @@ def export(
         config: format and limits.
         samples: images with masks that both are scored on.
         calibration: 3 x H x W uint8 images for int8.
-
-    Returns:
-        The record: format, card, bytes and parity.
 
     Raises:
         ValueError: the network cannot be exported, or the file does not pass; nothing is left behind then.
@@ -52,7 +68,9 @@ def export(
         draft = Path(folder) / path.name
         _write(network, draft, card, config, calibration)
         written = load_network(str(draft))
-        parity = compare(network, written) | compare_scores(network, written, samples, config.images)
+        parity = compare(network, written)
+        pair = compare_scores(network, written, samples, config.images)
+        parity |= scores_record(pair)
         require_parity(parity, config, path)
         files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
         record = {
@@ -68,7 +86,7 @@ def export(
         beside.write_text(json.dumps(record, indent=2) + "\n")
         for file in (beside, *files):  # the network itself comes last
             file.replace(path.with_name(file.name))
-    return record
+    return Exported(path=path, record=record, network=written, pair=pair)
 
 
 def check_format(config: ExportConfig) -> None:

@@ -6,17 +6,16 @@ N: images, H, W: rows and columns, K: classes.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
-from segdistill.data.labels import LabelSet
-from segdistill.data.samples import Sample, Samples
+from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import normalise
-from segdistill.engine.evaluate import EvaluationOptions, evaluate
+from segdistill.engine.agreement import Pair, evaluate_pair
+from segdistill.engine.evaluate import EvaluationOptions
 from segdistill.engine.runtime import make_accelerator
-from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
 
 SIZES = ((1, 1), (7, 5), (33, 65), (64, 64), (97, 128))
@@ -90,37 +89,41 @@ def _outputs(
 
 
 def compare_scores(
-    reference: TrainedNetwork, exported: TrainedNetwork, samples: Samples | None, count: int
-) -> dict[str, Any]:
-    """Mean IoU of both networks on the same images.
+    reference: TrainedNetwork, exported: TrainedNetwork, samples: FileSamples | None, count: int
+) -> Pair | None:
+    """Both networks on the same images, at the size of the reference or what the file takes of it.
 
     Args:
         reference: in PyTorch.
         exported: its file.
         samples: images with masks; None scores nothing.
         count: images that are used, evenly spaced; 0 takes all.
-
-    Returns:
-        `images`, `miou_before` and `miou_after`, None where nothing was scored.
     """
     if samples is None:
-        return {"images": 0, "miou_before": None, "miou_after": None}
+        return None
     total = len(samples)
     count = min(count or total, total)
-    dataset = Subset(samples, [index * total // count for index in range(count)])
+    kept = np.zeros(total, dtype=np.bool_)
+    kept[[index * total // count for index in range(count)]] = True
     sides = [side for side in (reference.size, exported.largest_side) if side is not None]
     size = min(sides, default=None)
-    before, after = (mean_iou(each, dataset, samples.labels, size) for each in (reference, exported))
-    return {"images": count, "miou_before": before, "miou_after": after}
-
-
-def mean_iou(
-    network: TrainedNetwork, samples: Dataset[Sample], labels: LabelSet, size: int | None
-) -> float | None:
-    """Mean IoU on a data set, as `evaluate` scores it; None where no class can be scored."""
     accelerator = make_accelerator("cpu", "fp32")
-    scored = Teacher(network, labels)
-    return evaluate(scored, samples, labels, accelerator, EvaluationOptions(size=size)).summary()["miou"]
+    return evaluate_pair(
+        (reference, exported), (size, size), samples.subset(kept), accelerator, EvaluationOptions()
+    )
+
+
+def scores_record(pair: Pair | None) -> dict[str, Any]:
+    """`images`, `miou_before`, `miou_after` and `equal_pixels` (fraction), None where nothing was scored."""
+    if pair is None:
+        return {"images": 0, "miou_before": None, "miou_after": None, "equal_pixels": None}
+    before, after = (metrics.summary()["miou"] for metrics in pair.metrics)
+    return {
+        "images": len(pair.samples),
+        "miou_before": before,
+        "miou_after": after,
+        "equal_pixels": pair.agreement.share,
+    }
 
 
 def parity_line(parity: Mapping[str, Any]) -> str:

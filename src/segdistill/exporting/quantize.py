@@ -18,7 +18,8 @@ from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
 from segdistill.data.transforms import resize_long_side
 from segdistill.exporting.writers import make_openvino, save_openvino, write_onnx
-from segdistill.models.exported import ExportCard, sole_core
+from segdistill.models.exported import ExportCard
+from segdistill.models.openvino_graphs import sole_core
 from segdistill.models.quiet import quiet
 
 GROUP = 8

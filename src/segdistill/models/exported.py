@@ -4,7 +4,6 @@ N: images, H, W: rows and columns, K: classes.
 """
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +23,8 @@ from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import first_line
 from segdistill.models.card import is_temperature
+from segdistill.models.onnx_session import ProviderError, open_session
+from segdistill.models.openvino_graphs import OpenVINOGraphs, openvino_core
 
 ENTRY = "segdistill"
 """Under this name a file that has room for one text keeps its card."""
@@ -32,6 +33,21 @@ SURE = 20.0
 
 Run = Callable[[np.ndarray], np.ndarray]
 """One pass: N images in the file's own form -> its first output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a runtime computes.
+
+    Attributes:
+        threads: of onnxruntime and OpenVINO.
+        precision: fp32, or what else `FileFormat.precisions` has.
+        provider: of onnxruntime, see `open_session`.
+    """
+
+    threads: int
+    precision: str = "fp32"
+    provider: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +110,27 @@ class ExportCard:
 class ExportedNetwork(nn.Module):
     """A network in a file, as a module from normalised images to logits.
 
-    It computes on the CPU; an ONNX file on CUDA where onnxruntime-gpu is installed.
+    It computes on the CPU; an ONNX file where its provider does, by default on CUDA with onnxruntime-gpu.
 
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .pte (ExecuTorch).
         threads: of onnxruntime and OpenVINO; None for PyTorch's number.
         precision: what the runtime computes in; most formats allow fp32 only, see `FORMATS`.
+        provider: what of onnxruntime computes an .onnx file, see `open_session`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: its runtime is not installed, or cannot read it.
+        ValueError: its runtime is not installed, cannot read it, or lacks the provider.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        provider: str | None = None,
+    ) -> None:
         super().__init__()
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
@@ -119,8 +143,13 @@ class ExportedNetwork(nn.Module):
                 f"{path} computes as it was exported, not in {precision}; "
                 f"what can be run in another precision: {', '.join(others)}"
             )
+        if provider is not None and not form.providers:
+            raise ValueError(f"{path} is {form.title}, but --provider is for .onnx files: leave it out")
+        options = RunOptions(
+            threads=threads or torch.get_num_threads(), precision=precision, provider=provider
+        )
         with _reading(path, form):
-            self.run, self.metadata = form.open(path, threads or torch.get_num_threads(), precision)
+            self.run, self.metadata = form.open(path, options)
         self.card = ExportCard.read(self.metadata, path)
 
     @property
@@ -163,89 +192,18 @@ class ExportedNetwork(nn.Module):
         return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _open_onnx(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
-    import onnxruntime
-
-    del precision
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    available = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
-    name = session.get_inputs()[0].name
-    return lambda values: session.run(None, {name: values})[0], session.get_modelmeta().custom_metadata_map
+def _open_onnx(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+    return open_session(path, options.threads, options.provider)
 
 
-@functools.cache
-def openvino_core() -> Any:
-    """The one OpenVINO `Core` of this process.
-
-    On a processor with AMX each Core brings a stack for signals of its own and takes it away when it ends.
-    Where two do not end in reverse order, the thread is left with a stack that is gone: the next signal
-    kills the process.
-    """
-    import openvino
-
-    return openvino.Core()
-
-
-@contextlib.contextmanager
-def sole_core() -> Iterator[None]:
-    """Libraries that make a `Core` of their own, as NNCF does at each step, get that of the process."""
-    import openvino
-
-    core, kind = openvino_core(), openvino.Core
-    openvino.Core = lambda: core
-    try:
-        yield
-    finally:
-        openvino.Core = kind
-
-
-def _open_openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
+def _open_openvino(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
     model = openvino_core().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
-    settings = {
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    return _OpenVINOGraphs(model, settings), _texts(text)
+    return OpenVINOGraphs(model, options.threads, options.precision), _texts(text)
 
 
-class _OpenVINOGraphs:
-    """An OpenVINO model, compiled for any shape and once more for the first that comes twice in a row.
-
-    A graph of one shape copies less, so that it takes 11 to 15 % less time. Only the graph that was used
-    last holds memory for its maps.
-    """
-
-    def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
-        self.model, self.settings = model, settings
-        self.free = self.used = self._compile(model)
-        self.last: tuple[int, ...] = ()
-        self.own_shape: tuple[int, ...] | None = None
-        self.own: Any = None
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """One pass over N images."""
-        if self.own is None and values.shape == self.last:
-            own = self.model.clone()
-            own.reshape(list(values.shape))
-            self.own, self.own_shape = self._compile(own), values.shape
-        self.last = values.shape
-        graph = self.own if values.shape == self.own_shape else self.free
-        if graph is not self.used:
-            self.used.release_memory()
-            self.used = graph
-        return cast(np.ndarray, graph(values)[0])
-
-    def _compile(self, model: Any) -> Any:
-        return openvino_core().compile_model(model, "CPU", self.settings)
-
-
-def _open_pt2(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
-    del threads, precision
+def _open_pt2(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+    del options
     extra = {ENTRY: "{}"}
     module = torch.export.load(path, extra_files=extra).module()
 
@@ -256,8 +214,8 @@ def _open_pt2(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
     return run, _texts(extra[ENTRY])
 
 
-def _open_executorch(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
-    del threads, precision
+def _open_executorch(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+    del options
     with _silent():
         from executorch.runtime import Runtime
 
@@ -288,13 +246,14 @@ class FileFormat:
         extra: of segdistill, which installs what it needs; None where segdistill itself does.
         title: what errors call such a network, with its article.
         runtime: the module that runs it.
-        open: path, threads and precision -> one pass, and the file's metadata.
+        open: path and options -> one pass, and the file's metadata.
         companion: suffix of a second file that belongs to it.
         largest: most images and longest side, in pixels, that its files take at once, because they reserve
             the memory for these when they are loaded; None for any.
         int8: whether it can be written in 8 bits.
         precisions: what its runtime can compute a float32 file in.
         threads: whether its runtime can be told how many threads to use.
+        providers: whether its runtime is onnxruntime, which computes on the provider that is asked for.
     """
 
     name: str
@@ -302,12 +261,13 @@ class FileFormat:
     extra: str | None
     title: str
     runtime: str
-    open: Callable[[Path, int, str], tuple[Run, dict[str, str]]]
+    open: Callable[[Path, RunOptions], tuple[Run, dict[str, str]]]
     companion: str | None = None
     largest: tuple[int, int] | None = None
     int8: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     threads: bool = True
+    providers: bool = False
 
     def files(self, path: Path) -> list[Path]:
         """All files of the network in `path`."""
@@ -336,7 +296,7 @@ FORMATS: dict[str, FileFormat] = {
     for form in (
         FileFormat(
             name="onnx", suffix=".onnx", extra="onnx", title="an ONNX network", runtime="onnxruntime",
-            open=_open_onnx, int8=True,
+            open=_open_onnx, int8=True, providers=True,
         ),
         FileFormat(
             name="openvino", suffix=".xml", extra="openvino", title="an OpenVINO network", runtime="openvino",
@@ -368,6 +328,8 @@ def _reading(path: Path, form: FileFormat) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ValueError(f"{path}: {form.missing(error)}") from None
+    except ProviderError as error:
+        raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # the runtimes' own exceptions share no base class but Exception
         raise ValueError(f"{path} is not {form.title}: {first_line(error)}") from None
 

@@ -143,6 +143,7 @@ class LoadOptions:
     labels: LabelSet | None
     precision: str
     prompts: PromptConfig
+    provider: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,7 @@ def load_network(
     precision: str = "fp32",
     output_stride: int | None = None,
     prompts: PromptConfig | None = None,
+    provider: str | None = None,
 ) -> TrainedNetwork:
     """A trained network, in eval mode.
 
@@ -187,6 +189,7 @@ def load_network(
         precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
         output_stride: see `TrainedNetwork`; None takes what the network declares.
         prompts: what an open-vocabulary network is to segment.
+        provider: what of onnxruntime computes an .onnx file, see `open_session`; None for other networks.
 
     Label set, normalisation and output stride come from the run folder, from torchvision's or the file's
     metadata, or from attributes `labels` (class names or a label set), `mean`, `std` and `output_stride` of a
@@ -194,15 +197,18 @@ def load_network(
 
     Raises:
         ValueError: the spec names nothing, the weights do not fit, the classes are unknown, or a file cannot
-            be run in this precision.
+            be run in this precision or by this provider.
         FileNotFoundError: a file does not exist.
     """
     parsed = parse_spec(spec)
+    if provider is not None and parsed.kind != "file":
+        raise ValueError(f"{spec} is run by PyTorch, but --provider is for .onnx files: leave it out")
     options = LoadOptions(
         weights=Path(weights) if weights else None,
         labels=labels,
         precision=precision,
         prompts=prompts or PromptConfig(),
+        provider=provider,
     )
     loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
     network = TrainedNetwork(
@@ -240,7 +246,7 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
 def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     """An exported file, in its own runtime."""
     assert spec.path is not None
-    module = ExportedNetwork(spec.path, precision=options.precision)
+    module = ExportedNetwork(spec.path, precision=options.precision, provider=options.provider)
     card = module.card
     return Loaded(
         module=module,

@@ -218,7 +218,10 @@ def _torch_pass(network: nn.Module, entry: Entry, image: Tensor, device: torch.d
 
 def _file_pass(entry: Entry, config: BenchmarkConfig, image: Tensor) -> Callable[[], Any]:
     """One pass of an exported file, in the form that it takes images in."""
-    network = ExportedNetwork(Path(entry.target), threads=config.threads or None, precision=entry.precision)
+    provider = config.provider if FORMATS[entry.form].providers else None
+    network = ExportedNetwork(
+        Path(entry.target), threads=config.threads or None, precision=entry.precision, provider=provider
+    )
     given = network.to_pixels(image) if network.card.input == "image" else image
     values = given.contiguous().numpy()
     return lambda: network.run(values)

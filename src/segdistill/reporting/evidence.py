@@ -26,7 +26,7 @@ def differences(runs: Sequence[Records]) -> list[Row]:
     return [
         Row(
             title=SCORES[name],
-            cells=[Cell(text=DASH) if not scores else _cell(scores[name]) for scores in found],
+            cells=[Cell(text=DASH) if not scores else interval_cell(scores[name]) for scores in found],
             note=f"points, with {LEVEL:.0%} interval",
         )
         for name in COMPARED
@@ -69,16 +69,16 @@ def _against(first: Records, run: Records) -> dict[str, Interval]:
         return {}
 
 
-def _cell(found: Interval) -> Cell:
+def interval_cell(found: Interval) -> Cell:
     """A difference and its interval, coloured where the interval excludes 0."""
     if found.value is None or found.low is None or found.high is None:
         return Cell(text=DASH)
-    low, high = (_points(end) for end in (found.low, found.high))
+    low, high = (points(end) for end in (found.low, found.high))
     tone = "" if not found.resolved else "better" if found.value > 0 else "worse"
-    return Cell(text=_points(found.value), delta=f"{low} to {high}", tone=tone)
+    return Cell(text=points(found.value), delta=f"{low} to {high}", tone=tone)
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
     """A signed difference in points (hundredths)."""
     text = f"{abs(100 * value):.2f}"
     return ("±" if float(text) == 0 else "+" if value > 0 else MINUS) + text

@@ -157,10 +157,25 @@ def pick_examples(images: Mapping[str, float | None], count: int = 2) -> list[tu
 
 def tiles(example: Example, labels: LabelSet) -> list[Tile]:
     """The pictures of one row: image, ground truth, each prediction, then the errors of each run."""
+    runs = {name: mask for name, mask in example.predictions.items() if name != TEACHER}
+    row = mask_tiles(example, labels)
+    for name, mask in runs.items():
+        title = "errors" if len(runs) == 1 else f"errors of {name}"
+        row.append(_error_tile(title, error_map(example.truth, mask)))
+    return row
+
+
+def difference_tiles(example: Example, labels: LabelSet) -> list[Tile]:
+    """The pictures of one row: image, ground truth, the masks of two networks, and where these differ."""
+    first, second = example.predictions.values()
+    return [*mask_tiles(example, labels), _error_tile("difference", (first != second).astype(np.uint8))]
+
+
+def mask_tiles(example: Example, labels: LabelSet) -> list[Tile]:
+    """Image, ground truth and each prediction."""
     size = _shown_size(example.truth.shape)
     photograph = Image.fromarray(example.image).resize(size, Image.Resampling.LANCZOS)
     palette = class_palette(labels)
-    runs = {name: mask for name, mask in example.predictions.items() if name != TEACHER}
     row = [
         Tile(title="image", picture=photograph, caption=example.id),
         Tile(title="ground truth", picture=_indexed(example.truth, palette, size)),
@@ -169,11 +184,13 @@ def tiles(example: Example, labels: LabelSet) -> list[Tile]:
         score = example.scores.get(name)
         caption = "" if score is None else f"mIoU {100 * score:.1f}\u00a0%"
         row.append(Tile(title=name, picture=_indexed(mask, palette, size), caption=caption))
-    for name, mask in runs.items():
-        title = "errors" if len(runs) == 1 else f"errors of {name}"
-        errors = _indexed(error_map(example.truth, mask), [CORRECT, WRONG, UNKNOWN], size)
-        row.append(Tile(title=title, picture=errors))
     return row
+
+
+def _error_tile(title: str, errors: np.ndarray) -> Tile:
+    """An H x W uint8 map of right (0), wrong (1) and unknown (2)."""
+    size = _shown_size(errors.shape)
+    return Tile(title=title, picture=_indexed(errors, [CORRECT, WRONG, UNKNOWN], size))
 
 
 def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

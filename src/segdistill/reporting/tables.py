@@ -75,6 +75,27 @@ def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
                 yield _verdict(difference, name, title, record["level"])
 
 
+def verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What A and B of a certificate are, how far they agree, and the verdict."""
+    for index, network in enumerate(record["networks"]):
+        size = f"at long side {network['size']}" if network["size"] else "at their own size"
+        speed = f", {network['latency']['median_ms']:.1f} ms per image" if network["latency"] else ""
+        yield f"{_letter(index)}: {network['target']}, images {size}{speed}"
+    deviation = record["largest_deviation"]
+    probability = "" if deviation is None else f"; no probability differs by more than {deviation:.2g}"
+    yield f"{record['equal_pixels']:.3%} of the pixels are equal{probability}"
+    yield f"Verdict: {record['verdict']['text']}"
+
+
+def recheck_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What running a certificate again found."""
+    for network in found["networks"]:
+        yield f"mean IoU of {network['target']}: {network['then']} then, {network['now']} now"
+    yield from found["mismatches"]
+    yield "Not reproduced" if found["mismatches"] else "Reproduced: same data, same files, same scores"
+    yield f"Verdict: {found['verdict']['text']}"
+
+
 def _verdict(difference: Mapping[str, Any], name: str, title: str, level: float) -> str:
     """Whether one difference of two networks is resolved, in words."""
     found, target, baseline = difference[name], difference["target"], difference["baseline"]

@@ -22,10 +22,9 @@ from segdistill.config.deploy import ServeConfig
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import read_card
-from segdistill.models.fused import fuse_students
 from segdistill.models.hub_runs import find_run
 from segdistill.models.spec import parse_architecture, parse_spec
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import TrainedNetwork
 from segdistill.serving.admission import Admission
 from segdistill.serving.batching import Batcher, largest_batch
 from segdistill.serving.codec import ResponseFormat, decode_upload, encode_mask, read_upload
@@ -135,21 +134,6 @@ class Service:
 
     def _decode(self, data: bytes) -> Image.Image:
         return decode_upload(data, self.config.max_pixels)
-
-
-def open_network(
-    spec: str, device: torch.device, precision: str = "fp32", output_stride: int | None = None
-) -> tuple[TrainedNetwork, NetworkCard]:
-    """A network for a server, on `device` and fused where it is the dsunet student; and its card.
-
-    Raises:
-        ValueError: the spec is code or names nothing, or its files are damaged.
-        FileNotFoundError: a file does not exist.
-    """
-    refuse_code(spec)
-    network = load_network(spec, precision=precision, output_stride=output_stride)
-    card = network_card(network)
-    return fuse_students(network.to(device).to(memory_format=torch.channels_last)), card
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:
