@@ -43,7 +43,7 @@ from segdistill.exporting.export import Exported
 from segdistill.files import read_json, write_together
 from segdistill.inference.segment import run_network
 from segdistill.models.card import is_run
-from segdistill.models.identity import weight_digests
+from segdistill.models.identity import runtime_version, weight_digests
 from segdistill.models.spec import require_trust
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.timing import in_turns, timed
@@ -200,6 +200,7 @@ def certify(contest: Contest, config: VerifyConfig) -> Record:
     for index, (network, spec) in enumerate(zip(contest.networks, contest.specs, strict=True)):
         record["networks"][index] |= {
             "sha256": weight_digests(spec, network),
+            "runtime": runtime_version(network),
             "output_stride": network.output_stride,
             "temperature": network.temperature,
             "latency": latencies[index],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segdistill import api
-from segdistill.build import open_teacher
+from segdistill.build import open_predictor, open_teacher
 from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
@@ -27,10 +27,11 @@ from segdistill.exporting.export import require_parity
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
 from segdistill.models.exported import FORMATS, ExportedNetwork
+from segdistill.models.fused import fuse_students
 from segdistill.models.openvino_graphs import openvino_core
 from segdistill.models.trained import load_network
 from segdistill.models.zoo import build_model
-from segdistill.serving.service import Service, network_card, open_network
+from segdistill.serving.service import Service, network_card
 
 pytestmark = pytest.mark.integration
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch"}
@@ -134,7 +135,7 @@ def test_half_precision_gives_the_same_classes(form: str, run: Path, exported: E
     with torch.no_grad():
         expected, found = plain(image), half(image)
     assert found.dtype == torch.float32
-    served, _ = open_network(spec, torch.device("cpu"), "bf16")
+    served = fuse_students(open_predictor(spec, ServeConfig(precision="bf16"), torch.device("cpu")))
     with torch.no_grad():
         for logits in (found, served(image)):
             assert 1e-5 < (logits - expected).abs().max() < 0.2

@@ -57,11 +57,15 @@ def test_a_network_with_outputs_of_another_shape_is_refused() -> None:
 
 def test_scores_are_of_the_images_that_were_asked_for(run: Path, shapes: Path) -> None:
     network, samples = load_network(str(run)), open_dataset(str(shapes), "val")
-    assert parity.compare_scores(network, network, None, 0)["images"] == 0
-    scores = parity.compare_scores(network, network, samples, 0)
+    assert parity.compare_scores(network, network, None, 0) is None
+    assert parity.scores_record(None)["images"] == 0
+    scores = parity.scores_record(parity.compare_scores(network, network, samples, 0))
     assert scores["images"] == len(samples) == 4
     assert scores["miou_before"] == scores["miou_after"] is not None
-    assert parity.compare_scores(network, network, samples, 2)["images"] == 2
+    assert scores["equal_pixels"] == 1
+    half = parity.compare_scores(network, network, samples, 2)
+    assert half is not None
+    assert [str(name) for name in half.samples.ids] == [str(samples.ids[i]) for i in (0, 2)]
 
 
 def test_a_comparison_in_words() -> None:

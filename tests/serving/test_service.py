@@ -13,16 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from segdistill import api
+from segdistill.build import open_predictor
+from segdistill.config.deploy import ServeConfig
 from segdistill.inference.prediction import predict_image
-from segdistill.models.fused import FusedBlock
+from segdistill.models.fused import FusedBlock, fuse_students
 from segdistill.models.trained import load_network
-from segdistill.serving.service import open_network, refuse_code
+from segdistill.serving.service import network_card, refuse_code
 
 pytestmark = pytest.mark.integration
 
 
 def test_a_run_is_segmented_as_by_predict(serve: Any, run: Path, encoded: Callable[..., bytes]) -> None:
-    network, card = open_network(str(run), torch.device("cpu"))
+    network = open_predictor(str(run), ServeConfig(), torch.device("cpu"))
+    card, network = network_card(network), fuse_students(network)
     assert any(isinstance(module, FusedBlock) for module in network.modules())
     plain = load_network(str(run))
     assert (card.name, card.architecture) == (run.name, "dsunet")
@@ -40,7 +44,7 @@ def test_a_run_is_segmented_as_by_predict(serve: Any, run: Path, encoded: Callab
 
 
 def test_an_output_stride_is_the_one_of_predict(serve: Any, run: Path, encoded: Callable[..., bytes]) -> None:
-    network, _ = open_network(str(run), torch.device("cpu"), output_stride=16)
+    network = open_predictor(str(run), ServeConfig(output_stride=16), torch.device("cpu"))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8))
     picture = picture.resize((65, 47))
     with serve(network, size=40) as running:
@@ -126,14 +130,14 @@ def test_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: 
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text("raise SystemExit('this was run')")
     with pytest.raises(ValueError, match=f"{spec} is code, which a server does not run"):
-        open_network(spec, torch.device("cpu"))
+        api.serve(spec, ServeConfig(device="cpu"))
 
 
 def test_code_that_a_run_names_is_refused(tmp_path: Path, run: Path) -> None:
     card = json.loads((run / "model.json").read_text()) | {"spec": "nets.py:make"}
     (tmp_path / "model.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match=r"nets\.py:make is code"):
-        open_network(str(tmp_path), torch.device("cpu"))
+        api.serve(tmp_path, ServeConfig(device="cpu"))
 
 
 def test_what_is_no_code_is_not_refused(tmp_path: Path, run: Path) -> None:

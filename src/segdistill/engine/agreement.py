@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from segdistill.data.samples import Sample, Samples
+from segdistill.data.samples import FileSamples, Sample
 from segdistill.engine.evaluate import EvaluationOptions, evaluate_together
 from segdistill.engine.metrics import Metrics
 from segdistill.inference.segment import class_probabilities, largest_class
@@ -98,7 +98,7 @@ class Pair:
         agreement: of the two.
     """
 
-    samples: Samples
+    samples: FileSamples
     sizes: tuple[int | None, int | None]
     metrics: tuple[Metrics, Metrics]
     agreement: Agreement
@@ -107,7 +107,7 @@ class Pair:
 def evaluate_pair(
     networks: tuple[TrainedNetwork, TrainedNetwork],
     sizes: tuple[int | None, int | None],
-    samples: Samples,
+    samples: FileSamples,
     accelerator: Accelerator,
     options: EvaluationOptions,
 ) -> Pair:

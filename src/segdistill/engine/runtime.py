@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -222,11 +223,7 @@ def stop_signal(*, obey: bool = False) -> Iterator[StopSignal]:
 def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What a result depends on beside the settings: versions, device, precision, processes, commit."""
     device = accelerator.device
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -239,6 +236,15 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "commit": _commit(),
         "command": sys.argv,
     }
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -77,7 +77,10 @@ def _checked_file(target: str, form: str, precision: str, device: torch.device) 
             if record is None:
                 log(f"Making {files.file(form)}, once")
                 record = _make(folder, form, source)
-    log(f"{target} is computed by {form}: {_checked(record)} have PyTorch's class")
+    log(
+        f"{target} is computed by {form}: {_checked(record)}, and no logit "
+        f"differs by more than {record['parity']['logit_difference']:.1g}"
+    )
     return files.file(form)
 
 
@@ -108,5 +111,7 @@ def _checked(record: Record) -> str:
     """What was compared, in words."""
     parity = record["parity"]
     if parity["equal_pixels"] is None:
-        return f"{parity['same_class']:.3%} of the pixels of drawn images"
-    return f"{parity['equal_pixels']:.3%} of the pixels of {parity['images']} validation images"
+        same, images = parity["same_class"], "drawn images"
+    else:
+        same, images = parity["equal_pixels"], f"{parity['images']} validation images"
+    return f"{same:.3%} of the pixels of {images} have PyTorch's class"

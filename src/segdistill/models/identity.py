@@ -1,10 +1,11 @@
 """SHA-256 of the files that hold a network's weights: whether a network is still the same."""
 
 import hashlib
+from importlib import import_module
 from pathlib import Path
 
 from segdistill.models.card import WEIGHTS
-from segdistill.models.exported import format_of
+from segdistill.models.exported import ExportedNetwork, format_of
 from segdistill.models.spec import parse_spec
 from segdistill.models.trained import TrainedNetwork
 
@@ -21,6 +22,13 @@ def weight_files(spec: str) -> list[Path]:
     if parsed.kind == "run" and parsed.path is not None:
         return [parsed.path / WEIGHTS]
     return form.files(Path(spec)) if parsed.kind == "file" and form is not None else []
+
+
+def runtime_version(network: TrainedNetwork) -> str:
+    """What computes a network, with its version: "onnxruntime 1.32.0"."""
+    module = network.module
+    name = module.format.runtime.partition(".")[0] if isinstance(module, ExportedNetwork) else "torch"
+    return f"{name} {getattr(import_module(name), '__version__', '')}".rstrip()
 
 
 def weight_digests(spec: str, network: TrainedNetwork) -> dict[str, str]:

@@ -19,7 +19,7 @@ from segdistill.reporting.examples import (
 )
 from segdistill.reporting.pages import open_template
 from segdistill.reporting.style import SERIES
-from segdistill.reporting.tables import SCORES
+from segdistill.reporting.tables import SCORES, floored_percent
 from segdistill.version import __version__
 
 Record = Mapping[str, Any]
@@ -57,7 +57,8 @@ def certificate_page(record: Record, worst: Sequence[DifferingImage], labels: La
             for name, value in flatten(record["environment"]).items()
         ],
         examples=[
-            (e, image.equal, difference_tiles(e, labels)) for e, image in zip(examples, worst, strict=True)
+            (example, _differing(image), difference_tiles(example, labels))
+            for example, image in zip(examples, worst, strict=True)
         ],
         class_colours=colour_legend(examples, labels),
         difference_colours=[("same class", CORRECT), ("different", WRONG)],
@@ -84,6 +85,12 @@ def _example(image: DifferingImage, scores: dict[str, float | None]) -> Example:
     )
 
 
+def _differing(image: DifferingImage) -> str:
+    """How many pixels differ, in words."""
+    first, second = image.masks
+    return f"{int((first != second).sum()):,} of {first.size:,} pixels differ ({1 - image.equal:.2%})"
+
+
 def _score_row(title: str, networks: Sequence[Record], difference: Record) -> Row:
     """A score of both networks, and the difference in points with its interval."""
     write = percent(2)
@@ -99,7 +106,7 @@ def _agreement(record: Record) -> list[Row]:
         Row(title="images", cells=[Cell(text=f"{record['image_count']:,}")]),
         Row(
             title="equal pixels",
-            cells=[Cell(text=DASH if equal is None else percent(3)(equal))],
+            cells=[Cell(text=DASH if equal is None else floored_percent(equal))],
             note="void ones too",
         ),
         Row(
@@ -127,7 +134,8 @@ def _facts(record: Record) -> list[Row]:
     """What was compared on what, with hashes."""
     rows = []
     for role, network in zip(("baseline", "certified"), record["networks"], strict=True):
-        rows.append(Row(title=role, cells=[Cell(text=network["target"])]))
+        text = f"{network['target']}, in {network['runtime']}"
+        rows.append(Row(title=role, cells=[Cell(text=text)]))
         rows += [
             Row(title=f"SHA-256 of {file}", cells=[Cell(text=digest)])
             for file, digest in network["sha256"].items()

@@ -1,5 +1,6 @@
 """Results as tables and lines for the terminal."""
 
+import math
 from collections.abc import Iterator, Mapping
 from string import ascii_uppercase
 from typing import Any
@@ -83,8 +84,13 @@ def verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_letter(index)}: {network['target']}, images {size}{speed}"
     deviation = record["largest_deviation"]
     probability = "" if deviation is None else f"; no probability differs by more than {deviation:.2g}"
-    yield f"{record['equal_pixels']:.3%} of the pixels are equal{probability}"
+    yield f"{floored_percent(record['equal_pixels'])} of the pixels are equal{probability}"
     yield f"Verdict: {record['verdict']['text']}"
+
+
+def floored_percent(share: float) -> str:
+    """A fraction in percent, rounded down: what is less than all does not look like all."""
+    return f"{math.floor(share * 1e5) / 1e3:.3f}%"
 
 
 def recheck_lines(found: Mapping[str, Any]) -> Iterator[str]:
