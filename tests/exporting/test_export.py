@@ -14,7 +14,7 @@ import torch
 from segdistill import api
 from segdistill.build import open_predictor, open_teacher
 from segdistill.config.architecture import Architecture
-from segdistill.config.deploy import ExportConfig, PredictConfig, ServeConfig
+from segdistill.config.deploy import ExportConfig, LoadConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.config.train import TeacherConfig
 from segdistill.data.datasets import open_dataset
@@ -83,6 +83,14 @@ def test_a_file_is_a_target_like_a_run(exported: Export, run: Path, shapes: Path
         for t in (run, path)
     )
     assert np.mean(one == two) > 0.999
+
+
+@pytest.mark.parametrize("form", PACKAGES)
+def test_a_file_is_loaded_like_a_run(form: str, exported: Export, run: Path, shapes: Path) -> None:
+    photo = next(shapes.rglob("JPEGImages/*.*"))
+    one, two = (api.load(target, LoadConfig(device="cpu"))(photo) for target in (run, exported(form)))
+    assert (one.mask == two.mask).mean() > 0.999
+    assert two.shares == pytest.approx(one.shares, abs=1e-3)
 
 
 def test_a_file_keeps_the_output_stride(tmp_path: Path) -> None:

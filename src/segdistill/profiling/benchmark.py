@@ -144,6 +144,8 @@ def measure(
     listed = entries(targets, config)
     if not listed:
         raise ValueError("nothing to measure: name a run folder, a file or a network")
+    if config.provider is not None and not any(_takes_provider(entry) for entry in listed):
+        raise ValueError("--provider is for .onnx files, and no target is one: leave it out")
     with ExitStack() as stack:
         processes = [stack.enter_context(WorkerProcess(Measured, entry, config)) for entry in listed]
         records = [process.call("cost", config.height_width) for process in processes]
@@ -164,6 +166,11 @@ def measure(
             for entry, record, times in zip(listed, records, seconds, strict=True)
         ],
     }
+
+
+def _takes_provider(entry: Entry) -> bool:
+    """Whether it is an .onnx file, which onnxruntime runs on a provider."""
+    return entry.form in FORMATS and FORMATS[entry.form].providers
 
 
 def _speed(seconds: Sequence[float], batch: int, first: float) -> dict[str, float]:
@@ -218,7 +225,7 @@ def _torch_pass(network: nn.Module, entry: Entry, image: Tensor, device: torch.d
 
 def _file_pass(entry: Entry, config: BenchmarkConfig, image: Tensor) -> Callable[[], Any]:
     """One pass of an exported file, in the form that it takes images in."""
-    provider = config.provider if FORMATS[entry.form].providers else None
+    provider = config.provider if _takes_provider(entry) else None
     network = ExportedNetwork(
         Path(entry.target), threads=config.threads or None, precision=entry.precision, provider=provider
     )
