@@ -32,7 +32,8 @@ def certified(run: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory)
     data = EvaluationDataConfig(root=str(shapes), workers=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "SIZES", ((33, 65),))
-        api.export(run, ExportConfig(format="pt2", out=str(folder / "student.pt2"), data=data))
+        config = ExportConfig(format="pt2", out=str(folder / "student.pt2"), data=data, images=3)
+        api.export(run, config)
     return folder
 
 
@@ -61,7 +62,7 @@ def test_export_certifies_what_it_evaluates(certified: Path, run: Path, tmp_path
     assert certificate["equal_pixels"] == record["parity"]["equal_pixels"] > 0.999
     assert 0 < certificate["largest_deviation"] < 1e-4
     assert certificate["verdict"]["shown"]
-    assert certificate["image_count"] == 4
+    assert certificate["image_count"] == 3
     assert target["sha256"].keys() == {"student.pt2"}
     assert target["latency"]["median_ms"] > 0
     page = (certified / "student.pt2.certificate.html").read_text()
@@ -144,7 +145,7 @@ def test_a_certificate_of_something_else_is_one_clear_line(
         shutil.copy(first, path)
     code, _, err = command(capsys, "--certificate", certificate, "--data.root", copied)
     assert code == 1
-    assert "is about other data: 4 images with SHA-256 " in err
+    assert "is about other data: 3 images with SHA-256 " in err
     code, _, err = command(capsys, run, "--certificate", certificate)
     assert code == 1
     assert f"is about another {run}: student.pt2 had the SHA-256" in err

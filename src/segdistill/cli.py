@@ -169,6 +169,7 @@ def run_verify(options: Options) -> Result:
     for line in verdict_lines(record):
         log(line)
     out = options.settings.out
+    log(f"The page is {Path(out).with_suffix('.html')}")
     return {**record, "out": out, "problems": 0 if record["verdict"]["shown"] else 1}
 
 

@@ -68,7 +68,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class Compared:
     """Two networks that were run on the same images: the baseline, and the one that is certified.
 
     Attributes:
@@ -98,10 +98,15 @@ def verify(target: str | Path, config: VerifyConfig) -> Record:
         ValueError: classes, data and settings do not fit each other, or there are several processes.
     """
     specs = (config.against, str(target))
-    samples = open_evaluation(next(filter(is_run, specs), specs[0]), config.data)
+    samples = _open_images(specs, config)
     networks = _open_networks(specs, samples.labels, config)
-    contest = Contest(specs=specs, networks=networks, pair=_run_networks(networks, samples, config))
-    return write_certificate(contest, config)
+    compared = Compared(specs=specs, networks=networks, pair=_run_networks(networks, samples, config))
+    return write_certificate(compared, config)
+
+
+def _open_images(specs: tuple[str, str], config: VerifyConfig) -> FileSamples:
+    """The images with masks that the settings name, else those of the first run of the two."""
+    return open_evaluation(next(filter(is_run, specs), specs[0]), config.data).evenly_spaced(config.images)
 
 
 def _open_networks(
@@ -152,15 +157,15 @@ def _input_size(network: TrainedNetwork, asked: int | None) -> int | None:
     return min(sides, default=None)
 
 
-def write_certificate(contest: Contest, config: VerifyConfig) -> Record:
-    """Write what a contest showed as JSON into `config.out`, and as a page beside it.
+def write_certificate(compared: Compared, config: VerifyConfig) -> Record:
+    """Write what two networks did as JSON into `config.out`, and as a page beside it.
 
     Returns:
         The content of the JSON file.
     """
-    record = certify(contest, config)
+    record = certify(compared, config)
     out = Path(config.out)
-    page = certificate_page(record, contest.pair.agreement.worst, contest.pair.samples.labels)
+    page = certificate_page(record, compared.pair.agreement.worst, compared.pair.samples.labels)
     write_together({out: json.dumps(record, indent=2) + "\n", out.with_suffix(".html"): page})
     return record
 
@@ -178,26 +183,31 @@ def certify_export(network: TrainedNetwork, exported: Exported, config: ExportCo
     """
     assert exported.pair is not None
     out = exported.path.with_name(f"{exported.path.name}.certificate.json")
-    contest = Contest(
+    compared = Compared(
         specs=(network.spec, str(exported.path)),
         networks=(network, exported.network),
         pair=exported.pair,
     )
     settings = VerifyConfig(
-        against=network.spec, data=config.data, max_loss=config.max_loss, device="cpu", out=str(out)
+        against=network.spec,
+        data=config.data,
+        images=config.images,
+        max_loss=config.max_loss,
+        device="cpu",
+        out=str(out),
     )
-    record = write_certificate(contest, settings)
+    record = write_certificate(compared, settings)
     return f"{out}: {record['verdict']['text']}"
 
 
-def certify(contest: Contest, config: VerifyConfig) -> Record:
-    """What a contest showed, as JSON values: the form of `segdistill.compare`, and more."""
-    pair, accelerator = contest.pair, _one_process(config)
+def certify(compared: Compared, config: VerifyConfig) -> Record:
+    """What two networks did, as JSON values: the form of `segdistill.compare`, and more."""
+    pair, accelerator = compared.pair, _one_process(config)
     counts = np.stack([image_table(metrics) for metrics in pair.metrics])
     found = bootstrap(counts, SCORES, resamples=config.resamples, seed=config.seed)
-    record = intervals_record(contest.specs, pair.sizes, found)
-    latencies = _latencies(contest, config, accelerator.device)
-    for index, (network, spec) in enumerate(zip(contest.networks, contest.specs, strict=True)):
+    record = intervals_record(compared.specs, pair.sizes, found)
+    latencies = _latencies(compared, config, accelerator.device)
+    for index, (network, spec) in enumerate(zip(compared.networks, compared.specs, strict=True)):
         record["networks"][index] |= {
             "sha256": weight_digests(spec, network),
             "runtime": runtime_version(network),
@@ -209,14 +219,14 @@ def certify(contest: Contest, config: VerifyConfig) -> Record:
     return {
         "kind": KIND,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": {"shown": is_shown(loss, config.max_loss), "text": verdict_text(contest, loss, config)},
+        "verdict": {"shown": is_shown(loss, config.max_loss), "text": verdict_text(compared, loss, config)},
         "data": config.data.root,
         "split": config.data.split,
         "image_count": len(pair.samples),
         "data_sha256": data_digest(pair.samples),
         "level": LEVEL,
         **record,
-        "iou": _iou_by_class(counts, contest, config),
+        "iou": _iou_by_class(counts, compared, config),
         "equal_pixels": pair.agreement.share,
         "largest_deviation": pair.agreement.deviation,
         "worst": [
@@ -237,10 +247,10 @@ def is_shown(difference: Interval, max_loss: float) -> bool:
     return difference.low is not None and 100 * difference.low > -max_loss
 
 
-def verdict_text(contest: Contest, difference: Interval, config: VerifyConfig) -> str:
+def verdict_text(compared: Compared, difference: Interval, config: VerifyConfig) -> str:
     """The verdict in one sentence."""
-    against, target = contest.specs
-    images = f"{len(contest.pair.samples):,} images"
+    against, target = compared.specs
+    images = f"{len(compared.pair.samples):,} images"
     if difference.value is None or difference.low is None or difference.high is None:
         return f"not shown: no labelled pixel of {images} was compared"
     value, low, high = map(points, (difference.value, difference.low, difference.high))
@@ -256,9 +266,9 @@ def verdict_text(contest: Contest, difference: Interval, config: VerifyConfig) -
     )
 
 
-def _iou_by_class(counts: np.ndarray, contest: Contest, config: VerifyConfig) -> Record:
+def _iou_by_class(counts: np.ndarray, compared: Compared, config: VerifyConfig) -> Record:
     """By class name the IoU of both `networks`, and their `difference`, with intervals."""
-    names = contest.pair.samples.labels.names
+    names = compared.pair.samples.labels.names
     scores: dict[str, Score] = {name: partial(miou_of, classes=[i]) for i, name in enumerate(names)}
     found = bootstrap(counts, scores, resamples=config.resamples, seed=config.seed)
     alone, difference = map(as_record, found.alone), as_record(found.differences[0], difference=True)
@@ -266,15 +276,15 @@ def _iou_by_class(counts: np.ndarray, contest: Contest, config: VerifyConfig) ->
     return {name: {"networks": [first[name], second[name]], "difference": difference[name]} for name in names}
 
 
-def _latencies(contest: Contest, config: VerifyConfig, device: torch.device) -> list[Record | None]:
+def _latencies(compared: Compared, config: VerifyConfig, device: torch.device) -> list[Record | None]:
     """Median and 95th percentile of one pass over the first image, of each network in turns."""
     if not config.repeats:
         return [None, None]
-    image = contest.pair.samples[0].image
-    inputs = [resize_long_side(image, size).to(device)[None] for size in contest.pair.sizes]
+    image = compared.pair.samples[0].image
+    inputs = [resize_long_side(image, size).to(device)[None] for size in compared.pair.sizes]
     timers = [
         partial(_pass_seconds, partial(run_network, network, pixels, flip=config.flip), device)
-        for network, pixels in zip(contest.networks, inputs, strict=True)
+        for network, pixels in zip(compared.networks, inputs, strict=True)
     ]
     seconds = in_turns(timers, warmup=WARMUP, repeats=config.repeats)
     return [
@@ -316,12 +326,12 @@ def verify_again(certificate: Path, config: VerifyConfig, target: str | None = N
     config = _settings_of(then, config)
     first, second = (network["target"] for network in then["networks"])
     specs = (config.against or _found(first, certificate), target or _found(second, certificate))
-    samples = open_evaluation(next(filter(is_run, specs), specs[0]), config.data)
+    samples = _open_images(specs, config)
     _require_same_data(then, samples, certificate)
     networks = _open_networks(specs, samples.labels, config)
     _require_same_weights(then, specs, networks, certificate)
     pair = _run_networks(networks, samples, config)
-    now = certify(Contest(specs=specs, networks=networks, pair=pair), config)
+    now = certify(Compared(specs=specs, networks=networks, pair=pair), config)
     mismatches = list(_mismatches(then, now))
     return {
         "certificate": str(certificate),

@@ -15,6 +15,8 @@ class VerifyConfig:
     """The network that it is compared with: a run folder, an exported file, or any network spec."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     """Images with masks; without a root the validation set of a run among the two."""
+    images: int = 0
+    """How many of these images, evenly spaced; 0 takes all."""
     size: int | list[int | None] | None = None
     """Long side, in pixels, that images are resized to, for both networks or '[384, null]', one for each;
     null takes the network's own, else the image's."""
@@ -44,8 +46,8 @@ class VerifyConfig:
             value = getattr(self, name)
             values = value if isinstance(value, list) else [value]
             require(all(one is None or one > 0 for one in values), name, value, "above 0, or null")
-        require(self.max_loss > 0, "max_loss", self.max_loss, "above 0")
+        require(self.max_loss >= 0, "max_loss", self.max_loss, "0 or more")
         require(self.resamples >= 100, "resamples", self.resamples, "100 or more")
-        for name in ("seed", "repeats"):
+        for name in ("images", "seed", "repeats"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.out.endswith(".json"), "out", self.out, "a file that ends with .json")

@@ -130,6 +130,15 @@ class FileSamples(Samples):
         masks = [self.find(name) for name in self.masks[kept]] if masked and self.masks is not None else None
         return FileSamples(self.labels, self.ids[kept].tolist(), images, masks, self.reader, self.find)
 
+    def evenly_spaced(self, count: int) -> "FileSamples":
+        """`count` of the samples; all of them for 0, or where there are no more."""
+        total = len(self)
+        if not 0 < count < total:
+            return self
+        kept = np.zeros(total, dtype=np.bool_)
+        kept[[index * total // count for index in range(count)]] = True
+        return self.subset(kept)
+
 
 class JoinedSamples(Samples):
     """Several data sets of the same classes, one after the other; those with masks must come first.

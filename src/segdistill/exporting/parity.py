@@ -6,7 +6,6 @@ N: images, H, W: rows and columns, K: classes.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,15 +100,11 @@ def compare_scores(
     """
     if samples is None:
         return None
-    total = len(samples)
-    count = min(count or total, total)
-    kept = np.zeros(total, dtype=np.bool_)
-    kept[[index * total // count for index in range(count)]] = True
     sides = [side for side in (reference.size, exported.largest_side) if side is not None]
     size = min(sides, default=None)
     accelerator = make_accelerator("cpu", "fp32")
     return evaluate_pair(
-        (reference, exported), (size, size), samples.subset(kept), accelerator, EvaluationOptions()
+        (reference, exported), (size, size), samples.evenly_spaced(count), accelerator, EvaluationOptions()
     )
 
 
