@@ -160,17 +160,15 @@ def run_verify(options: Options) -> Result:
     from segdistill.reporting.tables import comparison_table, recheck_lines, verdict_lines
 
     if options.certificate:
-        found = api.verify_again(Path(options.certificate), options.settings, options.target)
-        for line in recheck_lines(found):
-            log(line)
-        return found
-    record = api.verify(options.target, options.settings)
-    console.print(comparison_table(record))
-    for line in verdict_lines(record):
+        record = api.verify_again(Path(options.certificate), options.settings, options.target)
+        lines = recheck_lines(record)
+    else:
+        record = api.verify(options.target, options.settings)
+        lines = verdict_lines(record)
+        console.print(comparison_table(record))
+    for line in lines:
         log(line)
-    out = options.settings.out
-    log(f"The page is {Path(out).with_suffix('.html')}")
-    return {**record, "out": out, "problems": 0 if record["verdict"]["shown"] else 1}
+    return record
 
 
 def run_calibrate(options: Options) -> Result:

@@ -94,6 +94,7 @@ def mask_settings(target: str, network: TrainedNetwork, config: LabelConfig) -> 
         "flip": config.flip,
         "output_stride": network.output_stride,
         "precision": config.precision,
+        "provider": config.provider,
         "weights": network.fingerprint(),
     }
 

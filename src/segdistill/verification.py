@@ -90,8 +90,8 @@ def verify(target: str | Path, config: VerifyConfig) -> Record:
         config: what it is compared with, on which images, and the loss that is allowed.
 
     Returns:
-        The certificate: what `config.out` gets, see docs/deploy.md. A page of the same beside it shows the
-        images on which the networks differ most.
+        The certificate: what `config.out` gets, see docs/deploy.md, with `out` and `problems` (1 where nothing
+        is shown). A page of the same beside it shows the images on which the networks differ most.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
@@ -161,13 +161,13 @@ def write_certificate(compared: Compared, config: VerifyConfig) -> Record:
     """Write what two networks did as JSON into `config.out`, and as a page beside it.
 
     Returns:
-        The content of the JSON file.
+        The content of the JSON file, its path as `out`, and `problems`: 1 where nothing is shown.
     """
     record = certify(compared, config)
     out = Path(config.out)
     page = certificate_page(record, compared.pair.agreement.worst, compared.pair.samples.labels)
     write_together({out: json.dumps(record, indent=2) + "\n", out.with_suffix(".html"): page})
-    return record
+    return record | {"out": str(out), "problems": 0 if record["verdict"]["shown"] else 1}
 
 
 def certify_export(network: TrainedNetwork, exported: Exported, config: ExportConfig) -> str:

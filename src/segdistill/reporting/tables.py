@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -77,7 +78,7 @@ def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """What A and B of a certificate are, how far they agree, and the verdict."""
+    """What A and B of a certificate are, how far they agree, the verdict, and where its page is."""
     for index, network in enumerate(record["networks"]):
         size = f"at long side {network['size']}" if network["size"] else "at their own size"
         speed = f", {network['latency']['median_ms']:.1f} ms per image" if network["latency"] else ""
@@ -86,6 +87,7 @@ def verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
     probability = "" if deviation is None else f"; no probability differs by more than {deviation:.2g}"
     yield f"{floored_percent(record['equal_pixels'])} of the pixels are equal{probability}"
     yield f"Verdict: {record['verdict']['text']}"
+    yield f"The page is {Path(record['out']).with_suffix('.html')}"
 
 
 def floored_percent(share: float) -> str:
