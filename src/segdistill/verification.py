@@ -90,8 +90,8 @@ def verify(target: str | Path, config: VerifyConfig) -> Record:
         config: what it is compared with, on which images, and the loss that is allowed.
 
     Returns:
-        The certificate: what `config.out` gets, see docs/deploy.md, with `out` and `problems` (1 where nothing
-        is shown). A page of the same beside it shows the images on which the networks differ most.
+        The certificate: what `config.out` gets, see docs/deploy.md, with `out` and `problems` (1 if nothing
+        is shown). A page of the same beside it has the images on which the networks differ most.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
