@@ -49,6 +49,7 @@ from segdistill.models.hub_runs import find_run, run_folder
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
+from segdistill.rechecking import verify_again as verify_again
 from segdistill.reporting.examples import examples_or_reason
 from segdistill.reporting.records import TEACHER, read_records, run_names
 from segdistill.reporting.report import write_report
@@ -57,7 +58,6 @@ from segdistill.scoring import compare as compare
 from segdistill.scoring import evaluate as evaluate
 from segdistill.verification import certify_export
 from segdistill.verification import verify as verify
-from segdistill.verification import verify_again as verify_again
 
 MASKS_SURVEYED = 200
 """Masks that a training looks at before its first step for classes that do not occur, and for void."""
