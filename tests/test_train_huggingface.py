@@ -60,9 +60,7 @@ def test_a_run_segments_without_the_folder_that_it_came_from(distilled: Path) ->
     assert student.labels.names == ("background", "road", "person")
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
-def test_a_run_is_exported(distilled: Path, tmp_path: Path, form: str) -> None:
-    pytest.importorskip("onnxruntime" if form == "onnx" else "openvino")
-    suffix = {"onnx": ".onnx", "openvino": ".xml"}[form]
-    record = api.export(distilled, ExportConfig(format=form, out=str(tmp_path / f"model{suffix}")))  # type: ignore[arg-type]
+def test_a_run_is_exported(distilled: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    record = api.export(distilled, ExportConfig(format="onnx", out=str(tmp_path / "model.onnx")))
     assert record["parity"]["same_class"] > 0.999
