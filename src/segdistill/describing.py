@@ -25,7 +25,7 @@ def init_dataset(folder: str | Path, layout: str | None = None, *, overwrite: bo
         overwrite: replace a dataset.yaml.
 
     Returns:
-        `path`, `layout`, `description` (the file in effect), `written` (whether it is new), `splits` (images
+        `path`, `layout`, `description` (the file in effect, if any), `written` (whether it is new), `splits` (images
         by split) and `missing` (lines that the description lacks, or that have placeholders).
 
     Raises:
@@ -38,7 +38,7 @@ def init_dataset(folder: str | Path, layout: str | None = None, *, overwrite: bo
         raise ValueError(f"{reading.file} is there already: --overwrite replaces it")
     log(f"{root} is read as {reading.layout}: {reading.why}")
     if reading.description is None:
-        log(f"It describes itself ({reading.file.name}): no {DESCRIPTION} is needed")
+        log(f"It describes itself: no {DESCRIPTION} is needed")
     else:
         write_atomic(reading.file, dump_description(reading.description))
         log(f"{reading.file} is written:\n{dump_description(reading.description).rstrip()}")
@@ -52,7 +52,7 @@ def init_dataset(folder: str | Path, layout: str | None = None, *, overwrite: bo
     return {
         "path": str(folder),
         "layout": reading.layout,
-        "description": str(reading.file),
+        "description": str(reading.file) if reading.file.is_file() else None,
         "written": reading.description is not None,
         "splits": sizes,
         "missing": [line for _, line in missing],
