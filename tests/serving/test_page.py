@@ -194,11 +194,11 @@ def test_pictures_can_be_dropped_and_pasted(page: Page, encoded: Callable[..., b
 def test_the_camera_takes_a_picture(page: Page) -> None:
     page.get_by_role("button", name="Use the camera").click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.wait_for_selector("#video")
-    page.locator("#video").evaluate("v => v.videoWidth || new Promise(r => v.onloadeddata = r)")
+    page.wait_for_selector("#preview")
+    page.locator("#preview").evaluate("v => v.videoWidth || new Promise(r => v.onloadeddata = r)")
     page.get_by_role("button", name="Take the picture").click()
     expect(page.locator("#status")).to_contain_text("Done")
-    assert page.locator("#video").evaluate("video => video.srcObject") is None  # the camera is off
+    assert page.locator("#preview").evaluate("video => video.srcObject") is None  # the camera is off
 
 
 def test_a_picture_that_the_browser_cannot_show_still_gets_its_colours(
@@ -217,7 +217,7 @@ def test_the_class_under_the_pointer_is_named(page: Page, encoded: Callable[...,
     assert box is not None
     for share, name in ((0.25, "red"), (0.75, "green")):
         page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        expect(page.locator("#under")).to_have_text(f"Under the pointer: {name}")
+        expect(page.locator("#hovered")).to_have_text(f"Under the pointer: {name}")
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(
@@ -225,7 +225,7 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(
 ) -> None:
     upload(page, encoded())
     expect(page.locator("#status")).to_contain_text("Done")
-    expected = ["opacity", "red", "green", "all", "none", "download", "again", "reshoot", "API"]
+    expected = ["opacity", "red", "green", "all", "none", "download", "choose-again", "camera-again", "API"]
     seen = []
     for _ in expected:
         page.keyboard.press("Tab")
