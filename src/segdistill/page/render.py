@@ -1,4 +1,4 @@
-"""The page on which a network segments pictures: one source, filled in for a server or for a file of its own."""
+"""The page on which a network segments pictures: one source, filled in for a server or for a file."""
 
 from dataclasses import dataclass
 from importlib.resources import files

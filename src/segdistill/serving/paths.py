@@ -20,7 +20,7 @@ PAGE_FILES = {
     "/png.js": ("png.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-"""What the page loads: path -> file in `segdistill.page`, media type. No other file is ever read for a client."""
+"""What the page loads: path -> file in `segdistill.page`, media type. Clients get no other file."""
 
 OPEN_PATHS = frozenset(PAGE_FILES) | {PAGE_PATH, HEALTH_PATH, READY_PATH}
 """Need no token."""
