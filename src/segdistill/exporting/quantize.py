@@ -184,7 +184,7 @@ def _float_nodes(nodes: Sequence[Any]) -> list[str]:
 
 
 def halve_weights(path: Path) -> None:
-    """Store the float32 weights of an ONNX file in float16; a Cast before each use makes float32 of them again.
+    """Store the float32 weights of an ONNX file in float16; a Cast makes float32 of each again.
 
     Runtimes fold the casts when they load the file, so it computes in float32 at the same speed.
     """

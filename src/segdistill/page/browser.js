@@ -2,7 +2,8 @@
 import { classMask, resizeImage, scaledSize } from "segdistill/resize";
 
 const manifest = JSON.parse(document.getElementById("manifest").textContent);
-let session = null; // { runtime, ort, network }
+const requested = location.hash.slice(1); // #wasm or #webgpu after the page's address
+let session = null; // Promise of { runtime, ort, network }
 
 /** The bytes of a part: inlined in the page (gzip, then base64), or a file beside it. */
 async function readPart(name) {
@@ -22,8 +23,10 @@ function hasWebAssembly() {
   return typeof WebAssembly === "object" && WebAssembly.validate(new Uint8Array(simd));
 }
 
+/** Whether there is a graphics processor; one that is emulated on the CPU counts only where it is asked for. */
 async function hasAdapter() {
-  return Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  return Boolean(adapter) && (requested === "webgpu" || !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter));
 }
 
 async function start(runtime) {
@@ -35,21 +38,21 @@ async function start(runtime) {
   return { runtime, ort, network };
 }
 
-/** Start the first runtime that works here; one that is not the reference has to pass the self-test first. */
+/** Start the first runtime that works here; all but the last have to pass the self-test. */
 async function startAny() {
-  for (const runtime of manifest.runtimes) {
-    const last = runtime === manifest.runtimes.at(-1);
+  const chosen = manifest.runtimes.filter(({ provider }) => provider === requested);
+  const runtimes = chosen.length ? chosen : manifest.runtimes;
+  for (const runtime of runtimes.slice(0, -1)) {
     if (runtime.provider === "webgpu" && !(await hasAdapter())) continue;
     try {
       const started = await start(runtime);
-      if (last || (await runTests(started)).passed) return started;
+      if ((await runTests(started)).passed) return started;
       await started.network.release();
     } catch (error) {
-      if (last) throw error;
       console.info(`${runtime.name} does not run the network: ${error.message}`);
     }
   }
-  throw new Error("no runtime");
+  return start(runtimes.at(-1));
 }
 
 /** ImageData of a picture laid over white, as segdistill reads images. */
@@ -116,24 +119,24 @@ export const backend = {
     if (!hasWebAssembly() || typeof DecompressionStream === "undefined") {
       throw new Error("This browser lacks WebAssembly with SIMD, which the network needs: use a newer one (Chrome 91, Firefox 113, Safari 16.4 or later).");
     }
+    session = startAny();
     try {
-      session = await startAny();
+      await session;
     } catch (error) {
       throw new Error(`The network cannot be started in this browser: ${error.message}.`);
     }
     const accepts = "A photograph or a video, in any format that this browser knows.";
-    return { ...manifest.card, accepts, runtime: session.runtime.name };
+    return { ...manifest.card, accepts, runtime: (await session).runtime.name };
   },
 
   /** The mask of a picture: width, height, indices (row by row), classes (largest first), times in ms. */
   async segment(file, picture) {
-    if (!session) throw new Error("the network is not loaded yet.");
     if (!picture) throw new Error("the picture cannot be decoded: it is damaged, or of a format that this browser does not know.");
     if (file) await new Promise((resolve) => setTimeout(resolve, 30)); // lets the page show that it works
-    const mask = await computeMask(session, picture);
+    const mask = await computeMask(await session, picture);
     return { ...mask, classes: countClasses(mask.indices) };
   },
 
   decode,
-  selfTest: () => runTests(session),
+  selfTest: async () => runTests(await session),
 };

@@ -3,15 +3,24 @@
 import json
 import mimetypes
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from segdistill.exporting.web.bundle import INDEX
+from segdistill.files import first_line
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 """Commands of browsers that are installed; without one playwright's own is taken."""
 
 SECONDS = 300.0
 """For the page to load, and again for its self-test."""
+
+ADVICE = (
+    "install segdistill[web] and Chromium (`playwright install chromium`, or your system's), "
+    "or leave the page unchecked with --web.check false"
+)
 
 HOST = "http://localhost/"
 """Where a page whose parts lie beside it appears to be: a browser loads them from no file:// address."""
@@ -30,36 +39,47 @@ def run_self_test(page_file: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no browser, or the page does not work in it.
     """
+    # In a thread of its own, for playwright refuses one that has an event loop, as a notebook's.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_run_self_test, page_file).result()
+
+
+def _run_self_test(page_file: Path) -> dict[str, Any]:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ModuleNotFoundError:
-        raise ValueError(f"no browser can be started without playwright: {_advice()}") from None
-    whole = page_file.name != "index.html"
+        raise ValueError(f"no browser can be started without playwright: {ADVICE}") from None
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=find_browser())
         except Error as error:
-            raise ValueError(f"no browser starts ({str(error).splitlines()[0]}): {_advice()}") from None
+            raise ValueError(f"no browser starts ({first_line(error)}): {ADVICE}") from None
+        failures: list[str] = []
         try:
-            page = browser.new_page()
-            failures: list[str] = []
-            page.on("pageerror", lambda error: failures.append(str(error)))
-            if not whole:
-                page.route(f"{HOST}**", lambda route: _serve(route, page_file.parent))
-            page.goto(page_file.as_uri() if whole else HOST)
-            page.set_default_timeout(1000 * SECONDS)
-            page.wait_for_selector("body[data-ready], #error:not([hidden])")
-            if message := page.locator("#error").text_content():
-                raise ValueError(f"the page does not work in the browser: {message}")
-            page.click("#self-test")
-            result = page.wait_for_selector("#self-test-result[data-result]")
-            assert result is not None
-            return json.loads(result.get_attribute("data-result") or "{}")
+            return _click_self_test(browser.new_page(), page_file, failures)
         except Error as error:
-            reasons = "; ".join([*failures, str(error).splitlines()[0]])
+            reasons = "; ".join([*failures, first_line(error)])
             raise ValueError(f"the page does not work in the browser: {reasons}") from None
         finally:
             browser.close()
+
+
+def _click_self_test(page: Any, page_file: Path, failures: list[str]) -> dict[str, Any]:
+    """The result of the self-test in an open browser; `failures` gets what the scripts complain of."""
+    page.set_default_timeout(1000 * SECONDS)
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("console", lambda line: failures.append(line.text) if line.type == "error" else None)
+    if page_file.name == INDEX:
+        page.route(f"{HOST}**", lambda route: _serve(route, page_file.parent))
+        page.goto(HOST)
+    else:
+        page.goto(page_file.absolute().as_uri())
+    page.wait_for_selector("body[data-ready], #error:not([hidden])")
+    if message := page.locator("#error").text_content():
+        raise ValueError(f"the page does not work in the browser: {message}")
+    page.click("#self-test")
+    result = page.wait_for_selector("#self-test-result[data-result]")
+    return json.loads(result.get_attribute("data-result"))
 
 
 def find_browser() -> str | None:
@@ -69,17 +89,10 @@ def find_browser() -> str | None:
 
 def _serve(route: Any, folder: Path) -> None:
     """Answer a request of the page with the file of its folder."""
-    name = urlsplit(route.request.url).path.lstrip("/") or "index.html"
+    name = urlsplit(route.request.url).path.lstrip("/") or INDEX
     path = folder / name
     if not path.is_file():
         route.fulfill(status=404)
         return
     kind = "text/javascript" if path.suffix == ".mjs" else mimetypes.guess_type(name)[0]
     route.fulfill(body=path.read_bytes(), content_type=kind or "application/octet-stream")
-
-
-def _advice() -> str:
-    return (
-        "install segdistill[web] and Chromium (`playwright install chromium`, or your system's), "
-        "or leave the page unchecked with --web.check false"
-    )

@@ -23,6 +23,9 @@ from segdistill.version import __version__
 MODEL = "model.onnx"
 """The network's file, and the id of what is inlined of it."""
 
+INDEX = "index.html"
+"""The page itself, where its parts lie beside it."""
+
 ABOUT = f"Made with segdistill {__version__} (Apache-2.0) and {PACKAGE} {VERSION} (MIT)."
 """What the page was made with, and the terms of what it brings."""
 
@@ -106,7 +109,7 @@ def write_folder(folder: Path, parts: PageParts) -> Path:
         (folder / each.script).write_text(parts.script(each), encoding="utf-8")
     for name, content in parts.data.items():
         (folder / name).write_bytes(content)
-    page = folder / "index.html"
+    page = folder / INDEX
     page.write_text(render_page(parts.page(imports, {})), encoding="utf-8")
     return page
 

@@ -52,8 +52,8 @@ def export_page(
     """
     if network.output_stride is not None:
         raise ValueError(
-            f"{network.spec} resizes its input for an output stride of {network.output_stride}, which the page "
-            "does not: export it with --format onnx"
+            f"{network.spec} resizes its input for an output stride of {network.output_stride}, which the "
+            "page does not: export it with --format onnx"
         )
     runtime = find_runtime(config.web)
     path.parent.mkdir(parents=True, exist_ok=True)

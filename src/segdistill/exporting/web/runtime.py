@@ -1,4 +1,4 @@
-"""onnxruntime-web, which runs the network in a browser: from its npm package, checked and kept, or from a folder."""
+"""onnxruntime-web, which runs the network in a browser: its npm package, checked and cached, or a folder."""
 
 import base64
 import hashlib
@@ -67,7 +67,7 @@ def find_runtime(config: WebConfig) -> Path:
         lacking = [name for name in wanted if not (Path(config.runtime) / name).is_file()]
         if lacking:
             raise FileNotFoundError(
-                f"{config.runtime} lacks {', '.join(lacking)}: name the folder `dist` of {PACKAGE}'s npm package"
+                f"{config.runtime} lacks {', '.join(lacking)}: name the folder dist of the package {PACKAGE}"
             )
         return Path(config.runtime)
     folder = cache_folder()
