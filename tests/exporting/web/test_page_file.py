@@ -1,8 +1,10 @@
 """An exported page in a real browser, from file:// and without a server: its masks and its messages."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,22 +197,34 @@ def test_it_fits_a_telephone(
         page.screenshot(path=shots / f"web-phone-{scheme}.png", full_page=True)
 
 
+@pytest.fixture
+def quick(exported: Callable[[str], Path], page_file: Path, monkeypatch: pytest.MonkeyPatch) -> ExportConfig:
+    """Settings whose export takes the ONNX file from another test, and only the smaller runtime."""
+    source = exported("onnx")
+
+    def write(network: Any, draft: Path, *_: Any, **__: Any) -> dict[str, Any]:
+        shutil.copy(source, draft)
+        return json.loads(source.with_name(f"{source.name}.json").read_text())
+
+    monkeypatch.setattr(exporting, "write_checked", write)
+    return ExportConfig(format="web", web=WebConfig(gpu=False))
+
+
 def test_a_page_with_other_masks_than_pytorch_is_not_left_behind(
-    page_file: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: ExportConfig, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def draw_other(*_: Any) -> list[SelfTest]:
         return [SelfTest(Image.new("RGB", (8, 8)), np.full((8, 8), 7, np.uint8))]
 
     monkeypatch.setattr(exporting, "draw_tests", draw_other)
-    config = ExportConfig(format="web", out=str(tmp_path / "new" / "x.html"), web=WebConfig(gpu=False))
     with pytest.raises(ValueError, match=r"x\.html was not written: in the browser .*% of the self-test's"):
-        api.export(run, config)
+        api.export(run, replace(quick, out=str(tmp_path / "new" / "x.html")))
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_the_parts_beside_each_other(page_file: Path, run: Path, tmp_path: Path) -> None:
+def test_the_parts_beside_each_other(quick: ExportConfig, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "site"
-    config = ExportConfig(format="web", out=str(out), web=WebConfig(folder=True, gpu=False))
+    config = replace(quick, out=str(out), web=WebConfig(folder=True, gpu=False))
     assert api.export(run, config)["self_test"]["same"] >= 0.999
     assert {"index.html", "page.js", "model.onnx", "ort-wasm-simd-threaded.wasm"} <= {
         each.name for each in out.iterdir()

@@ -116,7 +116,7 @@ def write_folder(folder: Path, parts: PageParts) -> Path:
 
 def pack(content: bytes) -> str:
     """Bytes as text for a page: gzip, then base64."""
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
 def script_url(text: str) -> str:
