@@ -61,12 +61,15 @@ def export_page(
         model = Path(temporary) / "onnx" / MODEL
         model.parent.mkdir()
         exported = write_checked(network, model, path, config, samples=samples, calibration=calibration)
+        tests = draw_tests(network, MAX_SIDE)
+        if all(test.mask.min() == test.mask.max() for test in tests):
+            log("Warning: each mask of the page's self-test has one class only, so it compares little")
         parts = PageParts(
             card=describe_network(network),
             model=model,
             size=network.size,
             max_side=MAX_SIDE,
-            tests=draw_tests(network, MAX_SIDE),
+            tests=tests,
             same_class=smallest_same(config),
             runtimes=choose_runtimes(config.web),
             runtime_folder=runtime,
