@@ -120,7 +120,7 @@ def test_a_photograph_gets_the_mask_of_predict(page: Page, mixed: Path, tmp_path
     (_, predicted), *_ = api.predict(
         mixed, tmp_path / "photo.png", PredictConfig(out=str(tmp_path / "masks"), device="cpu")
     )
-    assert len(predicted.shares) >= 3
+    assert max(predicted.shares.values()) < 0.9  # a mask of one class would compare little
     page.set_input_files("#file", tmp_path / "photo.png")
     expect(page.locator("#status")).to_contain_text("Done")
     with page.expect_download() as download:
