@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from segdistill.config.train import (
 )
 from segdistill.config.yaml import to_yaml
 from segdistill.data.shapes import write_shapes
+from segdistill.exporting.web.browser import find_browser
 
 Configure = Callable[..., TrainConfig]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -146,3 +148,52 @@ def quick(tmp_path: Path, configure: Any) -> list[object]:
 def copied(shapes: Path, tmp_path: Path) -> Path:
     """A copy of the tiny data set to spoil."""
     return shutil.copytree(shapes, tmp_path / "copied")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium with a camera that shows a test picture and an emulated graphics processor."""
+    from playwright.sync_api import sync_playwright
+
+    command = find_browser()
+    if command is None:
+        pytest.skip("there is no chromium (apt-get install chromium)")
+    options = (
+        "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream --enable-unsafe-webgpu "
+        "--use-webgpu-adapter=swiftshader --enable-features=Vulkan"
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=command, args=options.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def open_page(browser: Any) -> Callable[..., Any]:
+    """Opens an address; fails where it asked any other host, or where a script failed."""
+
+    @contextmanager
+    def opened(url: str, script: str = "", **options: Any) -> Iterator[Any]:
+        context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}} | options)
+        context.add_init_script(script)
+        page = context.new_page()
+        asked: list[str] = []
+        failures: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(url)
+        yield page
+        assert failures == []
+        own = (url.partition("#")[0], "blob:", "data:")
+        assert [address for address in asked if not address.startswith(own)] == []
+        context.close()
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots are kept: SEGDISTILL_SCREENSHOTS, else pytest's own folder."""
+    folder = Path(os.environ.get("SEGDISTILL_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

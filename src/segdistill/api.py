@@ -34,16 +34,16 @@ from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
-from segdistill.exporting.export import check_format
+from segdistill.exporting.export import check_format, export_path
 from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
 from segdistill.exporting.push import check_repository, upload, write_repository
 from segdistill.exporting.quantize import calibration_images
+from segdistill.exporting.web.export import export_page
 from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
 from segdistill.inference.segmenter import Segmenter
 from segdistill.labelling import label as label
-from segdistill.models.exported import FORMATS
 from segdistill.models.fused import fuse_students
 from segdistill.models.hub_runs import find_run, run_folder
 from segdistill.models.trained import TrainedNetwork, load_network
@@ -313,10 +313,11 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     Args:
         target: a run folder, or any network spec that PyTorch runs.
         config: format, input and output of the file, limits, ...; where `data.root` is named, a certificate
-            (see `verify`) is written beside the file.
+            (see `verify`) is written beside the file, but for a page.
 
     Returns:
-        The content of the JSON file beside it, `parity` included, and its path as `file`.
+        The content of the JSON file beside it, `parity` included (of a page also `self_test`), and its path
+        as `file`.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
@@ -324,23 +325,21 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     """
     config = config or ExportConfig()
     check_format(config)
-    spec, suffix = str(target), FORMATS[config.format].suffix
-    if not config.out and find_run(spec) != Path(spec):  # the cache of the hub is not ours to write into
-        raise ValueError(f"name the file with --out FILE{suffix}")
-    path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
-    if path.suffix != suffix:
-        raise ValueError(f"out is {config.out!r}, but {config.format} files end with {suffix}")
-    network = load_network(spec)
+    path = export_path(str(target), config)
+    network = load_network(str(target))
     if not any(True for _ in network.module.parameters()):
-        raise ValueError(f"{spec} is not a network that PyTorch runs: export the run folder it was made from")
-    samples = open_parity_images(spec, config)
+        raise ValueError(
+            f"{target} is not a network that PyTorch runs: export the run folder it was made from"
+        )
+    samples = open_parity_images(str(target), config)
     images: list[Tensor] = []
-    if config.quantize is not None:
-        source = calibration_source(spec, config)
+    if config.quantize == "int8":
+        source = calibration_source(str(target), config)
         images = calibration_images(source, config.calibration_images, network.size)
-    exported = export_network(network, path, config, samples=samples, calibration=images)
+    write = export_page if config.format == "web" else export_network
+    exported = write(network, path, config, samples=samples, calibration=images)
     log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
-    if config.data.root:
+    if config.data.root and config.format != "web":
         log(certify_export(network, exported, config))
     return exported.record | {"file": str(path)}
 

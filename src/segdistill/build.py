@@ -265,7 +265,7 @@ def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
     except (FileNotFoundError, ValueError) as error:
         if config.data.root:
             raise
-        if config.quantize:
+        if config.quantize == "int8":
             raise ValueError(
                 f"what int8 loses must be measured, and {spec} brings no images ({error}): "
                 "name some that have masks with --data.root"

@@ -211,7 +211,8 @@ def run_label(options: Options) -> Result:
 
 def run_export(options: Options) -> Result:
     record = segdistill.export(options.target, options.settings)
-    return {name: record[name] for name in ("file", "format", "quantize", "bytes", "parity")}
+    names = ("file", "format", "quantize", "bytes", "parity", "self_test")
+    return {name: record[name] for name in names if name in record}
 
 
 def run_benchmark(options: Options) -> Result:

@@ -121,6 +121,20 @@ def test_masks_and_tensors(run: Path, shapes: Path, tmp_path: Path) -> None:
         list(api.predict(path, [photo], PredictConfig(probabilities=True, out=str(tmp_path), device="cpu")))
 
 
+def test_float16_halves_the_file_and_keeps_the_classes(run: Path, exported: Export, tmp_path: Path) -> None:
+    path = tmp_path / "half.onnx"
+    record = api.export(run, ExportConfig(quantize="float16", images=2, out=str(path)))
+    assert record["parity"]["same_class"] >= 0.999
+    assert 1e-7 < record["parity"]["logit_difference"] < 0.05
+    weights = [sum(map(len, stored(file))) for file in (path, exported("onnx"))]
+    assert weights[0] < 0.55 * weights[1]
+
+
+def stored(path: Path) -> list[bytes]:
+    """The weights of an ONNX file."""
+    return [weight.raw_data for weight in pytest.importorskip("onnx").load(path).graph.initializer]
+
+
 def test_a_file_that_computes_something_else_is_not_left_behind(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +309,9 @@ def test_a_packed_student_needs_images_for_int8(
 
 
 def test_wrong_names_and_targets(run: Path, tmp_path: Path, exported: Export) -> None:
-    with pytest.raises(ValueError, match="quantize is 'int8', but must be null for pt2: onnx and openvino"):
+    with pytest.raises(
+        ValueError, match="quantize is 'int8', but must be null for pt2: onnx, openvino and web"
+    ):
         api.export(run, ExportConfig(format="pt2", quantize="int8", out=str(tmp_path / "x.pt2")))
     with pytest.raises(ValueError, match=r"but onnx files end with \.onnx"):
         api.export(run, ExportConfig(out=str(tmp_path / "student.xml")))

@@ -1,37 +1,20 @@
-"""The page in a real browser: what a visitor does, and which colours then are on the screen.
+"""The page in a real browser: what a visitor does, and which colours then are on the screen."""
 
-Screenshots go into the folder SEGDISTILL_SCREENSHOTS where that is set, else into pytest's own.
-"""
-
-import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DESK: ViewportSize = {"width": 1200, "height": 800}
 PHONE: ViewportSize = {"width": 360, "height": 740}
 expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
 
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
-        )
-        yield browser
-        browser.close()
+OpenPage = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +23,11 @@ def server(serve: Any) -> Iterator[Any]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots are kept."""
-    folder = Path(os.environ.get("SEGDISTILL_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @pytest.fixture
-def page(browser: Browser, server: Any) -> Iterator[Page]:
+def page(open_page: OpenPage, server: Any) -> Iterator[Page]:
     """The page; it fails where it asked any other host, or where a script failed."""
-    yield from open_page(browser, server.url)
-
-
-def open_page(browser: Browser, url: str, viewport: ViewportSize = DESK, **options: Any) -> Iterator[Page]:
-    context = browser.new_context(viewport=viewport, **options)
-    page = context.new_page()
-    asked: list[str] = []
-    failures: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: failures.append(str(error)))
-    page.goto(url)
-    yield page
-    assert failures == []
-    assert [address for address in asked if not address.startswith((url, "blob:"))] == []
-    context.close()
+    with open_page(server.url) as page:
+        yield page
 
 
 def upload(page: Page, data: bytes, name: str = "photo.png") -> None:
@@ -194,11 +156,11 @@ def test_pictures_can_be_dropped_and_pasted(page: Page, encoded: Callable[..., b
 def test_the_camera_takes_a_picture(page: Page) -> None:
     page.get_by_role("button", name="Use the camera").click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.wait_for_selector("#video")
-    page.locator("#video").evaluate("v => v.videoWidth || new Promise(r => v.onloadeddata = r)")
+    page.wait_for_selector("#preview")
+    page.locator("#preview").evaluate("v => v.videoWidth || new Promise(r => v.onloadeddata = r)")
     page.get_by_role("button", name="Take the picture").click()
     expect(page.locator("#status")).to_contain_text("Done")
-    assert page.locator("#video").evaluate("video => video.srcObject") is None  # the camera is off
+    assert page.locator("#preview").evaluate("video => video.srcObject") is None  # the camera is off
 
 
 def test_a_picture_that_the_browser_cannot_show_still_gets_its_colours(
@@ -217,7 +179,7 @@ def test_the_class_under_the_pointer_is_named(page: Page, encoded: Callable[...,
     assert box is not None
     for share, name in ((0.25, "red"), (0.75, "green")):
         page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        expect(page.locator("#under")).to_have_text(f"Under the pointer: {name}")
+        expect(page.locator("#hovered")).to_have_text(f"Under the pointer: {name}")
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(
@@ -225,7 +187,7 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(
 ) -> None:
     upload(page, encoded())
     expect(page.locator("#status")).to_contain_text("Done")
-    expected = ["opacity", "red", "green", "all", "none", "download", "again", "reshoot", "API"]
+    expected = ["opacity", "red", "green", "all", "none", "download", "choose-again", "camera-again", "API"]
     seen = []
     for _ in expected:
         page.keyboard.press("Tab")
@@ -239,11 +201,11 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone(
-    browser: Browser, server: Any, encoded: Callable[..., bytes], shots: Path, scheme: Any
+    open_page: OpenPage, server: Any, encoded: Callable[..., bytes], shots: Path, scheme: Any
 ) -> None:
     colours = {"light": "rgb(246, 247, 248)", "dark": "rgb(18, 20, 23)"}
     picture = Image.effect_mandelbrot((900, 600), (-2, -1.2, 1, 1.2), 60).convert("RGB")
-    for page in open_page(browser, server.url, PHONE, color_scheme=scheme):
+    with open_page(server.url, viewport=PHONE, color_scheme=scheme) as page:
         body = page.locator("body")
         assert body.evaluate("e => getComputedStyle(e).backgroundColor") == colours[scheme]
         assert page.evaluate("document.documentElement.scrollWidth") == 360
@@ -260,10 +222,10 @@ def test_it_fits_a_telephone(
 
 
 def test_a_server_with_a_token_asks_for_it(
-    browser: Browser, serve: Any, encoded: Callable[..., bytes]
+    open_page: OpenPage, serve: Any, encoded: Callable[..., bytes]
 ) -> None:
     with serve(token="sesame") as running:
-        for page in open_page(browser, running.url):
+        with open_page(running.url) as page:
             page.get_by_label("This server wants a token").fill("wrong")
             page.keyboard.press("Enter")
             expect(page.get_by_role("alert")).to_contain_text("refuses this token")

@@ -11,7 +11,10 @@ TILE = 1024
 """Side, in pixels, of the tiles that a large image is cut into by default."""
 
 Format = Literal["onnx", "openvino", "pt2", "executorch"]
+"""Formats of files that segdistill runs again."""
 Runtime = Literal["auto", "openvino", "onnx", "pytorch"]
+
+WEB_SUFFIX = ".html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +107,43 @@ class LabelConfig(PromptedNetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WebConfig:
+    """How a page that segments pictures in a browser is made; only for the format web."""
+
+    folder: bool = False
+    """Write the parts beside each other into the folder `out`, for a server of static files, not one file."""
+    gpu: bool = True
+    """Bring the runtime for WebGPU too (9 MB of one file), used where it gives the self-test's masks."""
+    runtime: str | None = None
+    """Folder with the built files of onnxruntime-web; null has npm bring its package once."""
+    check: bool = True
+    """Run the self-test in headless Chromium; without it nobody has seen the page work."""
+    same_class_int8: float = 0.9
+    """Smallest fraction of the self-test's pixels that must have PyTorch's class in an int8 page."""
+
+    def __post_init__(self) -> None:
+        same = self.same_class_int8
+        require(0 <= same <= 1, "web.same_class_int8", same, "a fraction from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """How a run becomes a file for another runtime."""
 
-    format: Format = "onnx"
-    """onnx, openvino (.xml with .bin), pt2 (torch.export) or executorch (.pte, XNNPACK)."""
-    quantize: Literal["int8"] | None = None
-    """int8 for 8-bit weights and feature maps (onnx and openvino), calibrated on images."""
+    format: Format | Literal["web"] = "onnx"
+    """onnx, openvino (.xml with .bin), pt2 (torch.export), executorch (.pte, XNNPACK), or web (.html): a page
+    that segments pictures, videos and the camera in a browser."""
+    quantize: Literal["float16", "int8"] | None = None
+    """float16 halves the file and computes in float32 (onnx, web); int8 for 8-bit weights and feature maps
+    (onnx, web, openvino), calibrated on images."""
     input: Literal["image", "tensor"] = "image"
     """image: N x H x W x 3 uint8 RGB; tensor: N x 3 x H x W floats, already normalised."""
     output: Literal["logits", "mask"] = "logits"
     """logits: N x K x H x W floats; mask: N x H x W uint8 class indices."""
     out: str = ""
     """The file; `model` with the format's suffix in the run folder where absent."""
+    web: WebConfig = field(default_factory=WebConfig)
+    """The page."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     """Images with masks on which file and network are scored; without a root the run's validation set."""
     images: int = 0
@@ -135,6 +162,11 @@ class ExportConfig:
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
         require(0 <= self.same_class <= 1, "same_class", self.same_class, "a fraction from 0 to 1")
         require(self.max_loss >= 0, "max_loss", self.max_loss, "0 or more")
+        if self.format == "web":
+            require(self.input == "image", "input", self.input, "image for web: the page resizes it")
+            require(self.output == "logits", "output", self.output, "logits for web: the page resizes them")
+        else:
+            require(self.web == WebConfig(), "web", "set", f"left alone for {self.format}: it is for web")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from segdistill.config.deploy import ExportConfig
+from segdistill.config.deploy import WEB_SUFFIX, ExportConfig
 from segdistill.data.samples import FileSamples
 from segdistill.engine.agreement import Pair
 from segdistill.exporting.parity import compare, compare_scores, scores_record
-from segdistill.exporting.quantize import QUANTIZERS
+from segdistill.exporting.quantize import QUANTIZERS, halve_weights
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.exported import FORMATS, ExportCard
+from segdistill.models.exported import FORMATS, ExportCard, FileFormat
+from segdistill.models.hub_runs import find_run
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
 
@@ -58,43 +59,89 @@ def export(
     Raises:
         ValueError: the network cannot be exported, or the file does not pass; nothing is left behind then.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
+        exported = write_checked(network, draft, path, config, samples=samples, calibration=calibration)
+        files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
+        beside = draft.with_name(f"{draft.name}.json")
+        beside.write_text(json.dumps(exported.record, indent=2) + "\n")
+        for file in (beside, *files):  # the network itself comes last
+            file.replace(path.with_name(file.name))
+    return exported
+
+
+def write_checked(
+    network: TrainedNetwork,
+    draft: Path,
+    path: Path,
+    config: ExportConfig,
+    *,
+    samples: FileSamples | None,
+    calibration: Sequence[Tensor],
+) -> Exported:
+    """Write a network to `draft`, in an empty folder, and compare; `path` is where it will be.
+
+    Args, returns, raises: see `export`.
+    """
+    form = file_format(config.format)
     card = ExportCard(
         labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
         output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
         temperature=1.0 if config.output == "mask" else network.temperature,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        draft = Path(folder) / path.name
-        _write(network, draft, card, config, calibration)
-        written = load_network(str(draft))
-        parity = compare(network, written)
-        pair = compare_scores(network, written, samples, config.images)
-        parity |= scores_record(pair)
-        require_parity(parity, config, path)
-        files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
-        record = {
-            "file": path.name,
-            "format": config.format,
-            "quantize": config.quantize,
-            **card.to_dict(),
-            "largest": _limits(config.format),
-            "bytes": sum(file.stat().st_size for file in files),
-            "parity": parity,
-        }
-        beside = draft.with_name(f"{draft.name}.json")
-        beside.write_text(json.dumps(record, indent=2) + "\n")
-        for file in (beside, *files):  # the network itself comes last
-            file.replace(path.with_name(file.name))
+    _write(network, draft, card, config, calibration)
+    written = load_network(str(draft))
+    parity = compare(network, written)
+    pair = compare_scores(network, written, samples, config.images)
+    parity |= scores_record(pair)
+    require_parity(parity, config, path)
+    record = {
+        "file": path.name,
+        "format": form.name,
+        "quantize": config.quantize,
+        **card.to_dict(),
+        "largest": _limits(form),
+        "bytes": sum(file.stat().st_size for file in draft.parent.iterdir()),
+        "parity": parity,
+    }
     return Exported(path=path, record=record, network=written, pair=pair)
 
 
+def export_path(spec: str, config: ExportConfig) -> Path:
+    """The file that the settings ask for; of a page in parts, the folder.
+
+    Raises:
+        ValueError: it has no name, or one that does not fit the format; or the folder is there already.
+    """
+    if config.format == "web" and config.web.folder:
+        if not config.out:
+            raise ValueError("name the folder with --out DIR")
+        if Path(config.out).exists():
+            raise ValueError(f"{config.out} is there already: choose another folder, or delete it")
+        return Path(config.out)
+    suffix = WEB_SUFFIX if config.format == "web" else FORMATS[config.format].suffix
+    if not config.out and find_run(spec) != Path(spec):  # the cache of the hub is not ours to write into
+        raise ValueError(f"name the file with --out FILE{suffix}")
+    path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
+    if path.suffix != suffix:
+        raise ValueError(f"out is {config.out!r}, but {config.format} files end with {suffix}")
+    return path
+
+
+def file_format(name: str) -> FileFormat:
+    """The format of the network's file; a page has an ONNX file in it."""
+    return FORMATS["onnx" if name == "web" else name]
+
+
 def check_format(config: ExportConfig) -> None:
-    """Raise a `ValueError` if the format has no int8 and the settings ask for it."""
-    if config.quantize is not None and not FORMATS[config.format].int8:
-        possible = " and ".join(name for name, form in FORMATS.items() if form.int8)
+    """Raise a `ValueError` if the format lacks the number type that the settings ask for."""
+    wanted = config.quantize
+    if wanted is not None and wanted not in file_format(config.format).quantize:
+        possible = [name for name, form in FORMATS.items() if wanted in form.quantize]
         raise ValueError(
-            f"quantize is {config.quantize!r}, but must be null for {config.format}: {possible} have int8"
+            f"quantize is {wanted!r}, but must be null for {config.format}: "
+            f"{', '.join(possible)} and web have {wanted}"
         )
 
 
@@ -102,12 +149,15 @@ def _write(
     network: TrainedNetwork, path: Path, card: ExportCard, config: ExportConfig, calibration: Sequence[Tensor]
 ) -> None:
     """Write the network's file or files, whatever they compute."""
-    program = trace(network, card, config.format, int8=config.quantize is not None)
-    with _plain_errors(network.spec, config.format):
-        if config.quantize is None:
-            WRITERS[config.format](program, path, card)
+    form = file_format(config.format).name
+    program = trace(network, card, form, int8=config.quantize == "int8")
+    with _plain_errors(network.spec, form):
+        if config.quantize == "int8":
+            QUANTIZERS[form](program, path, card, calibration)
         else:
-            QUANTIZERS[config.format](program, path, card, calibration)
+            WRITERS[form](program, path, card)
+        if config.quantize == "float16":
+            halve_weights(path)
 
 
 @contextlib.contextmanager
@@ -125,7 +175,7 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
 
 def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> None:
     """Raise a `ValueError` unless the file computes what the network does, within the limits."""
-    if config.quantize is None:
+    if config.quantize != "int8":
         if parity["same_class"] < config.same_class:
             raise ValueError(
                 f"{path} was not written: {parity['same_class']:.4%} of the pixels have PyTorch's class, but "
@@ -142,7 +192,6 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
         )
 
 
-def _limits(form: str) -> dict[str, int] | None:
+def _limits(form: FileFormat) -> dict[str, int] | None:
     """Most images and longest side, in pixels, that a file takes at once; None without a limit."""
-    largest = FORMATS[form].largest
-    return None if largest is None else dict(zip(("batch", "side"), largest, strict=True))
+    return None if form.largest is None else dict(zip(("batch", "side"), form.largest, strict=True))

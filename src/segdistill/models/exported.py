@@ -250,7 +250,7 @@ class FileFormat:
         companion: suffix of a second file that belongs to it.
         largest: most images and longest side, in pixels, that its files take at once, because they reserve
             the memory for these when they are loaded; None for any.
-        int8: whether it can be written in 8 bits.
+        quantize: smaller number types that it can be written in.
         precisions: what its runtime can compute a float32 file in.
         threads: whether its runtime can be told how many threads to use.
         providers: whether its runtime is onnxruntime, which computes on the provider that is asked for.
@@ -264,7 +264,7 @@ class FileFormat:
     open: Callable[[Path, RunOptions], tuple[Run, dict[str, str]]]
     companion: str | None = None
     largest: tuple[int, int] | None = None
-    int8: bool = False
+    quantize: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp32",)
     threads: bool = True
     providers: bool = False
@@ -296,11 +296,11 @@ FORMATS: dict[str, FileFormat] = {
     for form in (
         FileFormat(
             name="onnx", suffix=".onnx", extra="onnx", title="an ONNX network", runtime="onnxruntime",
-            open=_open_onnx, int8=True, providers=True,
+            open=_open_onnx, quantize=("float16", "int8"), providers=True,
         ),
         FileFormat(
             name="openvino", suffix=".xml", extra="openvino", title="an OpenVINO network", runtime="openvino",
-            open=_open_openvino, companion=".bin", int8=True, precisions=("fp32", "bf16"),
+            open=_open_openvino, companion=".bin", quantize=("int8",), precisions=("fp32", "bf16"),
         ),
         FileFormat(
             name="pt2", suffix=".pt2", extra=None, title="a torch.export network", runtime="torch",

@@ -1,14 +1,12 @@
 """The routes of the server: the API, health, metrics and the page."""
 
-from pathlib import Path
-
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from segdistill.page.render import make_environment, read_part, render_page
 from segdistill.serving.codec import ResponseFormat
 from segdistill.serving.middleware import error_response, internal_error
 from segdistill.serving.paths import (
@@ -18,6 +16,7 @@ from segdistill.serving.paths import (
     MODEL_PATH,
     OPENAPI_PATH,
     PAGE_FILES,
+    PAGE_PATH,
     READY_PATH,
     SEGMENT_PATH,
 )
@@ -34,8 +33,6 @@ from segdistill.serving.schemas import (
 )
 from segdistill.serving.service import Service
 from segdistill.version import __version__
-
-PAGE = Path(__file__).with_name("page")
 
 ACCEPTED: dict[str, ResponseFormat] = {
     "application/json": "json", "image/png": "mask", "image/*": "mask", "*/*": "mask", "": "mask",
@@ -160,15 +157,14 @@ def _add_pages(app: FastAPI) -> None:
 
         app.add_api_route(path, page, include_in_schema=False)
 
+    add(PAGE_PATH, render_page().encode(), "text/html")
     for path, (name, media_type) in PAGE_FILES.items():
-        add(path, (PAGE / name).read_bytes(), media_type)
+        add(path, read_part(name).encode(), media_type)
 
     @app.get(DOCS_PATH, include_in_schema=False)
     async def docs() -> HTMLResponse:
-        environment = Environment(
-            loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        return HTMLResponse(environment.get_template("docs.html.j2").render(api=app.openapi()))
+        template = make_environment("segdistill.serving").get_template("docs.html.j2")
+        return HTMLResponse(template.render(api=app.openapi()))
 
 
 def _add_error_handlers(app: FastAPI) -> None:

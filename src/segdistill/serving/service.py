@@ -22,14 +22,14 @@ from segdistill.config.deploy import ServeConfig
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import read_card
-from segdistill.models.hub_runs import find_run
 from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.trained import TrainedNetwork
+from segdistill.page.card import describe_network
 from segdistill.serving.admission import Admission
 from segdistill.serving.batching import Batcher, largest_batch
 from segdistill.serving.codec import ResponseFormat, decode_upload, encode_mask, read_upload
 from segdistill.serving.metrics import ServerMetrics
-from segdistill.serving.schemas import Limits, Model, ModelClass, NetworkCard
+from segdistill.serving.schemas import Limits, Model, NetworkCard
 
 MAX_SIDE = 1024
 """Longest side, in pixels, of the input of a network without a size of its own."""
@@ -137,20 +137,8 @@ class Service:
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:
-    """The card of a network that is not fused yet: fusing changes the number of its parameters."""
-    spec, labels = network.spec, network.labels
-    folder = find_run(spec)
-    run = None if folder is None else read_card(folder)
-    return NetworkCard(
-        name=Path(spec).resolve().name if Path(spec).exists() else spec,
-        classes=[
-            ModelClass(index=index, name=name, colour=labels.palette[index])
-            for index, name in enumerate(labels.names)
-        ],
-        parameters=sum(p.numel() for p in network.parameters()) or None,
-        architecture=run.spec if run else None,
-        metrics={k: v for k, v in run.metrics.items() if isinstance(v, float)} if run else {},
-    )
+    """The card of a network that is not fused yet, see `describe_network`."""
+    return NetworkCard(**describe_network(network))
 
 
 def refuse_code(spec: str) -> None:

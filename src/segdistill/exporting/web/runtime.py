@@ -1,0 +1,134 @@
+"""onnxruntime-web, which runs the network in a browser: its npm package, checked and cached, or a folder."""
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from segdistill.config.deploy import WebConfig
+from segdistill.files import write_together
+
+PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+"""SHA-512 of that version's archive, in base64, as npm publishes it."""
+
+DIST = "package/dist/"
+"""Where the archive has its built files."""
+
+NPM_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A build of onnxruntime-web that brings its own loader, and its WebAssembly.
+
+    Attributes:
+        name: what people call it.
+        provider: onnxruntime's execution provider.
+        script: the module.
+        wasm: the WebAssembly that it loads.
+    """
+
+    name: str
+    provider: str
+    script: str
+    wasm: str
+
+    @property
+    def module(self) -> str:
+        """What the page imports it as."""
+        return f"{PACKAGE}/{self.provider}"
+
+
+WEBGPU = Runtime("WebGPU", "webgpu", "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+WASM = Runtime("WebAssembly", "wasm", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+"""It has a file of its own, for that of WebGPU takes more than twice its time on a CPU."""
+
+
+def choose_runtimes(config: WebConfig) -> tuple[Runtime, ...]:
+    """The runtimes of a page, in the order in which they are tried."""
+    return (WEBGPU, WASM) if config.gpu else (WASM,)
+
+
+def find_runtime(config: WebConfig) -> Path:
+    """The folder with the files of onnxruntime-web: that of the settings, else a cache that npm fills.
+
+    Raises:
+        FileNotFoundError: the folder lacks a file.
+        ValueError: npm is missing or failed, or what it brought is not the pinned version.
+    """
+    names = [name for runtime in (WEBGPU, WASM) for name in (runtime.script, runtime.wasm)]
+    if config.runtime is not None:
+        wanted = [name for runtime in choose_runtimes(config) for name in (runtime.script, runtime.wasm)]
+        lacking = [name for name in wanted if not (Path(config.runtime) / name).is_file()]
+        if lacking:
+            raise FileNotFoundError(
+                f"{config.runtime} lacks {', '.join(lacking)}: name the folder dist of the package {PACKAGE}"
+            )
+        return Path(config.runtime)
+    folder = cache_folder()
+    if not all((folder / name).is_file() for name in names):
+        with tempfile.TemporaryDirectory() as temporary:
+            archive = download(Path(temporary))
+            write_together({folder / name: content for name, content in unpack(archive, names).items()})
+    return folder
+
+
+def cache_folder() -> Path:
+    """The folder of this version in the user's cache."""
+    try:
+        from platformdirs import user_cache_path
+    except ModuleNotFoundError as error:
+        raise ValueError(f"web needs {error.name}: install segdistill[web]") from None
+    return user_cache_path("segdistill") / f"{PACKAGE}-{VERSION}"
+
+
+def download(folder: Path) -> Path:
+    """Have npm bring the package's archive, from the registry that it is configured for.
+
+    Raises:
+        ValueError: there is no npm, or it failed.
+    """
+    npm = shutil.which("npm")
+    command = f"npm pack {PACKAGE}@{VERSION}"
+    if npm is None:
+        raise ValueError(
+            f"the page needs {PACKAGE}, and there is no npm to bring it: where there is one run `{command}`, "
+            "unpack the archive here and name its folder with --web.runtime package/dist"
+        )
+    try:
+        subprocess.run(
+            [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", str(folder), "--ignore-scripts"],
+            capture_output=True, text=True, check=True, timeout=NPM_SECONDS, cwd=folder,
+        )  # fmt: skip
+    except (subprocess.SubprocessError, OSError) as error:
+        reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:300]
+        raise ValueError(
+            f"npm could not bring {PACKAGE} ({reason}): run `{command}` where that works, unpack the archive "
+            "here and name its folder with --web.runtime package/dist"
+        ) from None
+    return folder / f"{PACKAGE}-{VERSION}.tgz"
+
+
+def unpack(archive: Path, names: list[str]) -> dict[str, bytes]:
+    """The named built files of the package's archive.
+
+    Raises:
+        ValueError: its checksum is not that of the pinned version.
+    """
+    found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if found != INTEGRITY:
+        raise ValueError(
+            f"{archive.name} is not {PACKAGE} {VERSION} as published: its SHA-512 is {found}, not {INTEGRITY}"
+        )
+    contents = {}
+    with tarfile.open(archive) as members:
+        for name in names:
+            member = members.extractfile(DIST + name)
+            assert member is not None
+            contents[name] = member.read()
+    return contents
