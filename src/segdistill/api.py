@@ -45,7 +45,7 @@ from segdistill.inference.prediction import Prediction, find_images
 from segdistill.inference.segmenter import Segmenter
 from segdistill.labelling import label as label
 from segdistill.models.fused import fuse_students
-from segdistill.models.hub_runs import find_run, run_folder
+from segdistill.models.hub_runs import run_folder
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
