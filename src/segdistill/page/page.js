@@ -28,7 +28,8 @@ function showProgress(text) {
 }
 
 async function loadCard() {
-  showProgress(backend.live ? "Loading the network …" : "");
+  const loading = "Loading the network …";
+  if (backend.live) showProgress(loading);
   try {
     card = await backend.open();
   } catch (error) {
@@ -39,7 +40,7 @@ async function loadCard() {
     fail(error);
     return;
   } finally {
-    showProgress("");
+    if ($("status").textContent === loading) showProgress(""); // a picture may be on its way already
   }
   const facts = [card.name, `${card.classes.length} classes`];
   if (card.parameters) facts.push(`${(card.parameters / 1e6).toFixed(2)} M parameters`);
