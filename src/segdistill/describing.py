@@ -25,8 +25,8 @@ def init_dataset(folder: str | Path, layout: str | None = None, *, overwrite: bo
         overwrite: replace a dataset.yaml.
 
     Returns:
-        `path`, `layout`, `description` (the file in effect, if any), `written` (whether it is new), `splits` (images
-        by split) and `missing` (lines that the description lacks, or that have placeholders).
+        `path`, `layout`, `description` (the file in effect, if any), `written` (whether it is new), `splits`
+        (images by split) and `missing` (lines that the description lacks, or that have placeholders).
 
     Raises:
         FileNotFoundError: there is no such folder.
