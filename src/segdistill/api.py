@@ -25,7 +25,7 @@ from segdistill.config.deploy import (
     ServeConfig,
 )
 from segdistill.config.train import TrainConfig
-from segdistill.console import log, progress
+from segdistill.console import log, progress, warn
 from segdistill.data.check import survey
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.table import check_losses
@@ -96,7 +96,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             accelerator.init_trackers("segdistill")
             log(f"{experiment.summary}; the run folder is {folder}", accelerator)
             for warning in survey(experiment.files, MASKS_SURVEYED).warnings:
-                log(f"Warning: {warning}", accelerator)
+                warn(warning, accelerator)
             trainer = Trainer(fill_caches(experiment, accelerator), accelerator, folder)
             trainer.train(resume=resume)
             trainer.calibrate()

@@ -78,7 +78,7 @@ def test_a_missing_tracker_names_what_to_install(monkeypatch: pytest.MonkeyPatch
         make_accelerator("cpu", "fp32", trackers=["tensorboard"])
     with pytest.raises(ValueError, match="wandb, which is not installed: install its package wandb"):
         make_accelerator("cpu", "fp32", trackers=["wandb"])
-    with pytest.raises(ValueError, match="did you mean tensorboard?"):
+    with pytest.raises(ValueError, match=r"did you mean tensorboard\?"):
         make_accelerator("cpu", "fp32", trackers=["tensorbord"])
 
 

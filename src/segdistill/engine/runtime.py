@@ -86,7 +86,9 @@ def _check_trackers(trackers: list[str]) -> None:
             hint = did_you_mean(name, known)
             raise ValueError(f"trackers names {name!r}, but accelerate has {', '.join(known)}{hint}")
         if name not in (*installed, LoggerType.ALL.value):
-            package = "segdistill[tensorboard]" if name == LoggerType.TENSORBOARD.value else f"its package {name}"
+            package = (
+                "segdistill[tensorboard]" if name == LoggerType.TENSORBOARD.value else f"its package {name}"
+            )
             raise ValueError(f"trackers names {name}, which is not installed: install {package}")
 
 
