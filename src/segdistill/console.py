@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -74,10 +75,15 @@ class ProgressLines(Progress):
         log(", ".join(filter(None, parts)))
 
 
+def _has_widgets() -> bool:
+    """Whether this is a notebook that can show a live bar: rich draws it in a widget of ipywidgets."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
+
+
 @contextmanager
 def progress(visible: bool = True) -> Iterator[Progress]:
-    """A live bar with count, time and the newest `numbers` of a task; lines where there is no terminal."""
-    if visible and not sys.stderr.isatty():
+    """A live bar with count, time and the newest `numbers` of a task; lines without terminal or notebook."""
+    if visible and not sys.stderr.isatty() and not _has_widgets():
         yield ProgressLines()
         return
     columns = (
