@@ -35,7 +35,8 @@ def usage_error(error: Exception, given: list[str], verbs: Mapping[str, Verb]) -
         text = text.replace(".".join([*words, argument.lstrip("-")]), argument)
     text = text.replace(f'"{".".join([*words, "subcommand"])}"', "a command")
     text = _unknown_option(text, verb) or _wrong_value(text, words, verb) or _wrong_choice(text) or text
-    return f"{text} ({' '.join([PROGRAM, *words])} --help lists the {'options' if words else 'commands'})"
+    lists = "options" if verb is not None and not verb.verbs else "commands"
+    return f"{text} ({' '.join([PROGRAM, *words])} --help lists the {lists})"
 
 
 def option_types(verb: Verb) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb], path: Sequence
             exit_on_error=False,
             description=f"{verb.help[0].upper()}{verb.help[1:]}.",
             add_help=False,
-            usage=" ".join([*words, *takes, "[options]"]) if not verb.verbs else None,
+            usage=" ".join([*words, "COMMAND ..."] if verb.verbs else [*words, *takes, "[options]"]),
         )
         add_help(command, verb.first, SHORT)
         for argument, form in verb.arguments.items():
