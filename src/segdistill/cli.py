@@ -209,6 +209,16 @@ VERBS = {
         run=run_verify,
         check=check_verify,
         settings=VerifyConfig,
+        first={
+            "--against": "teacher.onnx",
+            "--data": "mydata",
+            "--data.split": "test",
+            "--images": "200",
+            "--size": "512",
+            "--max_loss": "1",
+            "--device": "cuda",
+            "--out": "certificate.json",
+        },
         arguments={
             "target": {"nargs": "?", "help": f"what is certified: {NETWORK}"},
             "--certificate": {"help": "run an earlier certificate again, and compare: FILE.json", **TEXT},
