@@ -133,7 +133,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Path:
 def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, run: Path) -> Path:
     """The folder of a finished run with `run` as teacher, and its report."""
     out = tmp_path_factory.mktemp("runs") / "distilled"
-    return api.train(configure(out, teacher=TeacherConfig(spec=str(run))))
+    return api.train(configure(out, teacher=TeacherConfig(spec=str(run)), trackers=["tensorboard"]))
 
 
 @pytest.fixture

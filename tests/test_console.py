@@ -1,8 +1,10 @@
 """Progress where nobody sees a bar."""
 
+import logging
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from segdistill import console
 
@@ -36,3 +38,29 @@ def test_short_and_hidden_work_is_silent(capsys: Any) -> None:
                 bar.advance(task)
             bar.remove_task(task)
     assert capsys.readouterr().err == ""
+
+
+def test_quiet_hides_lines_but_no_warning_and_is_undone(capsys: Any) -> None:
+    with console.verbosity(quiet=True):
+        console.log("a line")
+        console.warn("too small")
+    console.log("after")
+    assert capsys.readouterr().err == "Warning: too small\nafter\n"
+
+
+def test_verbose_shows_what_libraries_log_and_is_undone(capsys: Any) -> None:
+    with console.verbosity(verbose=True):
+        logging.getLogger("some.library").info("downloading")
+    assert "downloading" in capsys.readouterr().err
+    logging.getLogger("some.library").info("again")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_gets_a_bar_where_ipywidgets_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "console", Console(force_jupyter=True))
+    with console.progress(visible=False) as bar:
+        assert not isinstance(bar, console.ProgressLines)
+    assert console._has_widgets()
+    monkeypatch.setattr(console, "find_spec", lambda name: None)
+    with console.progress() as bar:
+        assert isinstance(bar, console.ProgressLines)

@@ -59,7 +59,7 @@ def refusal(capsys: Any, *arguments: object, code: int = 1, begun: bool = False)
         (["--teacher", "fcn_resnet50", "--teacher.weights", "nowhere.pth"], "nowhere.pth does not exist"),
         (["--device", "abacus"], "device is 'abacus', but must be auto, cpu, cuda or mps"),
         (["--runtime.precision", "fp16"], "a CPU takes fp32 or bf16"),
-        (["--trackers", "[abacus]"], "trackers: abacus is not installed, or unknown to accelerate"),
+        (["--trackers", "[abacus]"], "trackers names 'abacus', but accelerate has all, "),
         (["--resume"], "to resume"),
         (["--resume", "--overwrite"], "choose one"),
         (["--out", __file__], "is a file, not a folder"),

@@ -24,8 +24,9 @@ from segdistill.config.deploy import (
     PushConfig,
     ServeConfig,
 )
+from segdistill.config.keywords import with_keywords
 from segdistill.config.train import TrainConfig
-from segdistill.console import log, progress
+from segdistill.console import log, progress, warn
 from segdistill.data.check import survey
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.table import check_losses
@@ -53,6 +54,7 @@ from segdistill.rechecking import verify_again as verify_again
 from segdistill.reporting.examples import examples_or_reason
 from segdistill.reporting.records import TEACHER, read_records, run_names
 from segdistill.reporting.report import write_report
+from segdistill.results import Benchmark, Export, Run
 from segdistill.scoring import calibrate as calibrate
 from segdistill.scoring import compare as compare
 from segdistill.scoring import evaluate as evaluate
@@ -63,25 +65,34 @@ MASKS_SURVEYED = 200
 """Masks that a training looks at before its first step for classes that do not occur, and for void."""
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, report: bool = True) -> Path:
+def train(
+    config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: bool = True,
+    **settings: Any,
+) -> Run:
     """Train a student, with a teacher or without, and leave a run folder.
 
     On a CPU the process keeps the memory that it frees from here on, see `keep_freed_memory`.
 
     Args:
-        config: the whole experiment.
+        config: the whole experiment; the defaults where absent.
         resume: continue the run in `config.out` from its newest checkpoint.
         overwrite: delete the run in `config.out` first.
         report: measure the latency of student and teacher at the end, and write report.html.
+        settings: settings by name, `data="mydata", steps=5000, optim={"lr": 1e-3}`; they win over `config`.
 
     Returns:
-        The run folder.
+        The run folder's path, which a notebook shows with scores, curves and examples.
 
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
         segdistill.engine.runtime.Stopped: SIGINT or SIGTERM came; the state is saved.
     """
+    config = with_keywords(TrainConfig, config, settings)
     folder = RunFolder(config.out)
     with stop_signal(obey=True), plain_failures():
         distils, features_only = bool(config.teacher.specs), config.teacher.features_only
@@ -96,7 +107,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             accelerator.init_trackers("segdistill")
             log(f"{experiment.summary}; the run folder is {folder}", accelerator)
             for warning in survey(experiment.files, MASKS_SURVEYED).warnings:
-                log(f"Warning: {warning}", accelerator)
+                warn(warning, accelerator)
             trainer = Trainer(fill_caches(experiment, accelerator), accelerator, folder)
             trainer.train(resume=resume)
             trainer.calibrate()
@@ -104,7 +115,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 _report_training(trainer)
             accelerator.wait_for_everyone()
             accelerator.end_training()  # ends the group of processes too
-    return folder.path
+    return Run(folder.path)
 
 
 def _report_training(trainer: Trainer) -> None:
@@ -147,11 +158,11 @@ def replay(file: str | Path) -> dict[str, Any]:
     return replay_batch(Path(file), experiment, accelerator)
 
 
-def cache(config: TrainConfig) -> dict[str, Any]:
+def cache(config: TrainConfig | None = None, **settings: Any) -> dict[str, Any]:
     """Fill the teacher's cache ahead of training; what is there already is kept.
 
     Args:
-        config: the training that it is for; `teacher.cache` names the folder.
+        config: the training that it is for; `teacher.cache` names the folder. Settings by name win over it.
 
     Returns:
         The folders (of logits, and of features where losses compare them), `images`, `bytes`, the `stride` of
@@ -161,6 +172,7 @@ def cache(config: TrainConfig) -> dict[str, Any]:
         FileNotFoundError: a file or folder that a setting names does not exist.
         ValueError: there is no teacher or no folder, or the settings do not fit each other.
     """
+    config = with_keywords(TrainConfig, config, settings)
     if not config.teacher.specs or config.teacher.cache is None:
         raise ValueError("name the teacher with --teacher and the folder with --teacher.cache")
     started = time.perf_counter()
@@ -249,7 +261,10 @@ def push(run: str | Path, repository: str, config: PushConfig | None = None) -> 
 
 
 def predict(
-    target: str | Path, paths: str | Path | Sequence[str | Path], config: PredictConfig | None = None
+    target: str | Path,
+    paths: str | Path | Sequence[str | Path],
+    config: PredictConfig | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[Path, Prediction]]:
     """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
 
@@ -260,6 +275,7 @@ def predict(
         target: a run folder, or any network spec.
         paths: a file or folder, or several.
         config: output folder, input size, ...
+        settings: settings by name, `out="masks", size=512`; they win over `config`.
 
     Returns:
         An iterator over the mask file of each image and its prediction, in order; of a video, over the
@@ -271,7 +287,7 @@ def predict(
         segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
             the files that could not be read; all others are done.
     """
-    config = config or PredictConfig()
+    config = with_keywords(PredictConfig, config, settings)
     files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
     check_files(files, config)
     device = find_device(config.device)
@@ -284,12 +300,13 @@ def predict(
     return Pipeline(network, config, device).run(files)
 
 
-def load(target: str | Path, config: LoadConfig | None = None) -> Segmenter:
+def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) -> Segmenter:
     """A network that segments images in memory: `load(TARGET)(image).mask`.
 
     Args:
         target: a run folder, an exported file, or any network spec.
         config: input size, runtime, device, ...
+        settings: settings by name, `size=512`; they win over `config`.
 
     Returns:
         What is called with an image (PIL, NumPy, or a path) or a list of them; see `Segmenter`.
@@ -298,7 +315,7 @@ def load(target: str | Path, config: LoadConfig | None = None) -> Segmenter:
         FileNotFoundError: a file or folder does not exist.
         ValueError: the target names nothing, or cannot be run as asked.
     """
-    config = config or LoadConfig()
+    config = with_keywords(LoadConfig, config, settings)
     device = find_device(config.device)
     keep_freed_memory_on(device)
     network = open_predictor(str(target), config, device)
@@ -307,13 +324,14 @@ def load(target: str | Path, config: LoadConfig | None = None) -> Segmenter:
     return Segmenter(network, size=config.size, flip=config.flip, device=device)
 
 
-def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, Any]:
+def export(target: str | Path, config: ExportConfig | None = None, **settings: Any) -> Export:
     """Write a run as a file for another runtime, checked there against PyTorch.
 
     Args:
         target: a run folder, or any network spec that PyTorch runs.
         config: format, input and output of the file, limits, ...; where `data.root` is named, a certificate
             (see `verify`) is written beside the file, but for a page.
+        settings: settings by name, `format="onnx", quantize="int8"`; they win over `config`.
 
     Returns:
         The content of the JSON file beside it, `parity` included (of a page also `self_test`), and its path
@@ -323,7 +341,7 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
         FileNotFoundError: a file or folder does not exist.
         ValueError: it cannot be exported, or computes something else than PyTorch: no file is left behind.
     """
-    config = config or ExportConfig()
+    config = with_keywords(ExportConfig, config, settings)
     check_format(config)
     path = export_path(str(target), config)
     network = load_network(str(target))
@@ -341,15 +359,17 @@ def export(target: str | Path, config: ExportConfig | None = None) -> dict[str, 
     log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
     if config.data.root and config.format != "web":
         log(certify_export(network, exported, config))
-    return exported.record | {"file": str(path)}
+    return Export(exported.record, file=str(path))
 
 
-def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = None) -> dict[str, Any]:
+def benchmark(
+    targets: Sequence[str | Path], config: BenchmarkConfig | None = None, **settings: Any
+) -> Benchmark:
     """Measure run folders, exported files and networks of the zoo side by side.
 
     Args:
         targets: the first is what the others are compared with.
-        config: forms, precisions, input, threads, repeats.
+        config: forms, precisions, input, threads, repeats. Settings by name (`size=512`) win over it.
 
     Returns:
         See `segdistill.profiling.benchmark.measure`.
@@ -358,10 +378,10 @@ def benchmark(targets: Sequence[str | Path], config: BenchmarkConfig | None = No
         FileNotFoundError: a file does not exist.
         ValueError: a target cannot be measured as asked.
     """
-    config = config or BenchmarkConfig()
+    config = with_keywords(BenchmarkConfig, config, settings)
     with progress() as bar:
         task = bar.add_task("benchmark", total=config.warmup + config.repeats, numbers="")
-        return measure([str(target) for target in targets], config, lambda: bar.advance(task))
+        return Benchmark(measure([str(target) for target in targets], config, lambda: bar.advance(task)))
 
 
 def serve(

@@ -1,17 +1,11 @@
 """The command line: one table of verbs, each carried out by `segdistill.api`.
 
-A verb is added by its entry in `VERBS`, with a function above it where it takes more than a line.
+A verb is added by its entry in `VERBS`, with a function in `cli_runs` where it takes more than a line.
 """
 
-import json
-import os
-import shlex
 import signal
 import sys
 from contextlib import redirect_stdout
-from contextvars import ContextVar
-from pathlib import Path
-from typing import TextIO
 
 from jsonargparse import ArgumentError
 
@@ -29,7 +23,26 @@ from segdistill.cli_checks import (
     check_verify,
 )
 from segdistill.cli_data import DATA_VERBS, TEXT
+from segdistill.cli_runs import (
+    RESULTS,
+    print_json,
+    run_benchmark,
+    run_calibrate,
+    run_compare,
+    run_demo,
+    run_evaluate,
+    run_export,
+    run_label,
+    run_pack,
+    run_predict,
+    run_push,
+    run_serve,
+    run_train,
+    run_verify,
+    run_version,
+)
 from segdistill.config import paths
+from segdistill.config.completion import SHELLS, completion_script
 from segdistill.config.deploy import (
     BenchmarkConfig,
     ExportConfig,
@@ -43,13 +56,27 @@ from segdistill.config.evaluate import (
     CompareConfig,
     EvaluateConfig,
 )
+from segdistill.config.mistakes import usage_error
 from segdistill.config.train import TrainConfig
-from segdistill.config.verbs import Options, Result, Verb, expand, make_parser, read_options, usage_error
+from segdistill.config.verbs import Options, Verb, expand, make_parser, read_options
 from segdistill.config.verify import VerifyConfig
+from segdistill.console import verbosity
 
 PURPOSE = "Distil a large semantic-segmentation network into a small one that you can deploy."
-RESULTS: ContextVar[TextIO] = ContextVar("results")
-"""Standard output as the program got it."""
+USUAL_WAY = """\
+segdistill {version}: distil a large semantic-segmentation network into a small one that you can deploy
+
+The usual way, from your images (mydata) and a teacher (mynet.py:teacher) to a file that you deploy:
+  segdistill data check mydata
+  segdistill evaluate mynet.py:teacher --data mydata
+  segdistill train --data mydata --teacher mynet.py:teacher --steps 20000 --out runs/mine
+  segdistill predict runs/mine photos --out masks
+  segdistill export runs/mine --format onnx
+
+Nothing at hand yet? segdistill demo draws data and shows everything once, offline.
+All commands: segdistill --help. The options of one: segdistill train --help. Explained: README.md and docs/.
+"""
+"""What the program prints where no command is given."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,12 +88,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(expand(sys.argv[1:] if arguments is None else arguments))
     parser = make_parser(VERBS, segdistill.__version__, PURPOSE)
     if not given:
-        parser.print_help(sys.stderr)
+        sys.stderr.write(USUAL_WAY.format(version=segdistill.__version__))
         return 2
     try:
         verb, options = read_options(parser, VERBS, given)
         RESULTS.set(sys.stdout)
-        with redirect_stdout(sys.stderr):  # networks and libraries print what is not for machines
+        with (
+            redirect_stdout(sys.stderr),  # networks and libraries print what is not for machines
+            verbosity(quiet=options.quiet, verbose=options.verbose),
+        ):
             return carry_out(verb, options)
     except ArgumentError as error:
         return fail(usage_error(error, given, VERBS), 2)
@@ -96,172 +126,26 @@ def fail(error: object, code: int) -> int:
     return code
 
 
-def print_json(record: Result) -> None:
-    """The result for machines: one line, the last of standard output."""
-    if is_main_process():
-        print(json.dumps(record), file=RESULTS.get(), flush=True)
-
-
-def is_main_process() -> bool:
-    """Whether this is the first of the processes that `accelerate launch` started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-# What carries out each verb, importing what it needs itself.
-
-
-def run_train(options: Options) -> Result:
-    from segdistill.engine.run_folder import RunFolder
-
-    if options.replay:
-        return _replay(options.replay)
-    run = segdistill.train(options.settings, resume=options.resume, overwrite=options.overwrite)
-    best = RunFolder(run).best
-    return {"run": str(run), "step": best["step"], **_scores(best)}
-
-
-def _replay(file: str) -> Result:
-    from segdistill import api
-    from segdistill.console import log
-    from segdistill.engine.replay import printable
-    from segdistill.reporting.tables import replay_lines
-
-    found = api.replay(file)
-    for line in replay_lines(found):
-        log(line)
-    return printable(found)
-
-
-def run_evaluate(options: Options) -> Result:
-    from segdistill.console import console
-    from segdistill.reporting.tables import score_table
-
-    summary = segdistill.evaluate(options.target, options.settings)
-    if is_main_process():
-        console.print(score_table(summary))
-    return {"target": options.target, "out": options.settings.out, **_scores(summary)}
-
-
-def run_compare(options: Options) -> Result:
-    from segdistill.console import console, log
-    from segdistill.reporting.tables import comparison_lines, comparison_table
-
-    record = segdistill.compare(options.targets, options.settings)
-    if is_main_process():
-        console.print(comparison_table(record))
-        for line in comparison_lines(record):
-            log(line)
-    return record | {"out": options.settings.out}
-
-
-def run_verify(options: Options) -> Result:
-    from segdistill import api
-    from segdistill.console import console, log
-    from segdistill.reporting.tables import comparison_table, recheck_lines, verdict_lines
-
-    if options.certificate:
-        record = api.verify_again(Path(options.certificate), options.settings, options.target)
-        lines = recheck_lines(record)
-    else:
-        record = api.verify(options.target, options.settings)
-        lines = verdict_lines(record)
-        console.print(comparison_table(record))
-    for line in lines:
-        log(line)
-    return record
-
-
-def run_calibrate(options: Options) -> Result:
-    from segdistill import api
-
-    return api.calibrate(options.run, options.settings)
-
-
-def run_predict(options: Options) -> Result:
-    from segdistill.console import log, progress
-    from segdistill.inference.video import VIDEO_SUFFIXES, count_frames
-
-    videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
-    frames = [count_frames(path) for path in videos if path.is_file()]
-    total = sum(filter(None, frames)) if len(frames) == len(options.paths) and all(frames) else None
-    done, logged = 0, ""
-    with progress() as bar:
-        task = bar.add_task("predict", total=total, numbers="")
-        for mask, prediction in segdistill.predict(options.target, options.paths, options.settings):
-            done += 1
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
-            if mask.suffix != ".mp4" or logged != str(mask):  # of a video, the first frame only
-                log(f"{mask}: {shares}")
-            logged = str(mask)
-            bar.update(task, completed=done)
-    return {"target": options.target, "out": options.settings.out, "images": done}
-
-
-def run_label(options: Options) -> Result:
-    from segdistill.console import console, log
-    from segdistill.reporting.tables import label_table
-
-    record = segdistill.label(options.target, options.paths, options.settings)
-    if is_main_process():
-        console.print(label_table(record))
-        root = shlex.quote(record["out"])
-        log(f"Look at {record['sheet']}. Then: segdistill train --data.root {root} --data.val_share 0.1")
-    return record
-
-
-def run_export(options: Options) -> Result:
-    record = segdistill.export(options.target, options.settings)
-    names = ("file", "format", "quantize", "bytes", "parity", "self_test")
-    return {name: record[name] for name in names if name in record}
-
-
-def run_benchmark(options: Options) -> Result:
-    from segdistill.console import console, log
-    from segdistill.reporting.tables import benchmark_lines, benchmark_table
-
-    record = segdistill.benchmark(options.targets, options.settings)
-    console.print(benchmark_table(record))
-    for line in benchmark_lines(record):
-        log(line)
-    return record
-
-
-def run_serve(options: Options) -> None:
-    def ready(url: str) -> None:
-        print_json({"target": options.target, "url": url})
-
-    segdistill.serve(options.target, options.settings, ready=ready)
-
-
-def run_pack(options: Options) -> Result:
-    from segdistill import api
-
-    return {"run": str(api.pack(options.run, options.out))}
-
-
-def run_push(options: Options) -> Result:
-    from segdistill import api
-    from segdistill.console import log
-
-    record = api.push(options.run, options.repository, options.settings)
-    if options.settings.dry_run is None:
-        spec = f"hf:{record['repository']}"
-        log(f"{record['url']} has commit {record['commit']}. Then: segdistill predict {spec} photo.jpg")
-    return record
-
-
-def run_demo(options: Options) -> Result:
-    from segdistill.demo import demo
-
-    return demo(Path(options.out), seed=options.seed, device=options.device, overwrite=options.overwrite)
-
-
-def _scores(summary: Result) -> dict[str, float]:
-    return {name: value for name, value in summary.items() if isinstance(value, float)}
+def run_completion(options: Options) -> None:
+    parser = make_parser(VERBS, segdistill.__version__, PURPOSE)
+    print(completion_script(parser, options.shell), file=RESULTS.get())
 
 
 NETWORK = "run folder, or any network: fcn_resnet50, file.py:function, model.onnx, ... (a file's code is run)"
 OVERWRITE = {"action": "store_true", "help": "delete the run in --out first"}
+TRAIN_FIRST = {
+    "--data": "mydata",
+    "--teacher": "mynet.py:teacher",
+    "--student": "timm:tf_efficientnet_lite0",
+    "--student.weights": "imagenet",
+    "--size": "320",
+    "--batch": "16",
+    "--steps": "20000",
+    "--optim.lr": "5e-4",
+    "--out": "runs/mine",
+    "--resume": "",
+}
+"""What people change first of a training, each with an example."""
 REPLAY = "compute the batch again that a run stopped on: RUN/nonfinite.json"
 
 VERBS = {
@@ -275,18 +159,32 @@ VERBS = {
             "--overwrite": OVERWRITE,
             "--replay": {"help": REPLAY, **TEXT},
         },
+        first=TRAIN_FIRST,
     ),
     "cache": Verb(
         help="compute the teacher's outputs of all training images ahead of a training",
         run=lambda options: segdistill.cache(options.settings),
         check=check_training,
         settings=TrainConfig,
+        first={name: TRAIN_FIRST[name] for name in ("--data", "--teacher")} | {"--teacher.cache": "cache"},
     ),
     "evaluate": Verb(
         help="score a network on images with masks",
         run=run_evaluate,
         check=check_scoring,
         settings=EvaluateConfig,
+        first={
+            "--data": "mydata",
+            "--data.split": "test",
+            "--size": "512",
+            "--flip": "true",
+            "--classes": "cat,dog",
+            "--teacher": "fcn_resnet50",
+            "--map": "'{auto: car}'",
+            "--precision": "bf16",
+            "--device": "cuda",
+            "--out": "scores.json",
+        },
         arguments={"target": {"help": NETWORK}},
     ),
     "compare": Verb(
@@ -294,6 +192,16 @@ VERBS = {
         run=run_compare,
         check=check_comparison,
         settings=CompareConfig,
+        first={
+            "--data": "mydata",
+            "--data.split": "test",
+            "--size": "'[384, null]'",
+            "--flip": "true",
+            "--classes": "cat,dog",
+            "--resamples": "2000",
+            "--device": "cuda",
+            "--out": "scores.json",
+        },
         arguments={"targets": {"nargs": "+", "help": f"{NETWORK}; the others are compared with the first"}},
     ),
     "verify": Verb(
@@ -301,6 +209,16 @@ VERBS = {
         run=run_verify,
         check=check_verify,
         settings=VerifyConfig,
+        first={
+            "--against": "teacher.onnx",
+            "--data": "mydata",
+            "--data.split": "test",
+            "--images": "200",
+            "--size": "512",
+            "--max_loss": "1",
+            "--device": "cuda",
+            "--out": "certificate.json",
+        },
         arguments={
             "target": {"nargs": "?", "help": f"what is certified: {NETWORK}"},
             "--certificate": {"help": "run an earlier certificate again, and compare: FILE.json", **TEXT},
@@ -318,6 +236,17 @@ VERBS = {
         run=run_predict,
         check=check_predict,
         settings=PredictConfig,
+        first={
+            "--out": "masks",
+            "--size": "512",
+            "--flip": "true",
+            "--probabilities": "true",
+            "--tile": "1024",
+            "--overlap": "256",
+            "--mask_video": "true",
+            "--precision": "bf16",
+            "--device": "cuda",
+        },
         arguments={
             "target": {"help": NETWORK},
             "paths": {"nargs": "+", "help": "image files, folders of images, videos"},
@@ -338,6 +267,16 @@ VERBS = {
         run=run_export,
         check=check_scoring,
         settings=ExportConfig,
+        first={
+            "--format": "openvino",
+            "--quantize": "int8",
+            "--input": "tensor",
+            "--output": "mask",
+            "--out": "mine.onnx",
+            "--data": "mydata",
+            "--calibration": "photos",
+            "--max_loss": "0.5",
+        },
         arguments={"target": {"help": "run folder, or any network that PyTorch runs"}},
     ),
     "benchmark": Verb(
@@ -352,6 +291,16 @@ VERBS = {
         run=run_serve,
         check=lambda options: check_networks(options.target),
         settings=ServeConfig,
+        first={
+            "--host": "0.0.0.0",
+            "--port": "80",
+            "--token": "SECRET",
+            "--size": "512",
+            "--precision": "bf16",
+            "--device": "cuda",
+            "--max_batch": "16",
+            "--max_bytes": "4194304",
+        },
         arguments={
             "target": {"help": "run folder, exported file or built-in network (nothing that is code)"}
         },
@@ -385,6 +334,16 @@ VERBS = {
         },
     ),
     "data": Verb(help="describe, check, show, convert, download or draw data sets", verbs=DATA_VERBS),
+    "version": Verb(
+        help="print the version, and with --all what a report of a bug needs",
+        run=run_version,
+        arguments={"--all": {"action": "store_true", "help": "packages, platform, devices and extras too"}},
+    ),
+    "completion": Verb(
+        help="print a script that completes commands, options and choices in a shell",
+        run=run_completion,
+        arguments={"shell": {"choices": SHELLS, "help": "the shell that is to complete"}},
+    ),
     "demo": Verb(
         help="draw a data set, train a teacher, a student alone and a distilled one; compare them",
         run=run_demo,

@@ -1,13 +1,17 @@
 """What people see on standard error: messages, progress bars, tables; standard output is for machines."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 """Where everything meant for people goes; standard output is for machines."""
 
+_times: ContextVar[bool] = ContextVar("times", default=False)
+"""Whether each line begins with the time."""
 
 LINE_SECONDS = 30.0
 """Seconds between two lines of progress of one task, where there is no terminal."""
@@ -69,10 +75,15 @@ class ProgressLines(Progress):
         log(", ".join(filter(None, parts)))
 
 
+def _has_widgets() -> bool:
+    """Whether this is a notebook that can show a live bar: rich draws it in a widget of ipywidgets."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
+
+
 @contextmanager
 def progress(visible: bool = True) -> Iterator[Progress]:
-    """A live bar with count, time and the newest `numbers` of a task; lines where there is no terminal."""
-    if visible and not sys.stderr.isatty():
+    """A live bar with count, time and the newest `numbers` of a task; lines without terminal or notebook."""
+    if visible and not sys.stderr.isatty() and not _has_widgets():
         yield ProgressLines()
         return
     columns = (
@@ -88,7 +99,51 @@ def progress(visible: bool = True) -> Iterator[Progress]:
         yield bar
 
 
+@contextmanager
+def verbosity(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """Within it, people see less or more than usual; what went wrong they see in any case.
+
+    Args:
+        quiet: warnings and errors alone.
+        verbose: also the time of each line, what libraries log at level INFO, and where an error was raised.
+
+    Raises:
+        ValueError: both are asked for.
+    """
+    if quiet and verbose:
+        raise ValueError("--quiet and --verbose are opposites: choose one")
+    root, handler = logging.getLogger(), RichHandler(console=console, show_path=False)
+    before = console.quiet, root.level
+    console.quiet = quiet
+    if verbose:
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+    times = _times.set(verbose)
+    try:
+        yield
+    except Exception:
+        if verbose:
+            console.print_exception(width=None)
+        raise
+    finally:
+        _times.reset(times)
+        console.quiet = before[0]
+        root.removeHandler(handler)
+        root.setLevel(before[1])
+
+
+def warn(text: str, accelerator: "Accelerator | None" = None) -> None:
+    """Print a warning, also where the user wants to see nothing else."""
+    quiet, console.quiet = console.quiet, False
+    try:
+        log(f"Warning: {text}", accelerator)
+    finally:
+        console.quiet = quiet
+
+
 def log(text: str, accelerator: "Accelerator | None" = None) -> None:
     """Print a line for people, from the main process only where an `accelerator` is given."""
     if accelerator is None or accelerator.is_main_process:
+        if _times.get():
+            text = f"{datetime.now():%H:%M:%S} {text}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 
 from segdistill.build import open_predictor
 from segdistill.config.deploy import LabelConfig
+from segdistill.config.keywords import with_keywords
 from segdistill.config.show import IMAGES
 from segdistill.console import log, progress
 from segdistill.data.check import survey
@@ -27,7 +28,10 @@ from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet
 
 
 def label(
-    target: str | Path, paths: str | Path | Sequence[str | Path], config: LabelConfig | None = None
+    target: str | Path,
+    paths: str | Path | Sequence[str | Path],
+    config: LabelConfig | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Write a network's masks of images without masks as a data set that `train` and `data check` read.
 
@@ -41,6 +45,7 @@ def label(
         target: a run folder, or any network spec.
         paths: an image file or folder of images, or several.
         config: output folder, confidence, input size, ...
+        settings: settings by name, `out="labels", confidence=0.9`; they win over `config`.
 
     Returns:
         `out`, `images` and `computed` (how many are there, and by this call), `pixel_shares` and
@@ -52,7 +57,7 @@ def label(
         ValueError: the folder holds something else or masks of other settings, or another process writes
             into it; settings do not fit each other; or no image could be read.
     """
-    config = config or LabelConfig()
+    config = with_keywords(LabelConfig, config, settings)
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     folder = LabelFolder(config.out)
     folder.check(given)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from segdistill.build import open_evaluation, open_teacher, require_prompted
 from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
+from segdistill.config.keywords import with_keywords
 from segdistill.config.values import one_each
 from segdistill.console import log, progress
 from segdistill.data.samples import FileSamples
@@ -37,10 +38,16 @@ from segdistill.files import write_atomic
 from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.results import Comparison, Scores
 
 
-def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[str, Any]:
+def evaluate(target: str | Path, config: EvaluateConfig | None = None, **settings: Any) -> Scores:
     """Score a network (a run folder, or any network spec) on images with masks, at the masks' own size.
+
+    Args:
+        target: a run folder, or any network spec.
+        config: data set, input size, views, ...
+        settings: settings by name, `data="mydata", size=512`; they win over `config`.
 
     Returns:
         What `config.out` gets: `miou`, `pixel_accuracy`, `calibration_error` at the network's `temperature`
@@ -50,7 +57,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
         FileNotFoundError: a file or folder does not exist.
         ValueError: target, data and settings do not fit each other.
     """
-    config = config or EvaluateConfig()
+    config = with_keywords(EvaluateConfig, config, settings)
     spec = str(target)
     samples = open_evaluation(spec, config.data)
     samples.labels.index(config.class_names)  # refuses unknown ones
@@ -98,10 +105,12 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None) -> dict[s
         summary["miou_of_classes"] = mean([summary["iou"][name] for name in config.class_names])
     if accelerator.is_main_process:
         write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
-    return summary
+    return Scores(summary)
 
 
-def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) -> dict[str, Any]:
+def compare(
+    targets: Sequence[str | Path], config: CompareConfig | None = None, **settings: Any
+) -> Comparison:
     """Score networks on the same images, with intervals of the scores and of the differences to the first.
 
     The intervals say how much hangs on which images were there (see `segdistill.engine.bootstrap`), and
@@ -110,6 +119,7 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
     Args:
         targets: two or more run folders, or any network specs; the others are compared with the first.
         config: data set, input size, classes, ...
+        settings: settings by name, `data="mydata", flip=True`; they win over `config`.
 
     Returns:
         What `config.out` gets: `networks`, each with its `target`, `size` and the intervals of `miou`,
@@ -121,7 +131,7 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
         ValueError: there are fewer than two targets, their classes differ, or do not fit the data, or a list
             of sizes or strides has not one for each.
     """
-    config = config or CompareConfig()
+    config = with_keywords(CompareConfig, config, settings)
     specs = [str(target) for target in targets]
     require_two(specs)
     samples = open_evaluation(next(filter(is_run, specs), specs[0]), config.data)
@@ -158,7 +168,7 @@ def compare(targets: Sequence[str | Path], config: CompareConfig | None = None) 
     }
     if accelerator.is_main_process:
         write_atomic(Path(config.out), json.dumps(record, indent=2) + "\n")
-    return record
+    return Comparison(record)
 
 
 def intervals_record(specs: Sequence[str], sizes: Sequence[int | None], found: Intervals) -> dict[str, Any]:

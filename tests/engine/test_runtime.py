@@ -72,6 +72,16 @@ def test_trackers_write_into_the_run_folder(tmp_path: Path) -> None:
     assert accelerator.logging_dir == str(tmp_path / "tensorboard")
 
 
+def test_a_missing_tracker_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "get_available_trackers", list)
+    with pytest.raises(ValueError, match=r"tensorboard, which is not installed: install segdistill\[tensorb"):
+        make_accelerator("cpu", "fp32", trackers=["tensorboard"])
+    with pytest.raises(ValueError, match="wandb, which is not installed: install its package wandb"):
+        make_accelerator("cpu", "fp32", trackers=["wandb"])
+    with pytest.raises(ValueError, match=r"did you mean tensorboard\?"):
+        make_accelerator("cpu", "fp32", trackers=["tensorbord"])
+
+
 def test_asking_for_a_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "keep_freed_memory", lambda: pytest.fail("memory is kept from here on"))
     before = make_accelerator("cpu", "bf16")

@@ -315,8 +315,8 @@ class TrainConfig:
     """int8 goes on with the weights of student.init as if in 8 bits: `export --quantize int8` loses less."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Trackers of accelerate by name: tensorboard, wandb, mlflow, ..."""
+    trackers: list[str] = field(default_factory=list)
+    """Trackers of accelerate that get the numbers too, by name: tensorboard, wandb, mlflow, ..."""
     out: str = "runs/latest"
     """The run folder."""
 

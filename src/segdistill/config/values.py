@@ -1,6 +1,8 @@
 """Checks that settings share: one line that names the setting, its value and what is allowed."""
 
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -12,6 +14,12 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise a `ValueError` that names the setting, its value and what is allowed, unless `ok`."""
     if not ok:
         raise ValueError(f"{name} is {value!r}, but must be {allowed}")
+
+
+def did_you_mean(value: object, choices: Iterable[object], *, cutoff: float = 0.6) -> str:
+    """`; did you mean NAME?` for the choice that a mistyped value is nearest to; empty where none is near."""
+    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def largest(value: Scheduled) -> float:

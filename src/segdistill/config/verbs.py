@@ -1,14 +1,22 @@
 """A table of verbs becomes the parser of a command line, and what was typed becomes settings."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
-from typing import Any, get_type_hints
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-SHORT = {"--student": "--student.spec", "--teacher": "--teacher.spec", "--init": "--student.init"}
-"""Options under the name of a group of settings stand for the network itself; and another short one."""
+from segdistill.config.help import add_help
+
+PROGRAM = "segdistill"
+SHORT = {
+    "--data": "--data.root",
+    "--student": "--student.spec",
+    "--teacher": "--teacher.spec",
+    "--init": "--student.init",
+}
+"""Under the name of a group of settings, the folder or network itself; and one more short option."""
+VERBOSE = "also print the time of each line, what libraries log, and where an error comes from"
 
 Options = Namespace
 """What was typed: the verb's arguments by name, and `settings`, an instance of the verb's settings class."""
@@ -25,6 +33,7 @@ class Verb:
         settings: the dataclass whose fields are its options, and the content of its `--config FILE`.
         arguments: what else it takes: by name, what argparse's `add_argument` gets.
         check: refuses what can be refused before PyTorch is loaded, which takes seconds.
+        first: of many options those that people change first, and an example of each one's value.
         verbs: the commands that it consists of, instead of all of the above.
     """
 
@@ -33,33 +42,48 @@ class Verb:
     settings: type | None = None
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[[Options], None] = lambda options: None
+    first: Mapping[str, str] = field(default_factory=dict)
     verbs: Mapping[str, "Verb"] = field(default_factory=dict)
 
 
 def make_parser(verbs: Mapping[str, Verb], version: str, description: str) -> ArgumentParser:
     """The parser of a program's verbs."""
-    parser = ArgumentParser(prog="segdistill", version=version, exit_on_error=False, description=description)
-    _add_verbs(parser, verbs)
+    parser = ArgumentParser(prog=PROGRAM, version=version, exit_on_error=False, description=description)
+    _add_verbs(parser, verbs, [PROGRAM])
     return parser
 
 
-def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb]) -> None:
+def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb], path: Sequence[str]) -> None:
     commands = parser.add_subcommands()
     for name, verb in verbs.items():
-        command = ArgumentParser(exit_on_error=False, description=f"{verb.help[0].upper()}{verb.help[1:]}.")
+        words = [*path, name]
+        takes = [f"{argument.upper()}{'...' * (form.get('nargs') == '+')}"
+                 for argument, form in verb.arguments.items() if not argument.startswith("-")]  # fmt: skip
+        command = ArgumentParser(
+            exit_on_error=False,
+            description=f"{verb.help[0].upper()}{verb.help[1:]}.",
+            add_help=False,
+            usage=" ".join([*words, "COMMAND ..."] if verb.verbs else [*words, *takes, "[options]"]),
+        )
+        add_help(command, verb.first, SHORT)
         for argument, form in verb.arguments.items():
             command.add_argument(argument, **form)
+        if not verb.verbs:
+            command.add_argument(
+                "--quiet", action="store_true", help="print warnings, errors and the result alone"
+            )
+            command.add_argument("--verbose", action="store_true", help=VERBOSE)
         if verb.settings is not None:
             help_config = "YAML file of settings; later options override it"
             command.add_argument("--config", action="config", help=help_config)
             command.add_class_arguments(verb.settings, None)
         commands.add_subcommand(name, command, help=verb.help)
         if verb.verbs:
-            _add_verbs(command, verb.verbs)
+            _add_verbs(command, verb.verbs, words)
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
-    """`--teacher SPEC`, `--student SPEC` and `--init RUN` in full: `--teacher.spec SPEC` and so on."""
+    """Short options in full: `--teacher SPEC` is `--teacher.spec SPEC`, and so on (`SHORT`)."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         yield SHORT.get(name, name) + equals + value
@@ -83,42 +107,6 @@ def read_options(
     values = {setting.name: options[setting.name] for setting in fields(verb.settings)}
     options.settings = verb.settings(**values)
     return verb, options
-
-
-def usage_error(error: Exception, given: list[str], verbs: Mapping[str, Verb]) -> str:
-    """What is wrong with what was typed, in its own words, and where to look."""
-    words, verb = [], None
-    for word in given:
-        if word not in verbs:
-            break
-        words.append(word)
-        verb = verbs[word]
-        verbs = verb.verbs
-    text = str(error)
-    for argument in verb.arguments if verb is not None else ():
-        text = text.replace(".".join([*words, argument.lstrip("-")]), argument)
-    text = text.replace(f'"{".".join([*words, "subcommand"])}"', "a command")
-    if verb is not None and text.startswith("unrecognized arguments: --"):
-        unknown = text.split()[2].partition("=")[0].replace("-", "_").replace("__", "--", 1)
-        near = get_close_matches(unknown, option_names(verb), n=1, cutoff=0.8)
-        text += f"; did you mean {near[0]}?" if near else ""
-    return f"{text} ({' '.join(['segdistill', *words])} --help lists the options)"
-
-
-def option_names(verb: Verb) -> list[str]:
-    """The options of a verb as they are typed: its own, those of its settings, and the short ones."""
-
-    def settings(cls: type, prefix: str) -> Iterator[str]:
-        for setting in fields(cls):
-            kind = get_type_hints(cls)[setting.name]
-            if isinstance(kind, type) and is_dataclass(kind):
-                yield from settings(kind, f"{prefix}{setting.name}.")
-            else:
-                yield prefix + setting.name
-
-    own = [argument for argument in verb.arguments if argument.startswith("--")]
-    found = [] if verb.settings is None else [*settings(verb.settings, "--")]
-    return [*own, *found, *(short for short, full in SHORT.items() if full in found)]
 
 
 def _chosen(parsed: Namespace, verbs: Mapping[str, Verb]) -> tuple[Verb, Namespace]:

@@ -30,14 +30,27 @@ def load(cls: type[Config], path: Path) -> Config:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run folder keeps its settings in config.yaml")
-    plain: type = cls  # mypy takes type[Config] for something that cannot be a key
-    parser = _parser(plain)
     try:
         settings = read_plain_yaml(path)
         require(isinstance(settings, dict), "the file", settings, "a mapping of settings")
-        config = parser.instantiate(parser.parse_object({"config": settings})).config
-    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        return from_plain(cls, settings)
+    except (TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is not a valid {cls.__name__}: {' '.join(str(error).split())}") from None
+
+
+def from_plain(cls: type[Config], settings: dict[str, Any]) -> Config:
+    """A config dataclass from mappings, lists, texts and numbers.
+
+    Raises:
+        ValueError: a key is unknown, or a value impossible.
+    """
+    plain: type = cls  # mypy takes type[Config] for something that cannot be a key
+    parser = _parser(plain)
+    try:
+        config = parser.instantiate(parser.parse_object({"config": settings})).config
+    except ArgumentError as error:
+        text = " ".join(str(error).split()).replace('Parser key "config.', 'Setting "')
+        raise ValueError(text) from None
     assert isinstance(config, cls)
     return config
 

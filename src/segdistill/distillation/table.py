@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from segdistill.config.train import ObjectiveConfig
-from segdistill.config.values import Scheduled, largest
+from segdistill.config.values import Scheduled, did_you_mean, largest
 from segdistill.distillation.feature_losses import (
     attention_loss,
     cosine_loss,
@@ -108,7 +108,8 @@ def check_losses(
     """
     for name, value in config.losses.items():
         if name not in LOSSES:
-            raise ValueError(f"objective.losses names {name!r}, but the losses are {', '.join(LOSSES)}")
+            names, hint = ", ".join(LOSSES), did_you_mean(name, LOSSES)
+            raise ValueError(f"objective.losses names {name!r}, but the losses are {names}{hint}")
         for option, number in options_of(value):
             check_option(name, option, number)
     supervised = [name for name, loss in LOSSES.items() if loss.inputs == SUPERVISED]
@@ -155,7 +156,8 @@ def check_option(name: str, option: str, number: object) -> None:
     options = LOSSES[name].options
     if option not in options:
         choices = ", ".join(["weight", *options])
-        raise ValueError(f"objective.losses.{name} has no option {option!r}; it has {choices}")
+        hint = did_you_mean(option, ("weight", *options))
+        raise ValueError(f"objective.losses.{name} has no option {option!r}; it has {choices}{hint}")
     low, high = LIMITS.get(option, (0, math.inf))
     whole = isinstance(options[option], int)
     good = isinstance(number, int | float) and low <= number <= high and number < math.inf

@@ -20,9 +20,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from accelerate.utils import LoggerType, ProjectConfiguration, broadcast_object_list
 
 from segdistill.config.train import Precision
+from segdistill.config.values import did_you_mean
 
 Value = TypeVar("Value")
 
@@ -65,14 +66,7 @@ def make_accelerator(
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     kind = PartialState(cpu=device == "cpu").device.type
     chosen = resolve_precision(precision, kind)
-    # accelerate itself ignores a tracker whose package is not installed.
-    installed = [str(tracker.value) for tracker in get_available_trackers()]
-    missing = sorted({*(trackers or ())} - {*installed, "all"})
-    if missing:
-        raise ValueError(
-            f"trackers: {', '.join(missing)} is not installed, or unknown to accelerate; "
-            f"installed: {', '.join(installed)}"
-        )
+    _check_trackers(trackers or [])
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if chosen == "fp32" else chosen,
@@ -81,6 +75,21 @@ def make_accelerator(
         if out is None
         else ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
     )
+
+
+def _check_trackers(trackers: list[str]) -> None:
+    """Raise a `ValueError` for a tracker that accelerate would ignore, for it is unknown or not installed."""
+    known = [tracker.value for tracker in LoggerType]
+    installed = [tracker.value for tracker in get_available_trackers()]
+    for name in trackers:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(f"trackers names {name!r}, but accelerate has {', '.join(known)}{hint}")
+        if name not in (*installed, LoggerType.ALL.value):
+            package = (
+                "segdistill[tensorboard]" if name == LoggerType.TENSORBOARD.value else f"its package {name}"
+            )
+            raise ValueError(f"trackers names {name}, which is not installed: install {package}")
 
 
 def from_main_process(accelerator: Accelerator, compute: Callable[[], Value]) -> Value:

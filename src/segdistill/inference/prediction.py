@@ -63,6 +63,12 @@ class Prediction:
         """
         return _with_legend(Image.fromarray(blend(self, opacity)), self)
 
+    def _repr_jpeg_(self) -> bytes:
+        """The overlay, as a notebook shows it."""
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
+
 
 def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
     """H x W x 3 uint8: the picture under its classes' colours, background without one, void pale."""

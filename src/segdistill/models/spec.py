@@ -1,6 +1,5 @@
 """Spec strings: every way to name a network, parsed here and nowhere else."""
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from segdistill.config.paths import HUB
+from segdistill.config.values import did_you_mean
 from segdistill.models.exported import FORMATS, format_of
 from segdistill.models.hub_runs import find_run, pinned
 
@@ -161,8 +161,7 @@ def parse_architecture(text: str) -> NetworkSpec:
 
 def unknown_spec(text: str) -> ValueError:
     """The error for a spec that names nothing, with the nearest name that does."""
-    near = difflib.get_close_matches(text, [*BUILTIN, *TORCHVISION], n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
+    hint = did_you_mean(text, (*BUILTIN, *TORCHVISION)) or "."
     return ValueError(f"there is no network {text!r}{hint} {CHOICES}")
 
 

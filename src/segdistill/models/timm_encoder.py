@@ -1,6 +1,5 @@
 """Encoders of timm by name, made so that every export format takes them."""
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill.config.values import did_you_mean
 from segdistill.models.decoders import DECODERS, EncoderDecoder
 from segdistill.models.grid import Anchor
 
@@ -66,8 +66,7 @@ def import_timm(name: str) -> Any:
     except ModuleNotFoundError:
         raise ValueError(f"timm:{name} needs timm: install segdistill[zoo]") from None
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"; did you mean timm:{near[0]}?" if near else ""
+        hint = did_you_mean(f"timm:{name}", (f"timm:{model}" for model in timm.list_models()))
         raise ValueError(f"timm has no network {name!r}{hint}")
     return timm
 

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from segdistill.config.deploy import ServeConfig
-from segdistill.console import log
+from segdistill.console import log, warn
 from segdistill.engine.runtime import stop_signal
 from segdistill.serving.connections import MAX_REFUSED, make_protocol
 from segdistill.serving.middleware import Middleware
@@ -88,7 +88,7 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
     listener, url = listening_socket(config)
     server = make_server(service)
     if not is_loopback(config.host) and client_token(config) is None:
-        log(f"Warning: everyone who reaches {config.host} can use this server; --token or {TOKEN} closes it")
+        warn(f"everyone who reaches {config.host} can use this server; --token or {TOKEN} closes it")
     with stop_signal():  # uvicorn stops on the signal, and then hands it on
         log(f"{service.card.name} is served at {url} on {service.card.device}; Ctrl-C stops")
         ready(url)
