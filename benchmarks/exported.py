@@ -1,10 +1,11 @@
-"""The reference student in every format beside PyTorch: latency, and how many pixels have the same class.
+"""A network in every format beside PyTorch: latency, and how many pixels have the same class.
 
     python benchmarks/exported.py --size 256 256 --threads 2
+    python benchmarks/exported.py --run pretrained/voc-animals --size 304 304 --first onnx
 
-The student has random weights, which cost what trained ones cost; int8 is calibrated on drawn images.
-Each target runs in a process of its own, and they take turns. The first is plain eager float32 PyTorch, which
-hands freed memory back.
+Without a run it is the reference student with random weights, which cost what trained ones cost; int8 is
+calibrated on drawn images. Each target runs in a process of its own, and they take turns. The others are
+compared with the first: plain eager float32 PyTorch, which hands freed memory back, or onnxruntime.
 """
 
 import argparse
@@ -18,12 +19,13 @@ from rich.console import Console
 
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
+from segdistill.exporting.export import runs_here
 from segdistill.exporting.parity import compare, draw_images
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.card import ModelCard, save_model
-from segdistill.models.exported import FORMATS, ExportCard
-from segdistill.models.trained import load_network
+from segdistill.models.exported import FORMATS, ExportCard, format_of
+from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.reporting.tables import benchmark_lines, benchmark_table
 from segdistill.version import __version__
@@ -38,22 +40,42 @@ def write_run(folder: Path, width: float) -> None:
     save_model(folder, make_student(width).state_dict(), card)
 
 
-def write_files(run: Path) -> list[str]:
-    """The student in every format, and in int8; tensors in, logits out, as in PyTorch."""
-    network = load_network(str(run))
-    card = ExportCard(labels=network.labels, input="tensor", source="dsunet", version=__version__)
-    generator = torch.Generator().manual_seed(1)
-    images = list(draw_images(20, 256, 256, generator))
+def write_files(network: TrainedNetwork, folder: Path, side: int) -> list[str]:
+    """The network in every format, and in int8; tensors in, logits out, as in PyTorch."""
+    images = list(draw_images(20, side, side, torch.Generator().manual_seed(1)))
     files = []
     for form, write in WRITERS.items():
-        path = run.parent / f"student{FORMATS[form].suffix}"
+        card = ExportCard(
+            labels=network.labels, mean=network.mean, std=network.std, source=network.spec,
+            version=__version__, side=side if FORMATS[form].square else None,
+        )  # fmt: skip
+        path = folder / f"student{FORMATS[form].suffix}"
         write(trace(network, card, form, int8=False), path, card)
         files.append(str(path))
         if form in QUANTIZERS:
-            path = run.parent / f"student-int8{FORMATS[form].suffix}"
+            path = folder / f"student-int8{FORMATS[form].suffix}"
             QUANTIZERS[form](trace(network, card, form, int8=True), path, card, images)
             files.append(str(path))
     return files
+
+
+def print_parity(files: list[str], reference: TrainedNetwork) -> list[str]:
+    """Say how far each file computes what the reference does; the files that can be run here."""
+    runnable = []
+    for file in files:
+        form = format_of(file)
+        assert form is not None
+        if not runs_here(form):
+            print(f"{Path(file).name}: written, not run here ({form.system} only)")
+            continue
+        runnable.append(file)
+        parity = compare(reference, load_network(file))
+        difference = parity["logit_difference"]
+        print(
+            f"{Path(file).name}: same class {parity['same_class']:.4%}, largest logit difference "
+            f"{difference:.2g}"
+        )
+    return runnable
 
 
 def main() -> None:
@@ -66,27 +88,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--run", type=Path, help="a run folder in place of the reference student")
+    parser.add_argument(
+        "--first", choices=("eager", "onnx"), default="eager", help="what others are compared with"
+    )
     parser.add_argument("--others", action="store_true", help="torchvision's networks too, in PyTorch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "dsunet"
         write_run(run, options.width)
-        files = write_files(run)
+        run = options.run or run
         reference = load_network(str(run))
-        same = {Path(f).name: compare(reference, load_network(f)) for f in files}
+        files = print_parity(write_files(reference, Path(folder), options.size[0]), reference)
         config = BenchmarkConfig(
             precisions=["fp32", "bf16"], size=tuple(options.size), batch=options.batch,
             threads=options.threads, repeats=options.repeats, classes=CLASSES,
         )  # fmt: skip
-        record = measure([str(run), *files, *(OTHERS if options.others else ())], config)
+        first = [files[0], str(run)] if options.first == "onnx" else [str(run), files[0]]
+        record = measure([*first, *files[1:], *(OTHERS if options.others else ())], config)
     for entry in record["entries"]:
         entry["target"] = Path(entry["target"]).name
     console = Console(width=150)
     console.print(benchmark_table(record), *benchmark_lines(record), sep="\n")
-    for name, parity in same.items():
-        difference = parity["logit_difference"]
-        print(f"{name}: same class {parity['same_class']:.4%}, largest logit difference {difference:.2g}")
     print(json.dumps(record))
 
 

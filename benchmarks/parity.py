@@ -31,6 +31,9 @@ VARIANTS = [
     {"format": "executorch"},
     {"format": "onnx", "quantize": "int8"},
     {"format": "openvino", "quantize": "int8"},
+    {"format": "litert"},
+    {"format": "litert", "quantize": "int8"},
+    {"format": "ncnn"},
 ]
 
 

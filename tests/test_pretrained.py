@@ -7,7 +7,9 @@ import skimage
 from safetensors.torch import load_file
 
 from segdistill import api
-from segdistill.config.deploy import PredictConfig
+from segdistill.build import calibration_source
+from segdistill.config.deploy import ExportConfig, PredictConfig
+from segdistill.exporting.quantize import calibration_images
 from segdistill.models.card import read_card
 
 pytestmark = pytest.mark.integration
@@ -23,6 +25,14 @@ def test_a_shipped_student_is_a_light_run_folder(run: str) -> None:
     assert (folder / "model.safetensors").stat().st_size < 8e6
     assert card.metrics["miou"] > 0
     assert "research use" in (folder / "README.md").read_text()
+
+
+def test_pictures_for_int8_come_with_a_student() -> None:
+    folder = PRETRAINED / "voc-animals" / "calibration"
+    images = calibration_images(folder, 200, read_card(folder.parent).evaluate_size)
+    assert [tuple(image.shape) for image in images] == [(3, 304, 304)] * 32
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
+    assert calibration_source(str(folder.parent), ExportConfig(quantize="int8")) == folder
 
 
 @pytest.mark.parametrize("run", ["voc-animals", "voc-animals-reference"])

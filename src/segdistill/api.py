@@ -357,7 +357,9 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
     write = export_page if config.format == "web" else export_network
     exported = write(network, path, config, samples=samples, calibration=images)
     log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
-    if config.data.root and config.format != "web":
+    if exported.network is None:
+        log(f"On a Mac: segdistill verify {path} --against {target} --data.root FOLDER")
+    elif config.data.root and config.format != "web":
         log(certify_export(network, exported, config))
     return Export(exported.record, file=str(path))
 

@@ -241,7 +241,7 @@ def student_statistics(
 
 
 def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
-    """The folder of images that the settings name, else the training images of the run itself.
+    """The images that the settings name, else those that the run trained on, or that came with it.
 
     Raises:
         ValueError: there are none.
@@ -250,8 +250,11 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
         return Path(config.calibration)
     if not is_run(spec):
         raise ValueError("name a folder of images to calibrate on with --calibration")
+    folder = RunFolder(run_folder(spec))
+    if folder.calibration.is_dir():
+        return folder.calibration
     try:
-        return open_training(RunFolder(run_folder(spec)).config.data)
+        return open_training(folder.config.data)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"{spec} has no images to calibrate on ({error}): name a folder of images with --calibration"
@@ -259,17 +262,12 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
 
 
 def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
-    """The images with masks on which an export is scored; None where a float file has none."""
+    """The images with masks on which an export is scored; None where there are none."""
     try:
         return open_evaluation(spec, config.data)
     except (FileNotFoundError, ValueError) as error:
         if config.data.root:
             raise
-        if config.quantize == "int8":
-            raise ValueError(
-                f"what int8 loses must be measured, and {spec} brings no images ({error}): "
-                "name some that have masks with --data.root"
-            ) from None
         log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
         return None
 

@@ -176,6 +176,7 @@ def certify_export(network: TrainedNetwork, exported: Exported, config: ExportCo
         The verdict, and where the certificate is.
     """
     assert exported.pair is not None
+    assert exported.network is not None
     out = exported.path.with_name(f"{exported.path.name}.certificate.json")
     compared = Compared(
         specs=(network.spec, str(exported.path)),

@@ -1,6 +1,7 @@
 """Exported files compute what PyTorch does at every size and describe themselves, or are not left behind."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from segdistill.engine.run_folder import RunFolder
 from segdistill.exporting import export as exporting
 from segdistill.exporting import parity
 from segdistill.exporting.export import require_parity
+from segdistill.exporting.quantize import calibration_images
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
 from segdistill.models.exported import FORMATS, ExportedNetwork
@@ -260,8 +262,10 @@ def test_int8_that_loses_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match=r"from 0\.6000 to 0\.5800, more than 1\.0 points"):
         require_parity(scores, config, path)
     require_parity(scores | {"miou_after": 0.595}, config, path)
-    with pytest.raises(ValueError, match=r"must be measured: .*--data\.root"):
-        require_parity(scores | {"miou_after": None}, config, path)
+    unscored = scores | {"miou_before": None, "miou_after": None}
+    with pytest.raises(ValueError, match=r"int8 gives 89\.00% of the pixels .*must give 90%: .*--data\.root"):
+        require_parity(unscored | {"calibration_pixels": 0.89}, config, path)
+    require_parity(unscored | {"calibration_pixels": 0.91}, config, path)
 
 
 def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export) -> None:
@@ -296,21 +300,37 @@ def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
 def test_a_packed_student_needs_images_for_int8(
     packed: Path, shapes: Path, quantized: Export, tmp_path: Path
 ) -> None:
-    out, photos = str(tmp_path / "x.onnx"), str(next(shapes.rglob("JPEGImages")))
+    out = str(tmp_path / "x.onnx")
     data = EvaluationDataConfig(root=str(shapes), workers=0)
-    with pytest.raises(
-        ValueError, match=r"brings no images \(.*elsewhere.*name some that have .*--data\.root"
-    ):
-        api.export(packed, ExportConfig(quantize="int8", out=out, calibration=photos))
     with pytest.raises(ValueError, match=r"no images to calibrate on \(.*elsewhere.*with --calibration"):
         api.export(packed, ExportConfig(quantize="int8", out=out, data=data))
     record = json.loads(quantized("onnx").with_suffix(".onnx.json").read_text())
     assert record["parity"]["images"] == 4
 
 
+def test_a_packed_student_may_bring_images_for_int8(
+    packed: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = shutil.copytree(packed, tmp_path / "with images")
+    shutil.copytree(next(shapes.rglob("JPEGImages")), folder / "calibration")
+    out = tmp_path / "x.onnx"
+    parity = api.export(folder, ExportConfig(quantize="int8", out=str(out), calibration_images=4))["parity"]
+    images = calibration_images(folder / "calibration", 4, load_network(str(folder)).size)
+    with torch.no_grad():
+        same = [
+            (one.argmax(dim=1) == two.argmax(dim=1)).flatten()
+            for image in images
+            for one, two in [[load_network(str(f))(normalise(image[None])) for f in (folder, out)]]
+        ]
+    assert parity["calibration_pixels"] == pytest.approx(float(torch.cat(same).float().mean()))
+    assert parity["miou_after"] is None
+    assert "of the pixels of the calibration images have PyTorch's class in int8" in capsys.readouterr().err
+
+
 def test_wrong_names_and_targets(run: Path, tmp_path: Path, exported: Export) -> None:
     with pytest.raises(
-        ValueError, match="quantize is 'int8', but must be null for pt2: onnx, openvino and web"
+        ValueError, match="quantize is 'int8', but must be null for pt2: onnx, openvino, litert and web"
     ):
         api.export(run, ExportConfig(format="pt2", quantize="int8", out=str(tmp_path / "x.pt2")))
     with pytest.raises(ValueError, match=r"but onnx files end with \.onnx"):

@@ -21,8 +21,9 @@ def test_the_formats_are_those_of_the_settings() -> None:
 
 def test_a_file_has_the_format_of_its_suffix() -> None:
     names = {"a.onnx": "onnx", "b/c.xml": "openvino", "d.pt2": "pt2", "e.pte": "executorch"}
+    names |= {"f.tflite": "litert", "g.ncnn.param": "ncnn", "h.mlpackage": "coreml"}
     assert {name: format_of(name).name for name in names} == names
-    assert format_of("onnx") is format_of("a.ONNX") is format_of("runs/1") is None
+    assert format_of("onnx") is format_of("a.ONNX") is format_of("runs/1") is format_of("g.param") is None
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -39,7 +40,7 @@ def test_a_missing_runtime_is_named_with_its_extra(name: str, monkeypatch: pytes
 
 def test_only_some_formats_run_in_another_precision(make_onnx: Any) -> None:
     path = make_onnx(nn.Conv2d(3, 4, 1))
-    with pytest.raises(ValueError, match=r"as it was exported, not in bf16; .*: openvino files in bf16$"):
+    with pytest.raises(ValueError, match=r"not in bf16; .*: openvino files in bf16, ncnn files in fp16$"):
         ExportedNetwork(path, precision="bf16")
 
 

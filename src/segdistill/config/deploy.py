@@ -10,7 +10,10 @@ from segdistill.config.values import require
 TILE = 1024
 """Side, in pixels, of the tiles that a large image is cut into by default."""
 
-Format = Literal["onnx", "openvino", "pt2", "executorch"]
+LEAST_SIDE = 64
+"""Side, in pixels, of the smallest square that a file may take: networks are tried with an image of it."""
+
+Format = Literal["onnx", "openvino", "pt2", "executorch", "litert", "ncnn", "coreml"]
 """Formats of files that segdistill runs again."""
 Runtime = Literal["auto", "openvino", "onnx", "pytorch"]
 
@@ -131,15 +134,19 @@ class ExportConfig:
     """How a run becomes a file for another runtime."""
 
     format: Format | Literal["web"] = "onnx"
-    """onnx, openvino (.xml with .bin), pt2 (torch.export), executorch (.pte, XNNPACK), or web (.html): a page
-    that segments pictures, videos and the camera in a browser."""
+    """onnx, openvino (.xml with .bin), pt2 (torch.export), executorch (.pte, XNNPACK), litert (.tflite), ncnn
+    (.ncnn.param with .ncnn.bin), coreml (.mlpackage), or web (.html): a page that segments pictures, videos
+    and the camera in a browser."""
     quantize: Literal["float16", "int8"] | None = None
     """float16 halves the file and computes in float32 (onnx, web); int8 for 8-bit weights and feature maps
-    (onnx, web, openvino), calibrated on images."""
+    (onnx, web, openvino, calibrated on images; litert, which needs none)."""
     input: Literal["image", "tensor"] = "image"
     """image: N x H x W x 3 uint8 RGB; tensor: N x 3 x H x W floats, already normalised."""
     output: Literal["logits", "mask"] = "logits"
     """logits: N x K x H x W floats; mask: N x H x W uint8 class indices."""
+    side: int | None = None
+    """Side, in pixels, of the square image that litert, ncnn and coreml files take; null takes the network's
+    size. Smaller images are padded."""
     out: str = ""
     """The file; `model` with the format's suffix in the run folder where absent."""
     web: WebConfig = field(default_factory=WebConfig)
@@ -159,6 +166,9 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         require(self.images >= 0, "images", self.images, "0 or more")
+        require(
+            self.side is None or self.side >= LEAST_SIDE, "side", self.side, f"{LEAST_SIDE} or more, or null"
+        )
         require(self.calibration_images >= 1, "calibration_images", self.calibration_images, "1 or more")
         require(0 <= self.same_class <= 1, "same_class", self.same_class, "a fraction from 0 to 1")
         require(self.max_loss >= 0, "max_loss", self.max_loss, "0 or more")

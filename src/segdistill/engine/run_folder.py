@@ -75,6 +75,8 @@ class RunFolder:
         self.environment_file = self.path / "environment.json"
         self.cost_file = self.path / "cost.json"
         self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.calibration = self.path / "calibration"
+        """Images that come with a packed student, for int8."""
         self.runtimes = RuntimeFiles(self.path / "runtimes")
         self.report_file = self.path / "report.html"
         self.figures = self.path / "figures"

@@ -2,24 +2,29 @@
 
 import contextlib
 import json
+import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from segdistill.config.deploy import WEB_SUFFIX, ExportConfig
+from segdistill.config.deploy import LEAST_SIDE, WEB_SUFFIX, ExportConfig
 from segdistill.data.samples import FileSamples
 from segdistill.engine.agreement import Pair
-from segdistill.exporting.parity import compare, compare_scores, scores_record
+from segdistill.exporting.parity import agreement, compare, compare_scores, scores_record
 from segdistill.exporting.quantize import QUANTIZERS, halve_weights
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.exported import FORMATS, ExportCard, FileFormat
+from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork, FileFormat
 from segdistill.models.hub_runs import find_run
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.version import __version__
+
+LEAST_AGREEMENT = 0.9
+"""Smallest fraction of pixels with PyTorch's class in an int8 file, where no masks tell what it loses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +34,13 @@ class Exported:
     Attributes:
         path: the file.
         record: format, card, bytes and parity; the content of the JSON file beside it.
-        network: the file, opened in its own runtime.
+        network: the file, opened in its own runtime; None where that does not run on this system.
         pair: what network and file did on images with masks; None where there were none.
     """
 
     path: Path
     record: dict[str, Any]
-    network: TrainedNetwork
+    network: TrainedNetwork | None
     pair: Pair | None
 
 
@@ -63,10 +68,11 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         exported = write_checked(network, draft, path, config, samples=samples, calibration=calibration)
-        files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
         beside = draft.with_name(f"{draft.name}.json")
         beside.write_text(json.dumps(exported.record, indent=2) + "\n")
-        for file in (beside, *files):  # the network itself comes last
+        if path.is_dir():
+            shutil.rmtree(path)  # no folder replaces one that has files
+        for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):  # the network itself last
             file.replace(path.with_name(file.name))
     return exported
 
@@ -89,23 +95,62 @@ def write_checked(
         labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
         output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
         temperature=1.0 if config.output == "mask" else network.temperature,
+        side=_square_side(network, config),
     )  # fmt: skip
     _write(network, draft, card, config, calibration)
-    written = load_network(str(draft))
-    parity = compare(network, written)
-    pair = compare_scores(network, written, samples, config.images)
-    parity |= scores_record(pair)
+    with contextlib.ExitStack() as stack:
+        written = _open(draft, "fp32", stack) if runs_here(form) else None
+        parity, pair = _compare(network, written, samples, config)
+        if written is not None and pair is None and config.quantize == "int8":
+            parity["calibration_pixels"] = agreement(network, written, calibration)
+        if written is not None and "fp16" in form.precisions:  # what phones compute in
+            parity["fp16"] = compare(network, _open(draft, "fp16", stack))
     require_parity(parity, config, path)
     record = {
         "file": path.name,
         "format": form.name,
         "quantize": config.quantize,
         **card.to_dict(),
-        "largest": _limits(form),
-        "bytes": sum(file.stat().st_size for file in draft.parent.iterdir()),
+        "largest": _limits(form, card),
+        "bytes": sum(file.stat().st_size for file in form.files(draft)),
         "parity": parity,
     }
     return Exported(path=path, record=record, network=written, pair=pair)
+
+
+def _open(draft: Path, precision: str, stack: contextlib.ExitStack) -> TrainedNetwork:
+    """The file in its runtime, which may be a process that ends with the stack."""
+    network = load_network(str(draft), precision=precision, isolated=True)
+    stack.callback(cast(ExportedNetwork, network.module).close)
+    return network
+
+
+def runs_here(form: FileFormat) -> bool:
+    """Whether this system has what runs such files."""
+    return form.system in {None, platform.system()}
+
+
+def _square_side(network: TrainedNetwork, config: ExportConfig) -> int | None:
+    """Side of the one image that the file takes; None for free sizes."""
+    if not file_format(config.format).square:
+        return None
+    side = config.side or network.size
+    if side is None:
+        raise ValueError(
+            f"{config.format} files take images of one size: name its side in pixels with --side"
+        )
+    return max(side, LEAST_SIDE)
+
+
+def _compare(
+    network: TrainedNetwork, written: TrainedNetwork | None, samples: FileSamples | None, config: ExportConfig
+) -> tuple[dict[str, Any], Pair | None]:
+    """What `compare` and `compare_scores` find; all of it None where the file cannot be run."""
+    if written is None:
+        nothing = {"sizes": [], "batches": [], "logit_difference": None, "same_class": None}
+        return nothing | scores_record(None), None
+    pair = compare_scores(network, written, samples, config.images)
+    return compare(network, written) | scores_record(pair), pair
 
 
 def export_path(spec: str, config: ExportConfig) -> Path:
@@ -124,7 +169,7 @@ def export_path(spec: str, config: ExportConfig) -> Path:
     if not config.out and find_run(spec) != Path(spec):  # the cache of the hub is not ours to write into
         raise ValueError(f"name the file with --out FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
-    if path.suffix != suffix:
+    if not path.name.endswith(suffix):
         raise ValueError(f"out is {config.out!r}, but {config.format} files end with {suffix}")
     return path
 
@@ -135,9 +180,15 @@ def file_format(name: str) -> FileFormat:
 
 
 def check_format(config: ExportConfig) -> None:
-    """Raise a `ValueError` if the format lacks the number type that the settings ask for."""
-    wanted = config.quantize
-    if wanted is not None and wanted not in file_format(config.format).quantize:
+    """Raise a `ValueError` if the format lacks the number type, side or output that the settings ask for."""
+    wanted, form = config.quantize, file_format(config.format)
+    if config.side is not None and not form.square:
+        raise ValueError(f"side is {config.side}, but must be null for {config.format}: it takes any size")
+    if config.output == "mask" and form.planes:
+        raise ValueError(
+            f"output is 'mask', but must be logits for {config.format}: litert and onnx have masks"
+        )
+    if wanted is not None and wanted not in form.quantize:
         possible = [name for name, form in FORMATS.items() if wanted in form.quantize]
         raise ValueError(
             f"quantize is {wanted!r}, but must be null for {config.format}: "
@@ -176,7 +227,7 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
 def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> None:
     """Raise a `ValueError` unless the file computes what the network does, within the limits."""
     if config.quantize != "int8":
-        if parity["same_class"] < config.same_class:
+        if parity["same_class"] is not None and parity["same_class"] < config.same_class:
             raise ValueError(
                 f"{path} was not written: {parity['same_class']:.4%} of the pixels have PyTorch's class, but "
                 f"--same_class asks for {config.same_class:.4%}"
@@ -184,7 +235,13 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
         return
     before, after = parity["miou_before"], parity["miou_after"]
     if before is None or after is None:
-        raise ValueError("what int8 loses must be measured: name a data set with masks with --data.root")
+        if parity["calibration_pixels"] < LEAST_AGREEMENT:
+            raise ValueError(
+                f"{path} was not written: int8 gives {parity['calibration_pixels']:.2%} of the pixels of its "
+                f"calibration images PyTorch's class, but must give {LEAST_AGREEMENT:.0%}: name images with "
+                "masks with --data.root, and mean IoU decides"
+            )
+        return
     if 100 * (before - after) > config.max_loss:
         raise ValueError(
             f"{path} was not written: int8 takes mean IoU from {before:.4f} to {after:.4f}, more than "
@@ -192,6 +249,7 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
         )
 
 
-def _limits(form: FileFormat) -> dict[str, int] | None:
+def _limits(form: FileFormat, card: ExportCard) -> dict[str, int] | None:
     """Most images and longest side, in pixels, that a file takes at once; None without a limit."""
-    return None if form.largest is None else dict(zip(("batch", "side"), form.largest, strict=True))
+    largest = form.largest if card.side is None else (1, card.side)
+    return None if largest is None else dict(zip(("batch", "side"), largest, strict=True))

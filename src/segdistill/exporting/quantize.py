@@ -1,4 +1,4 @@
-"""Writes graphs as int8 files, calibrated on images: NNCF for OpenVINO, onnxruntime for ONNX.
+"""Writes graphs as int8 files: by NNCF and onnxruntime, calibrated on images, and by LiteRT's own quantizer.
 
 N: images, H, W: rows and columns.
 """
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
 from segdistill.data.transforms import resize_long_side
-from segdistill.exporting.writers import make_openvino, save_openvino, write_onnx
+from segdistill.exporting.writers import convert_litert, make_openvino, save_openvino, write_onnx
 from segdistill.models.exported import ExportCard
 from segdistill.models.openvino_graphs import sole_core
 from segdistill.models.quiet import quiet
@@ -204,5 +204,16 @@ def halve_weights(path: Path) -> None:
     onnx.save(model, path)
 
 
-QUANTIZERS = {"openvino": quantize_openvino, "onnx": quantize_onnx}
+def quantize_litert(program: ExportedProgram, path: Path, card: ExportCard, images: Sequence[Tensor]) -> None:
+    """Write an int8 LiteRT file: weights in 8 bits, the ranges of maps found at each pass, without images.
+
+    With ranges measured on drawn pictures a student of animals lost 46 points of mean IoU.
+
+    Args: as for `quantize_openvino`.
+    """
+    del images
+    convert_litert(program, path, card, "int8")
+
+
+QUANTIZERS = {"openvino": quantize_openvino, "onnx": quantize_onnx, "litert": quantize_litert}
 """What writes an int8 file, by name of the format, as far as it has them."""

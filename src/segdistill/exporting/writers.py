@@ -1,9 +1,10 @@
-"""Writes a network as ONNX, OpenVINO, torch.export or ExecuTorch file, with free batch, height and width.
+"""Writes a network as a file of each format, with free batch, height and width where the format has them.
 
 N: images, H, W: rows and columns, K: classes.
 """
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +20,20 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from segdistill.files import first_line
 from segdistill.models.exported import ENTRY, FORMATS, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
+from segdistill.models.isolated import run_isolated
 from segdistill.models.quiet import quiet
 from segdistill.models.trained import TrainedNetwork
 
 TRACED = (2, 69, 91)
 """N, H, W of the example that the graph is traced with: numbers that no network treats specially."""
+
+CONVERTERS = Path(__file__).parent / "converters"
+"""Programs that convert a graph in an environment of their own, because their packages hold back others."""
+
+LITERT = ("litert-torch==0.10.0", "torch==2.14.1")
+PNNX = ("pnnx==20261020",)
+COREML = ("coremltools==9.0", "torch==2.14.1")
+"""What the converters need."""
 
 
 class ExportGraph(nn.Module):
@@ -33,12 +43,16 @@ class ExportGraph(nn.Module):
         network: to export; it is copied.
         card: input, output, and the statistics of the normalisation.
         concatenate: see `fuse_for_runtimes`.
+        planes: see `FileFormat`.
     """
 
-    def __init__(self, network: TrainedNetwork, card: ExportCard, *, concatenate: bool) -> None:
+    def __init__(
+        self, network: TrainedNetwork, card: ExportCard, *, concatenate: bool, planes: bool = False
+    ) -> None:
         super().__init__()
         self.network = fuse_for_runtimes(network.module, concatenate=concatenate)
         self.inputs_images, self.outputs_masks = card.input == "image", card.output == "mask"
+        self.planes = planes
         with torch.no_grad():
             self.upsamples = network.module(torch.zeros(1, 3, 64, 64)).shape[2:] != (64, 64)
         self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -47,7 +61,8 @@ class ExportGraph(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """N x H x W x 3 uint8 or N x 3 x H x W -> N x K x H x W logits, or N x H x W uint8."""
         if self.inputs_images:
-            image = (image.permute(0, 3, 1, 2).float() - cast(Tensor, self.mean)) * cast(Tensor, self.gain)
+            image = image if self.planes else image.permute(0, 3, 1, 2).float()
+            image = (image - cast(Tensor, self.mean)) * cast(Tensor, self.gain)
         logits = self.network(image)
         if self.upsamples:
             logits = F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
@@ -55,7 +70,7 @@ class ExportGraph(nn.Module):
 
 
 def trace(network: TrainedNetwork, card: ExportCard, form: str, *, int8: bool) -> ExportedProgram:
-    """The graph of a network, for any number of images of any size, or what the format allows.
+    """The graph of a network, for any number of images of any size, or what format and card allow.
 
     Args:
         network: to export.
@@ -66,10 +81,11 @@ def trace(network: TrainedNetwork, card: ExportCard, form: str, *, int8: bool) -
     Raises:
         ValueError: its code decides by the size of the image, so that no graph holds for all sizes.
     """
-    count, height, width = TRACED
+    planes = FORMATS[form].planes
+    count, height, width = TRACED if card.side is None else (1, card.side, card.side)
     max_batch, max_side = FORMATS[form].largest or (None, None)
     count = min(count, max_batch or count)
-    if card.input == "image":
+    if card.input == "image" and not planes:
         example = torch.zeros(count, height, width, 3, dtype=torch.uint8)
         axes = (1, 2)
     else:
@@ -80,16 +96,18 @@ def trace(network: TrainedNetwork, card: ExportCard, form: str, *, int8: bool) -
     # The sum of two convolutions is faster than one over a concatenation, but not as int8; in ExecuTorch it
     # takes 60 times as long.
     concatenate = int8 or form == "executorch"
-    graph = ExportGraph(network, card, concatenate=concatenate).eval()
+    graph = ExportGraph(network, card, concatenate=concatenate, planes=planes).eval()
     try:
+        if card.side is not None:
+            with quiet():
+                return torch.export.export(graph, (example,))
         with quiet(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(
                 graph, (example,), dynamic_shapes=(free,), prefer_deferred_runtime_asserts_over_guards=True
             )
     except Exception as error:  # the tracer raises nearly anything
-        raise ValueError(
-            f"{card.source} cannot be exported for images of any size: {first_line(error)}"
-        ) from None
+        size = "images of any size" if card.side is None else f"an image of {card.side}x{card.side} pixels"
+        raise ValueError(f"{card.source} cannot be exported for {size}: {first_line(error)}") from None
     return _without_conditions(program)
 
 
@@ -213,6 +231,46 @@ def write_executorch(program: ExportedProgram, path: Path, card: ExportCard) -> 
     path.write_bytes(lowered.buffer)
 
 
+def write_litert(program: ExportedProgram, path: Path, card: ExportCard) -> None:
+    """Write a .tflite file, in litert-torch's environment."""
+    convert_litert(program, path, card)
+
+
+def convert_litert(
+    program: ExportedProgram, path: Path, card: ExportCard, number_type: str = "float32"
+) -> None:
+    """As `write_litert`, with weights in `float32` or `int8`."""
+    _write_card(path, card)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "graph.pt2"
+        write_pt2(program, graph, card)
+        run_isolated(LITERT, CONVERTERS / "litert.py", graph, path, number_type)
+
+
+def write_ncnn(program: ExportedProgram, path: Path, card: ExportCard) -> None:
+    """Write a .ncnn.param file and its .ncnn.bin, in pnnx's environment."""
+    _write_card(path, card)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "graph.onnx"
+        write_onnx(program, graph, card)
+        run_isolated(PNNX, CONVERTERS / "ncnn.py", graph, path, f"[1,3,{card.side},{card.side}]")
+
+
+def write_coreml(program: ExportedProgram, path: Path, card: ExportCard) -> None:
+    """Write an .mlpackage folder, in the environment of coremltools, and read its specification again."""
+    _write_card(path, card)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "graph.pt2"
+        write_pt2(program, graph, card)
+        text = json.dumps(card.to_dict())
+        run_isolated(COREML, CONVERTERS / "coreml.py", graph, path, card.input, card.output, text)
+
+
+def _write_card(path: Path, card: ExportCard) -> None:
+    """The card of a file that has no room for it."""
+    path.with_name(f"{path.name}.json").write_text(json.dumps(card.to_dict()))
+
+
 Write = Callable[[ExportedProgram, Path, ExportCard], None]
 
 WRITERS: dict[str, Write] = {
@@ -220,5 +278,8 @@ WRITERS: dict[str, Write] = {
     "openvino": write_openvino,
     "pt2": write_pt2,
     "executorch": write_executorch,
+    "litert": write_litert,
+    "ncnn": write_ncnn,
+    "coreml": write_coreml,
 }
 """What writes a file, by name of the format."""

@@ -8,26 +8,24 @@ import importlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.config.values import require
-from segdistill.data.labels import LabelSet, label_set
-from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.files import first_line
-from segdistill.models.card import is_temperature
+from segdistill.files import first_line, read_json
+from segdistill.models import mobile
+from segdistill.models.export_card import ENTRY as ENTRY
+from segdistill.models.export_card import ExportCard as ExportCard
+from segdistill.models.isolated import IsolatedRun
 from segdistill.models.onnx_session import ProviderError, open_session
 from segdistill.models.openvino_graphs import OpenVINOGraphs, openvino_core
 
-ENTRY = "segdistill"
-"""Under this name a file that has room for one text keeps its card."""
 SURE = 20.0
 """Logit of the class of a pixel in a mask, where the others have 0: its probability is 1 up to rounding."""
 
@@ -40,71 +38,16 @@ class RunOptions:
     """How a runtime computes.
 
     Attributes:
-        threads: of onnxruntime and OpenVINO.
+        threads: of onnxruntime, OpenVINO, LiteRT and ncnn.
         precision: fp32, or what else `FileFormat.precisions` has.
         provider: of onnxruntime, see `open_session`.
+        isolated: a runtime that is not installed is run in an environment of its own.
     """
 
     threads: int
     precision: str = "fp32"
     provider: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportCard:
-    """Describes an exported file, in the file's own metadata and in the JSON file beside it.
-
-    Attributes:
-        labels: what the logits are over; None where the metadata of a foreign file lack it.
-        mean, std: of the RGB input in 0 to 1.
-        size: long side, in pixels, of the images it is meant for; None for any.
-        output_stride: its input is resized so that both sides are a multiple of it, plus 1; None for any.
-        input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
-        temperature: what logits, which are raw, are divided by before probabilities are made of them.
-        output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
-        source: run folder or spec that it was made from.
-        version: of segdistill.
-    """
-
-    labels: LabelSet | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    size: int | None = None
-    output_stride: int | None = None
-    input: Literal["image", "tensor"] = "tensor"
-    output: Literal["logits", "mask"] = "logits"
-    source: str = ""
-    version: str = ""
-    temperature: float = 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, read back by `read`."""
-        labels = None if self.labels is None else self.labels.to_dict()
-        return {**vars(self), "labels": labels, "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def read(cls, texts: Mapping[str, str], path: Path) -> Self:
-        """The card in the metadata of a file, each value a JSON text; a foreign file may have a part of it.
-
-        Raises:
-            ValueError: a value is not what segdistill, or docs/own-networks.md, would write.
-        """
-        try:
-            values = {key: json.loads(texts[key]) for key in cls.__dataclass_fields__ if key in texts}
-            if values.get("labels") is not None:
-                labels = values["labels"]
-                description = labels if isinstance(labels, dict) else {"names": list(labels)}
-                values["labels"] = label_set(description, str(path))
-            for key in {"mean", "std"} & values.keys():
-                values[key] = tuple(map(float, values[key]))
-            stride = values.get("output_stride")
-            possible = stride is None or (isinstance(stride, int) and stride > 0)
-            require(possible, "output_stride", stride, "above 0, or null")
-            if not is_temperature(values.get("temperature", 1.0)):
-                raise ValueError(f"temperature is {values['temperature']!r}, but must be a number above 0")
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the metadata of {path} cannot be read: {error}") from None
+    isolated: bool = False
 
 
 class ExportedNetwork(nn.Module):
@@ -113,10 +56,11 @@ class ExportedNetwork(nn.Module):
     It computes on the CPU; an ONNX file where its provider does, by default on CUDA with onnxruntime-gpu.
 
     Args:
-        path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export) or .pte (ExecuTorch).
-        threads: of onnxruntime and OpenVINO; None for PyTorch's number.
+        path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export), ..., see `FORMATS`.
+        threads: of the runtime, where it can be told; None for PyTorch's number.
         precision: what the runtime computes in; most formats allow fp32 only, see `FORMATS`.
         provider: what of onnxruntime computes an .onnx file, see `open_session`.
+        isolated: see `RunOptions`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -130,12 +74,13 @@ class ExportedNetwork(nn.Module):
         threads: int | None = None,
         precision: str = "fp32",
         provider: str | None = None,
+        isolated: bool = False,
     ) -> None:
         super().__init__()
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist")
         form = format_of(path)
         assert form is not None
+        if not (path.is_dir() if form.folder else path.is_file()):
+            raise FileNotFoundError(f"{path} does not exist")
         self.path, self.format = path, form
         if precision not in form.precisions:
             others = [f"{f.name} files in {p}" for f in FORMATS.values() for p in f.precisions if p != "fp32"]
@@ -146,8 +91,9 @@ class ExportedNetwork(nn.Module):
         if provider is not None and not form.providers:
             raise ValueError(f"{path} is {form.title}, but --provider is for .onnx files: leave it out")
         options = RunOptions(
-            threads=threads or torch.get_num_threads(), precision=precision, provider=provider
-        )
+            threads=threads or torch.get_num_threads(), precision=precision, provider=provider,
+            isolated=isolated,
+        )  # fmt: skip
         with _reading(path, form):
             self.run, self.metadata = form.open(path, options)
         self.card = ExportCard.read(self.metadata, path)
@@ -155,12 +101,19 @@ class ExportedNetwork(nn.Module):
     @property
     def largest(self) -> tuple[int, int] | None:
         """Most images and longest side, in pixels, that it takes at once; None for any, or where unknown."""
+        if self.card.side is not None:
+            return 1, self.card.side
         return self.format.largest if self.card.version else None
 
     @property
     def content(self) -> Iterator[bytes]:
         """The bytes of its files."""
         yield from (path.read_bytes() for path in self.format.files(self.path))
+
+    def close(self) -> None:
+        """End the process that runs it, where there is one."""
+        if isinstance(self.run, IsolatedRun):
+            self.run.close()
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, normalised with the card's mean and std -> N x K x H x W logits on the same device.
@@ -169,7 +122,9 @@ class ExportedNetwork(nn.Module):
         For a file that outputs masks the logits are `SURE` and 0.
         """
         values = image.detach().float().cpu()
-        pixels = self.to_pixels(values) if self.card.input == "image" else values
+        height, width = values.shape[2:]
+        pixels = self.to_square(values)
+        pixels = self.to_pixels(pixels) if self.card.input == "image" else pixels
         try:
             output = torch.from_numpy(self.run(pixels.contiguous().numpy()))
         except Exception as error:  # the runtimes' own exceptions share no base class but Exception
@@ -180,11 +135,25 @@ class ExportedNetwork(nn.Module):
             raise ValueError(
                 f"{self.path} cannot take {shape} images: {first_line(error)} ({hint})"
             ) from None
+        output = output[..., :height, :width]
         if self.card.output == "mask":
             if self.card.labels is None:
                 raise ValueError(f"{self.path} outputs masks, but its metadata lack the classes")
             output = F.one_hot(output.long(), len(self.card.labels)).permute(0, 3, 1, 2) * SURE
         return output.to(image.device)
+
+    def to_square(self, image: Tensor) -> Tensor:
+        """N x 3 x H x W, normalised -> padded with the mean, which is 0, to the one size that the file takes.
+
+        Raises:
+            ValueError: it is larger.
+        """
+        side, (height, width) = self.card.side, image.shape[2:]
+        if side is None:
+            return image
+        if max(height, width) > side:
+            raise ValueError(f"{self.path} takes images of {side}x{side} pixels, not {height}x{width}")
+        return F.pad(image, (0, side - width, 0, side - height))
 
     def to_pixels(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, normalised -> N x H x W x 3 uint8."""
@@ -231,6 +200,16 @@ def _open_executorch(path: Path, options: RunOptions) -> tuple[Run, dict[str, st
     return run, _texts(text)
 
 
+def _open_mobile(form: str, path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+    """A file that cannot hold its card, which is in the JSON file beside it."""
+    beside = path.with_name(f"{path.name}.json")
+    card = read_json(beside) if beside.is_file() else {}
+    isolated = options.isolated and not mobile.is_installed(FORMATS[form].runtime)
+    start = partial(IsolatedRun, form) if isolated else mobile.OPENERS[form]
+    run = start(path, options.threads, options.precision)
+    return run, {key: json.dumps(value) for key, value in card.items()}
+
+
 def _texts(card: str) -> dict[str, str]:
     """A card in one JSON text, each value a JSON text of its own as in ONNX's metadata."""
     return {key: json.dumps(value) for key, value in json.loads(card).items()}
@@ -250,6 +229,11 @@ class FileFormat:
         companion: suffix of a second file that belongs to it.
         largest: most images and longest side, in pixels, that its files take at once, because they reserve
             the memory for these when they are loaded; None for any.
+        square: its files take one square image, see `ExportCard.side`.
+        planes: where its files take images, these are 1 x 3 x H x W floats from 0 to 255, as its runtime
+            makes them of pictures.
+        folder: such a file is a folder.
+        system: the one on which it can be run, as `platform.system` calls it; None for any.
         quantize: smaller number types that it can be written in.
         precisions: what its runtime can compute a float32 file in.
         threads: whether its runtime can be told how many threads to use.
@@ -264,6 +248,10 @@ class FileFormat:
     open: Callable[[Path, RunOptions], tuple[Run, dict[str, str]]]
     companion: str | None = None
     largest: tuple[int, int] | None = None
+    square: bool = False
+    planes: bool = False
+    folder: bool = False
+    system: str | None = None
     quantize: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp32",)
     threads: bool = True
@@ -271,6 +259,8 @@ class FileFormat:
 
     def files(self, path: Path) -> list[Path]:
         """All files of the network in `path`."""
+        if self.folder:
+            return sorted(file for file in path.rglob("*") if file.is_file())
         return [path] if self.companion is None else [path, path.with_suffix(self.companion)]
 
     def import_runtime(self) -> None:
@@ -310,6 +300,20 @@ FORMATS: dict[str, FileFormat] = {
             name="executorch", suffix=".pte", extra="executorch", title="an ExecuTorch network",
             runtime="executorch.runtime", open=_open_executorch, largest=(1, 512), threads=False,
         ),
+        FileFormat(
+            name="litert", suffix=".tflite", extra="mobile", title="a LiteRT network",
+            runtime="ai_edge_litert", open=partial(_open_mobile, "litert"), square=True, quantize=("int8",),
+        ),
+        FileFormat(
+            name="ncnn", suffix=".ncnn.param", extra="mobile", title="an ncnn network", runtime="ncnn",
+            open=partial(_open_mobile, "ncnn"), companion=".bin", square=True, planes=True,
+            precisions=("fp32", "fp16"),
+        ),
+        FileFormat(
+            name="coreml", suffix=".mlpackage", extra="mobile", title="a Core ML network",
+            runtime="coremltools", open=partial(_open_mobile, "coreml"), square=True, planes=True,
+            folder=True, system="Darwin", threads=False,
+        ),
     )
 }  # fmt: skip
 """The file formats, by name."""
@@ -317,8 +321,8 @@ FORMATS: dict[str, FileFormat] = {
 
 def format_of(path: str | Path) -> FileFormat | None:
     """The format of an exported file, by its suffix; None for anything else."""
-    suffix = Path(path).suffix
-    return next((form for form in FORMATS.values() if form.suffix == suffix), None)
+    name = Path(path).name
+    return next((form for form in FORMATS.values() if name.endswith(form.suffix)), None)
 
 
 @contextlib.contextmanager

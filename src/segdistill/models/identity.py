@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segdistill.models.card import WEIGHTS
 from segdistill.models.exported import ExportedNetwork, format_of
+from segdistill.models.isolated import IsolatedRun
 from segdistill.models.spec import parse_spec
 from segdistill.models.trained import TrainedNetwork
 
@@ -27,6 +28,8 @@ def weight_files(spec: str) -> list[Path]:
 def runtime_version(network: TrainedNetwork) -> str:
     """What computes a network, with its version: "onnxruntime 1.32.0"."""
     module = network.module
+    if isinstance(module, ExportedNetwork) and isinstance(module.run, IsolatedRun):
+        return module.run.packages[0].replace("==", " ")
     name = module.format.runtime.partition(".")[0] if isinstance(module, ExportedNetwork) else "torch"
     return f"{name} {getattr(import_module(name), '__version__', '')}".rstrip()
 

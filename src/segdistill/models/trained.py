@@ -118,6 +118,11 @@ class TrainedNetwork(nn.Module):
         """Longest side, in pixels, that an exported file takes; None for any."""
         return None if self.largest is None else self.largest[1]
 
+    @property
+    def side(self) -> int | None:
+        """Side, in pixels, of the one image that an exported file takes; None for free sizes."""
+        return self.module.card.side if isinstance(self.module, ExportedNetwork) else None
+
     def fingerprint(self) -> str:
         """SHA-256 over spec, normalisation and every weight: equal networks, equal fingerprints."""
         digest = hashlib.sha256(json.dumps([self.spec, self.mean, self.std]).encode())
@@ -144,6 +149,7 @@ class LoadOptions:
     precision: str
     prompts: PromptConfig
     provider: str | None
+    isolated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +183,7 @@ def load_network(
     output_stride: int | None = None,
     prompts: PromptConfig | None = None,
     provider: str | None = None,
+    isolated: bool = False,
 ) -> TrainedNetwork:
     """A trained network, in eval mode.
 
@@ -190,6 +197,7 @@ def load_network(
         output_stride: see `TrainedNetwork`; None takes what the network declares.
         prompts: what an open-vocabulary network is to segment.
         provider: what of onnxruntime computes an .onnx file, see `open_session`; None for other networks.
+        isolated: a file whose runtime is not installed is run in an environment of its own, see `RunOptions`.
 
     Label set, normalisation and output stride come from the run folder, from torchvision's or the file's
     metadata, or from attributes `labels` (class names or a label set), `mean`, `std` and `output_stride` of a
@@ -209,6 +217,7 @@ def load_network(
         precision=precision,
         prompts=prompts or PromptConfig(),
         provider=provider,
+        isolated=isolated,
     )
     loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
     network = TrainedNetwork(
@@ -246,7 +255,9 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
 def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     """An exported file, in its own runtime."""
     assert spec.path is not None
-    module = ExportedNetwork(spec.path, precision=options.precision, provider=options.provider)
+    module = ExportedNetwork(
+        spec.path, precision=options.precision, provider=options.provider, isolated=options.isolated
+    )
     card = module.card
     return Loaded(
         module=module,
