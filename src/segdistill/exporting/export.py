@@ -147,7 +147,7 @@ def _compare(
 ) -> tuple[dict[str, Any], Pair | None]:
     """What `compare` and `compare_scores` find; all of it None where the file cannot be run."""
     if written is None:
-        nothing = {"sizes": [], "batches": [], "logit_difference": None, "same_class": None}
+        nothing: dict[str, Any] = {"sizes": [], "batches": [], "logit_difference": None, "same_class": None}
         return nothing | scores_record(None), None
     pair = compare_scores(network, written, samples, config.images)
     return compare(network, written) | scores_record(pair), pair
