@@ -336,8 +336,11 @@ def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> 
             "train --optim.name adma",
             "--optim.name is 'adma', but must be adamw, adam or sgd; did you mean adam?",
         ),
-        ("export run --format onx", "executorch; did you mean onnx?"),
-        ("export run --quantize int9", "--quantize is 'int9', but must be int8 or null; did you mean int8?"),
+        ("export run --format onx", "did you mean onnx? (segdistill export --help"),
+        (
+            "export run --quantize int9",
+            "--quantize is 'int9', but must be float16, int8 or null; did you mean int8?",
+        ),
         (
             "train --student.decoder pfn",
             "--student.decoder is 'pfn', but must be fpn, lraspp or deeplab; did you",
@@ -359,8 +362,8 @@ def test_the_program_alone_shows_the_usual_way(capsys: Any) -> None:
     assert commands == ["data", "evaluate", "train", "predict", "export"]
     for line in err.splitlines():
         if line.startswith("  segdistill "):
-            parser = make_parser(cli.VERBS, "0", "")
-            parser.parse_args([*expand(line.split()[1:])])
+            typed = [*expand(line.split()[1:])]
+            make_parser(cli.VERBS, "0", "", typed).parse_args(typed)
 
 
 def shown_options(capsys: Any, *arguments: str) -> list[str]:
@@ -390,7 +393,7 @@ def test_the_examples_of_help_can_be_typed(verb: str) -> None:
     arguments = ["x"] * sum(not name.startswith("-") for name in cli.VERBS[verb].arguments)
     for option, example in cli.VERBS[verb].first.items():
         arguments += [option, *shlex.split(example)]
-    parser = make_parser(cli.VERBS, "0", "")
+    parser = make_parser(cli.VERBS, "0", "", [verb])
     chosen, _ = read_options(parser, cli.VERBS, [verb, *expand(arguments)])
     assert chosen is cli.VERBS[verb]
 
@@ -431,7 +434,7 @@ def test_bash_completes_commands_options_choices_and_files(capsys: Any, tmp_path
         "segdistill ev": "evaluate",
         "segdistill train --objective.te": "--objective.temperature --objective.teacher_layer",
         "segdistill train --optim.name ''": "adamw adam sgd",
-        "segdistill data sh": "shapes",
+        "segdistill data sha": "shapes",
         "segdistill predict run pho": "photos",
         "segdistill train --data.root pho": "photos",
     }

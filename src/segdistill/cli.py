@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 or 143 after a signal.
     """
     given = list(expand(sys.argv[1:] if arguments is None else arguments))
-    parser = make_parser(VERBS, segdistill.__version__, PURPOSE)
+    parser = make_parser(VERBS, segdistill.__version__, PURPOSE, given)
     if not given:
         sys.stderr.write(USUAL_WAY.format(version=segdistill.__version__))
         return 2

@@ -46,14 +46,21 @@ class Verb:
     verbs: Mapping[str, "Verb"] = field(default_factory=dict)
 
 
-def make_parser(verbs: Mapping[str, Verb], version: str, description: str) -> ArgumentParser:
-    """The parser of a program's verbs."""
+def make_parser(
+    verbs: Mapping[str, Verb], version: str, description: str, typed: Sequence[str] | None = None
+) -> ArgumentParser:
+    """The parser of a program's verbs; where `typed` is given, with the options of the verbs in it alone.
+
+    (Those of all verbs take half a second.)
+    """
     parser = ArgumentParser(prog=PROGRAM, version=version, exit_on_error=False, description=description)
-    _add_verbs(parser, verbs, [PROGRAM])
+    _add_verbs(parser, verbs, [PROGRAM], typed)
     return parser
 
 
-def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb], path: Sequence[str]) -> None:
+def _add_verbs(
+    parser: ArgumentParser, verbs: Mapping[str, Verb], path: Sequence[str], typed: Sequence[str] | None
+) -> None:
     commands = parser.add_subcommands()
     for name, verb in verbs.items():
         words = [*path, name]
@@ -65,6 +72,9 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb], path: Sequence
             add_help=False,
             usage=" ".join([*words, "COMMAND ..."] if verb.verbs else [*words, *takes, "[options]"]),
         )
+        if typed is not None and name not in typed:
+            commands.add_subcommand(name, command, help=verb.help)
+            continue
         add_help(command, verb.first, SHORT)
         for argument, form in verb.arguments.items():
             command.add_argument(argument, **form)
@@ -79,7 +89,7 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb], path: Sequence
             command.add_class_arguments(verb.settings, None)
         commands.add_subcommand(name, command, help=verb.help)
         if verb.verbs:
-            _add_verbs(command, verb.verbs, words)
+            _add_verbs(command, verb.verbs, words, typed)
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
