@@ -21,10 +21,12 @@ def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
         "Architecture", "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
         "EvaluationDataConfig",
-        "ExportConfig", "LabelConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig", "RuntimeConfig",
-        "ServeConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "__version__", "benchmark",
+        "ExportConfig", "LabelConfig", "LoadConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig",
+        "RuntimeConfig",
+        "ServeConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "VerifyConfig",
+        "__version__", "benchmark",
         "build_model", "cache", "compare", "evaluate", "export", "fuse",
-        "keep_freed_memory", "label", "load_student", "predict", "report", "serve", "train",
+        "keep_freed_memory", "label", "load", "load_student", "predict", "report", "serve", "train", "verify",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
     assert dir(segdistill) == sorted(segdistill.__all__)
@@ -43,6 +45,8 @@ def test_public_names_are_pinned() -> None:
         ("export", "(target, config, **settings)"),
         ("benchmark", "(targets, config, **settings)"),
         ("serve", "(target, config, *, ready)"),
+        ("load", "(target, config, **settings)"),
+        ("verify", "(target, config, **settings)"),
         ("load_student", "(run)"),
         ("build_model", "(network, num_classes)"),
     ],

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from segdistill.build import open_evaluation
 from segdistill.config.deploy import ExportConfig
+from segdistill.config.keywords import with_keywords
 from segdistill.config.values import one_each
 from segdistill.config.verify import VerifyConfig
 from segdistill.console import progress
@@ -76,12 +77,13 @@ class Compared:
     pair: Pair
 
 
-def verify(target: str | Path, config: VerifyConfig) -> Record:
+def verify(target: str | Path, config: VerifyConfig | None = None, **settings: Any) -> Record:
     """Run two networks on the same images, and write a certificate of how much worse the first may be.
 
     Args:
         target: the network that is certified: a run folder, an exported file, or any network spec.
         config: what it is compared with, on which images, and the loss that is allowed.
+        settings: settings by name, `against="runs/mine"`; they win over `config`.
 
     Returns:
         The certificate: what `config.out` gets, see docs/deploy.md, with `out` and `problems` (1 if nothing
@@ -91,6 +93,9 @@ def verify(target: str | Path, config: VerifyConfig) -> Record:
         FileNotFoundError: a file or folder does not exist.
         ValueError: classes, data and settings do not fit each other, or there are several processes.
     """
+    config = with_keywords(VerifyConfig, config, settings)
+    if not config.against:
+        raise ValueError("against is empty: name the network that it is compared with")
     specs = (config.against, str(target))
     samples = open_images(specs, config)
     networks = open_networks(specs, samples.labels, config)
