@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import segdistill
+from segdistill.exporting.parity import scores_record
 from segdistill.results import Export, Run
 
 pytestmark = pytest.mark.integration
@@ -42,7 +43,9 @@ def test_scores_differences_and_exports_are_dicts_with_a_table(run: Path, tmp_pa
     )
     assert both == json.loads((tmp_path / "b.json").read_text())
     assert "not resolved" in both._repr_html_()
-    parity = {"images": 4, "pixels": 9216, "same_class": 1.0, "largest_difference": 1e-6}
+    parity = {"images": 4, "pixels": 9216, "same_class": 1.0, "largest_difference": 1e-6} | scores_record(
+        None
+    )
     assert "runs/a.onnx" in Export(file="runs/a.onnx", bytes=10**6, parity=parity)._repr_html_()
 
 

@@ -22,6 +22,7 @@ from segdistill.data.labels import LabelSet
 from segdistill.data.shapes import draw
 from segdistill.data.transforms import normalise, resize_long_side, scaled_size
 from segdistill.engine.run_folder import RunFolder
+from segdistill.exporting.export import Exported
 from segdistill.exporting.web import export as exporting
 from segdistill.exporting.web.bundle import script_url
 from segdistill.exporting.web.runtime import cache_folder, choose_runtimes
@@ -223,9 +224,10 @@ def quick(exported: Callable[[str], Path], page_file: Path, monkeypatch: pytest.
     """Settings whose export takes the ONNX file from another test, and only the smaller runtime."""
     source = exported("onnx")  # of the tiny run
 
-    def write(network: Any, draft: Path, *_: Any, **__: Any) -> dict[str, Any]:
+    def write(network: Any, draft: Path, *_: Any, **__: Any) -> Exported:
         shutil.copy(source, draft)
-        return json.loads(source.with_name(f"{source.name}.json").read_text())
+        record = json.loads(source.with_name(f"{source.name}.json").read_text())
+        return Exported(path=draft, record=record, network=None, pair=None)
 
     monkeypatch.setattr(exporting, "write_checked", write)
     return ExportConfig(format="web", web=WebConfig(gpu=False))
