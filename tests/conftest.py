@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -76,7 +77,11 @@ def _run_rank(arguments: list[str], environment: dict[str, Any], output: Path) -
         output.with_suffix(".out").open("w") as sys.stdout,
         output.with_suffix(".err").open("w") as sys.stderr,
     ):
-        code = cli.main(arguments)
+        try:
+            code = cli.main(arguments)
+        except Exception:
+            traceback.print_exc()  # into this file, before it is closed
+            code = 1
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

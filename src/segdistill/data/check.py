@@ -149,7 +149,7 @@ def count_masks(samples: Samples, indices: Iterable[int]) -> Iterator[Counts]:
 
 def count_indices(mask: Tensor) -> Counts:
     """Pixels of each index, 0 to 255, of an H x W uint8 mask."""
-    return torch.bincount(mask.flatten(), minlength=VOID + 1).numpy()
+    return np.bincount(mask.numpy().ravel(), minlength=VOID + 1)
 
 
 class Inspected(NamedTuple):
