@@ -7,7 +7,6 @@ from os import cpu_count
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
