@@ -107,11 +107,14 @@ export function resizeImage({ data, height, width }, toHeight, toWidth) {
 
 /** For each of `output` positions the input position before it, that after it, and the weight of the latter. */
 function interpolate(input, output) {
-  return Array.from({ length: output }, (_, at) => {
+  const [before, after, weight] = [new Int32Array(output), new Int32Array(output), new Float32Array(output)];
+  for (let at = 0; at < output; at += 1) {
     const centre = Math.min(Math.max((at + 0.5) * (input / output) - 0.5, 0), input - 1);
-    const before = Math.floor(centre);
-    return [before, Math.min(before + 1, input - 1), centre - before];
-  });
+    before[at] = Math.floor(centre);
+    after[at] = Math.min(before[at] + 1, input - 1);
+    weight[at] = centre - before[at];
+  }
+  return { before, after, weight };
 }
 
 /**
@@ -123,38 +126,44 @@ function interpolate(input, output) {
  * @returns Uint8Array, height x width
  */
 export function classMask(logits, [classes, rows, columns], height, width) {
-  const across = interpolate(columns, width);
-  const widen = (row) => {
-    const wide = new Float32Array(classes * width);
-    for (let k = 0, to = 0; k < classes; k += 1) {
-      const from = (k * rows + row) * columns;
-      for (const [left, right, weight] of across) {
-        const value = logits[from + left];
-        wide[to++] = value + (logits[from + right] - value) * weight;
-      }
-    }
-    return wide;
-  };
+  const [down, across] = [interpolate(rows, height), interpolate(columns, width)];
   const mask = new Uint8Array(height * width);
   const largest = new Float32Array(width);
-  let [wideAbove, wideBelow, current] = [null, null, -1];
-  interpolate(rows, height).forEach(([above, below, weight], y) => {
-    if (above !== current) {
-      wideAbove = above === current + 1 && wideBelow ? wideBelow : widen(above);
-      wideBelow = below === above ? wideAbove : widen(below);
-      current = above;
+  let [above, below, row] = [new Float32Array(classes * width), new Float32Array(classes * width), -1];
+  for (let y = 0; y < height; y += 1) {
+    if (down.before[y] !== row) {
+      if (down.before[y] === row + 1 && row >= 0) [above, below] = [below, above];
+      else widenRow(logits, [classes, rows, columns], down.before[y], across, above);
+      row = down.before[y];
+      widenRow(logits, [classes, rows, columns], down.after[y], across, below);
     }
-    const indices = mask.subarray(y * width, (y + 1) * width);
     largest.fill(-Infinity);
-    for (let k = 0, at = 0; k < classes; k += 1) {
-      for (let x = 0; x < width; x += 1, at += 1) {
-        const value = wideAbove[at] + (wideBelow[at] - wideAbove[at]) * weight;
-        if (value > largest[x]) {
-          largest[x] = value;
-          indices[x] = k;
-        }
-      }
-    }
-  });
+    const indices = mask.subarray(y * width, (y + 1) * width);
+    for (let k = 0; k < classes; k += 1) keepLarger(k, above, below, down.weight[y], largest, indices);
+  }
   return mask;
+}
+
+/** One row of the logits, `classes` x the width that `across` interpolates to, into `wide`. */
+function widenRow(logits, [classes, rows, columns], row, { before, after, weight }, wide) {
+  const width = weight.length;
+  for (let k = 0, to = 0; k < classes; k += 1) {
+    const from = (k * rows + row) * columns;
+    for (let x = 0; x < width; x += 1, to += 1) {
+      const value = logits[from + before[x]];
+      wide[to] = value + (logits[from + after[x]] - value) * weight[x];
+    }
+  }
+}
+
+/** Compare the logits of class k between two rows with the largest so far. */
+function keepLarger(k, above, below, weight, largest, indices) {
+  const width = indices.length;
+  for (let x = 0, at = k * width; x < width; x += 1, at += 1) {
+    const value = above[at] + (below[at] - above[at]) * weight;
+    if (value > largest[x]) {
+      largest[x] = value;
+      indices[x] = k;
+    }
+  }
 }
