@@ -1,6 +1,5 @@
 """The verbs as functions: settings in, files and results out."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from segdistill.config.deploy import (
     ExportConfig,
     LoadConfig,
     PredictConfig,
-    PushConfig,
     ServeConfig,
 )
 from segdistill.config.keywords import with_keywords
@@ -38,7 +36,7 @@ from segdistill.engine.trainer import Trainer
 from segdistill.exporting.export import check_format, export_path
 from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
-from segdistill.exporting.push import check_repository, upload, write_repository
+from segdistill.exporting.push import push as push
 from segdistill.exporting.quantize import calibration_images
 from segdistill.exporting.web.export import export_page
 from segdistill.inference.pipeline import Pipeline, check_files
@@ -226,38 +224,6 @@ def load_student(run: str | Path) -> TrainedNetwork:
 def pack(run: str | Path, out: str | Path) -> Path:
     """Copy of a run folder what using its student takes, see `RunFolder.pack`; returns `out`."""
     return RunFolder(run_folder(run)).pack(Path(out))
-
-
-def push(run: str | Path, repository: str, config: PushConfig | None = None) -> dict[str, Any]:
-    """Upload a run's student to the Hugging Face Hub, where `hf:ORG/NAME` names it.
-
-    The repository gets weights and card, figures of the report, and a page with scores and settings.
-
-    Args:
-        run: a run folder.
-        repository: ORG/NAME.
-        config: private, license, data sets, or a folder for a dry run.
-
-    Returns:
-        `files` and their `bytes`; `repository`, `url` and `commit`, or the `folder` of a dry run.
-
-    Raises:
-        FileNotFoundError: the folder has no trained student.
-        ValueError: its files are damaged, the name is none, or the hub refuses or cannot be reached.
-    """
-    config = config or PushConfig()
-    check_repository(repository)
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(config.dry_run or temporary)
-        files = write_repository(RunFolder(run), out, repository, config)
-        sizes = [(out / file).stat().st_size for file in files]
-        for file, size in zip(files, sizes, strict=True):
-            log(f"{file}, {size:,} bytes")
-        record: dict[str, Any] = {"files": [file.as_posix() for file in files], "bytes": sum(sizes)}
-        if config.dry_run is not None:
-            log(f"Nothing was sent; {out} holds what {repository} would get")
-            return record | {"repository": repository, "folder": str(out)}
-        return record | upload(out, repository, private=config.private)
 
 
 def predict(

@@ -29,8 +29,9 @@ from segdistill.models.hub_runs import run_folder
 from segdistill.models.huggingface import HuggingFaceNetwork
 from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
+from segdistill.models.state_files import load_state, read_statistics
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import TrainedNetwork, load_network, load_state, read_statistics
+from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__

@@ -74,21 +74,14 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     started = time.perf_counter()
     with progress(accelerator.is_main_process) as bar:
         task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
+        options = EvaluationOptions(
+            size=config.size or network.size, flip=config.flip, scales=tuple(config.scales),
+            temperature=network.temperature, workers=config.data.workers, advance=lambda: bar.advance(task),
+        )  # fmt: skip
         metrics = evaluate_network(
-            scored.to(memory_format=torch.channels_last),
-            samples,
-            samples.labels,
-            accelerator,
-            EvaluationOptions(
-                size=config.size or network.size,
-                flip=config.flip,
-                scales=tuple(config.scales),
-                temperature=network.temperature,
-                workers=config.data.workers,
-                advance=lambda: bar.advance(task),
-            ),
+            scored.to(memory_format=torch.channels_last), samples, samples.labels, accelerator, options,
             teacher=teacher and teacher.to(accelerator.device),
-        )
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     summary = {
         "target": spec,
@@ -144,10 +137,8 @@ def compare(
         for spec, stride in zip(specs, strides, strict=True)
     ]
     require_same_classes(networks)
-    sizes = [
-        size or network.size
-        for size, network in zip(one_each(config.size, len(specs), "size"), networks, strict=True)
-    ]
+    wanted = one_each(config.size, len(specs), "size")
+    sizes = [size or network.size for size, network in zip(wanted, networks, strict=True)]
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     scored = _score_together(list(zip(networks, sizes, strict=True)), samples, config, accelerator)

@@ -12,7 +12,8 @@ from torch import nn
 from segdistill.config.architecture import Architecture
 from segdistill.models.pretrained import SOURCES, find_encoder, load_encoder, load_pretrained
 from segdistill.models.spec import parse_architecture
-from segdistill.models.trained import load_network, read_state, read_statistics
+from segdistill.models.state_files import read_state, read_statistics
+from segdistill.models.trained import load_network
 from segdistill.models.zoo import build_model
 
 pytestmark = pytest.mark.unit

@@ -12,8 +12,9 @@ from torch import nn
 
 from segdistill.data.labels import VOC, LabelSet
 from segdistill.models.card import CARD, WEIGHTS, ModelCard, read_card
+from segdistill.models.state_files import load_state, read_state
 from segdistill.models.student import DSUNet
-from segdistill.models.trained import TrainedNetwork, load_network, load_state, read_state
+from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.models.zoo import TorchvisionNetwork, build_model
 
 pytestmark = pytest.mark.unit

@@ -21,7 +21,8 @@ from segdistill.data.labels import read_yaml
 from segdistill.engine.checkpoint import Checkpoints
 from segdistill.files import JSON_BYTES, YAML_BYTES, read_json, read_plain_yaml
 from segdistill.models.card import read_card, read_weights
-from segdistill.models.trained import load_network, read_state
+from segdistill.models.state_files import read_state
+from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.unit
 CARD = {

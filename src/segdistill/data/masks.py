@@ -120,12 +120,10 @@ class IdMasks(MaskReader):
         stored = read_mask(files.mask, MOST_ID)
         require_size(files.mask, stored.shape, size)
         mask = self._from_file[stored]
-        outside = mask == OUTSIDE
-        if outside.any():
-            y, x = (int(place) for place in np.argwhere(outside)[0])
+        if (found := first_outside(mask, stored)) is not None:
             raise ValueError(
-                f"{files.mask} has the id {stored[y, x]} at pixel (x, y) = ({x}, {y}), which is neither a "
-                f"class's nor void's; ids are {text_of_numbers(self.ids)}"
+                f"{files.mask} has the id {found}, which is neither a class's nor void's; ids are "
+                f"{text_of_numbers(self.ids)}"
             )
         return mask
 
@@ -201,13 +199,10 @@ class BinaryMasks(MaskReader):
         stored = read_mask(files.mask)
         require_size(files.mask, stored.shape, size)
         mask = self._from_file[stored]
-        outside = mask == OUTSIDE
-        if outside.any():
-            y, x = (int(place) for place in np.argwhere(outside)[0])
+        if (found := first_outside(mask, stored)) is not None:
             raise ValueError(
-                f"{files.mask} has the value {stored[y, x]} at pixel (x, y) = ({x}, {y}), but a binary mask "
-                "holds 0 and 255 (or 1): export it without smoothing and not as JPEG, or declare the value "
-                "as `void`"
+                f"{files.mask} has the value {found}, but a binary mask holds 0 and 255 (or 1): export it "
+                "without smoothing and not as JPEG, or declare the value as `void`"
             )
         return mask
 
@@ -256,3 +251,12 @@ def text_of_numbers(numbers: Sequence[int]) -> str:
     """Sorted numbers for a message: the first ten, and how many there are."""
     listed = ", ".join(map(str, numbers[:10]))
     return listed if len(numbers) <= 10 else f"{listed}, ... ({len(numbers)} of them, up to {numbers[-1]})"
+
+
+def first_outside(mask: Mask, stored: NDArray[np.integer]) -> str | None:
+    """Value and place of the first pixel that is no class and not void, for an error; None without one."""
+    places = np.argwhere(mask == OUTSIDE)
+    if not len(places):
+        return None
+    y, x = places[0].tolist()
+    return f"{stored[y, x]} at pixel (x, y) = ({x}, {y})"

@@ -2,8 +2,8 @@
 
 pycocotools rasterises the polygons of COCO, YOLO and Label Studio; PIL those of labelme and Supervisely.
 
-H, W: rows and columns of the image. A region's runs are how many pixels, column by column, are outside,
-inside, outside, ... of it; they add up to H * W.
+H, W: rows and columns of the image. A region's runs are COCO's: how many pixels, column by column, it
+leaves out, covers, leaves out, ...; they add up to H * W.
 """
 
 import re
@@ -101,9 +101,9 @@ def read_points(points: Any, size: tuple[int, int], least: int = 3) -> Points:
 
 def fill_polygon(points: Points, size: tuple[int, int]) -> Region:
     """A polygon of corners x, y, in pixels, as PIL fills it; the size is H, W."""
-    canvas = Image.new("1", size[::-1])
-    ImageDraw.Draw(canvas).polygon(points, fill=1)
-    return np.array(canvas)
+    region = Image.new("1", size[::-1])
+    ImageDraw.Draw(region).polygon(points, fill=1)
+    return np.array(region)
 
 
 def fill_with_border(points: Points, holes: list[Points], size: tuple[int, int]) -> Region:
@@ -114,32 +114,32 @@ def fill_with_border(points: Points, holes: list[Points], size: tuple[int, int])
         holes: the same for each hole.
         size: H, W.
     """
-    canvas = Image.new("1", size[::-1])
-    draw_on = ImageDraw.Draw(canvas)
-    for polygon, inside in [(points, 1), *((hole, 0) for hole in holes)]:
-        draw_on.polygon(polygon, fill=inside)
-        draw_on.line([*polygon, polygon[0]], fill=inside)
-    return np.array(canvas)
+    region = Image.new("1", size[::-1])
+    draw_on = ImageDraw.Draw(region)
+    for polygon, value in [(points, 1), *((hole, 0) for hole in holes)]:
+        draw_on.polygon(polygon, fill=value)
+        draw_on.line([*polygon, polygon[0]], fill=value)
+    return np.array(region)
 
 
 def fill_circle(centre: tuple[float, float], radius: float, size: tuple[int, int]) -> Region:
     """A circle around x, y as PIL fills it; all in pixels, the size is H, W."""
-    canvas = Image.new("1", size[::-1])
+    region = Image.new("1", size[::-1])
     (x, y), r = centre, radius
-    ImageDraw.Draw(canvas).ellipse((x - r, y - r, x + r, y + r), fill=1)
-    return np.array(canvas)
+    ImageDraw.Draw(region).ellipse((x - r, y - r, x + r, y + r), fill=1)
+    return np.array(region)
 
 
 def place_bitmap(bitmap: Region, x: int, y: int, size: tuple[int, int]) -> Region:
     """A bitmap (h x w) whose upper left pixel is (x, y), in an image of `size` (H, W).
 
     Raises:
-        ValueError: it is not inside the image.
+        ValueError: it reaches beyond the image.
     """
     height, width = bitmap.shape
     if x < 0 or y < 0 or y + height > size[0] or x + width > size[1]:
         raise ValueError(
-            f"a bitmap of {width}x{height} pixels at (x, y) = ({x}, {y}) is not inside the image of "
+            f"a bitmap of {width}x{height} pixels at (x, y) = ({x}, {y}) reaches beyond the image of "
             f"{size[1]}x{size[0]} pixels"
         )
     region = np.zeros(size, bool)
@@ -212,8 +212,8 @@ def draw(regions: list[tuple[int, Runs]], size: tuple[int, int]) -> Mask:
 
 def runs_to_region(runs: Runs, size: tuple[int, int]) -> Region:
     """The pixels (H x W) of runs in an image of `size` (H, W)."""
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(size[::-1]).T
+    covered = np.arange(len(runs)) % 2 == 1
+    return np.repeat(covered, runs).reshape(size[::-1]).T
 
 
 def overlay(regions: Iterable[tuple[int, Region]], size: tuple[int, int]) -> Mask:

@@ -4,6 +4,7 @@ What downloads it again is `segdistill.models.hub_runs`.
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from segdistill.config.deploy import PushConfig
 from segdistill.config.paths import CARD, WEIGHTS
 from segdistill.config.train import TrainConfig
+from segdistill.console import log
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import first_line, write_atomic
 from segdistill.models.card import ModelCard, read_model
@@ -40,6 +42,38 @@ PICTURES = {
     "confusion": "Confusion of the classes",
 }
 """Figures of a run's report that go along, with their captions."""
+
+
+def push(run: str | Path, repository: str, config: PushConfig | None = None) -> dict[str, Any]:
+    """Upload a run's student to the Hugging Face Hub, where `hf:ORG/NAME` names it.
+
+    The repository gets weights and card, figures of the report, and a page with scores and settings.
+
+    Args:
+        run: a run folder.
+        repository: ORG/NAME.
+        config: private, license, data sets, or a folder for a dry run.
+
+    Returns:
+        `files` and their `bytes`; `repository`, `url` and `commit`, or the `folder` of a dry run.
+
+    Raises:
+        FileNotFoundError: the folder has no trained student.
+        ValueError: its files are damaged, the name is none, or the hub refuses or cannot be reached.
+    """
+    config = config or PushConfig()
+    check_repository(repository)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(config.dry_run or temporary)
+        files = write_repository(RunFolder(run), out, repository, config)
+        sizes = [(out / file).stat().st_size for file in files]
+        for file, size in zip(files, sizes, strict=True):
+            log(f"{file}, {size:,} bytes")
+        record: dict[str, Any] = {"files": [file.as_posix() for file in files], "bytes": sum(sizes)}
+        if config.dry_run is not None:
+            log(f"Nothing was sent; {out} holds what {repository} would get")
+            return record | {"repository": repository, "folder": str(out)}
+        return record | upload(out, repository, private=config.private)
 
 
 def check_repository(name: str) -> None:

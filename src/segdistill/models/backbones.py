@@ -21,8 +21,9 @@ from segdistill.models.huggingface import open_form
 from segdistill.models.pretrained import download, load_encoder
 from segdistill.models.renormalize import Renormalize
 from segdistill.models.spec import parse_architecture
+from segdistill.models.state_files import read_state, read_statistics
 from segdistill.models.timm_encoder import import_timm
-from segdistill.models.trained import read_state, read_statistics, update_with_weights
+from segdistill.models.trained import update_with_weights
 
 PROBE_SIDE = 224
 """Pixels of the square that the stride of a feature map is found on: all usual patches and strides divide it,

@@ -17,7 +17,7 @@ from segdistill.config.architecture import Architecture
 from segdistill.config.values import require
 from segdistill.models.huggingface import HuggingFaceNetwork, load_published
 from segdistill.models.spec import NetworkSpec, parse_architecture
-from segdistill.models.trained import read_state
+from segdistill.models.state_files import read_state
 
 PREFIXES = ("", "encoder.", "backbone.", "features.", "module.", "model.")
 """What the names of an encoder's tensors may begin with in a file."""

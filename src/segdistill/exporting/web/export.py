@@ -16,7 +16,7 @@ from segdistill.exporting.export import Exported, write_checked
 from segdistill.exporting.web.browser import run_self_test
 from segdistill.exporting.web.bundle import MODEL, PageParts, write_file, write_folder
 from segdistill.exporting.web.runtime import choose_runtimes, find_runtime
-from segdistill.exporting.web.selftest import draw_tests
+from segdistill.exporting.web.selftest import SelfTest, draw_tests
 from segdistill.models.trained import TrainedNetwork
 from segdistill.page.card import describe_network
 
@@ -61,15 +61,12 @@ def export_page(
         model = Path(temporary) / "onnx" / MODEL
         model.parent.mkdir()
         exported = write_checked(network, model, path, config, samples=samples, calibration=calibration)
-        tests = draw_tests(network, MAX_SIDE)
-        if all(test.mask.min() == test.mask.max() for test in tests):
-            log("Warning: each mask of the page's self-test has one class only, so it compares little")
         parts = PageParts(
             card=describe_network(network),
             model=model,
             size=network.size,
             max_side=MAX_SIDE,
-            tests=tests,
+            tests=_self_tests(network),
             same_class=smallest_same(config),
             runtimes=choose_runtimes(config.web),
             runtime_folder=runtime,
@@ -85,6 +82,14 @@ def export_page(
         for file in (beside, draft):  # the page itself comes last
             file.replace(path.with_name(file.name))
     return replace(exported, record=record)
+
+
+def _self_tests(network: TrainedNetwork) -> list[SelfTest]:
+    """Pictures with PyTorch's masks; warns where they compare little."""
+    tests = draw_tests(network, MAX_SIDE)
+    if all(test.mask.min() == test.mask.max() for test in tests):
+        log("Warning: each mask of the page's self-test has one class only, so it compares little")
+    return tests
 
 
 def smallest_same(config: ExportConfig) -> float:
