@@ -29,6 +29,7 @@ from segdistill.config.train import (
 from segdistill.config.yaml import to_yaml
 from segdistill.data.shapes import write_shapes
 from segdistill.exporting.web.browser import find_browser
+from segdistill.models import isolated, mobile
 
 Configure = Callable[..., TrainConfig]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -202,3 +203,12 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ.get("SEGDISTILL_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def no_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No runtime for phones counts as installed; in place of the environments that uv makes is this one."""
+    monkeypatch.setattr(
+        isolated, "command", lambda _, program, *rest: [sys.executable, "-P", str(program), *map(str, rest)]
+    )
+    monkeypatch.setattr(mobile, "is_installed", lambda module: False)

@@ -321,12 +321,12 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
         source = calibration_source(str(target), config)
         images = calibration_images(source, config.calibration_images, network.size)
     write = export_page if config.format == "web" else export_network
-    exported = write(network, path, config, samples=samples, calibration=images)
-    log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
-    if exported.network is None:
-        log(f"On a Mac: segdistill verify {path} --against {target} --data.root FOLDER")
-    elif config.data.root and config.format != "web":
-        log(certify_export(network, exported, config))
+    with write(network, path, config, samples=samples, calibration=images) as exported:
+        log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
+        if exported.network is None:
+            log(f"On a Mac: segdistill verify {path} --against {target} --data.root FOLDER")
+        elif config.data.root and config.format != "web":
+            log(certify_export(network, exported, config))
     return Export(exported.record, file=str(path))
 
 

@@ -1,21 +1,28 @@
-"""Files for phones, converted by the real converters: uv and a package index, or its cache, are needed."""
+"""Files for phones, converted by the real converters: uv and a package index, or its cache, are needed.
+
+Where only what comes after the conversion counts, ncnn's file is written by hand.
+"""
 
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from segdistill import api
 from segdistill.config.deploy import ExportConfig
+from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.data.datasets import open_dataset
 from segdistill.data.transforms import normalise
 from segdistill.exporting import writers
 from segdistill.exporting.export import runs_here
 from segdistill.exporting.parity import draw_images
-from segdistill.models.exported import FORMATS, ExportedNetwork
-from segdistill.models.isolated import command
+from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork
+from segdistill.models.isolated import IsolatedRun, command
 from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration
@@ -38,8 +45,6 @@ def require_converter(tmp_path: Path) -> Callable[[str], None]:
             pytest.skip(f"no environment for {form}: {error}")
         if made.returncode:
             pytest.skip(f"no environment for {form}: {made.stderr.strip().splitlines()[-1]}")
-
-    return require
 
     return require
 
@@ -83,3 +88,47 @@ def test_a_core_ml_package_is_written_and_not_run(
     assert "On a Mac: segdistill verify" in capsys.readouterr().err
     with pytest.raises(ValueError, match="Core ML runs on macOS only"):
         ExportedNetwork(out)
+
+
+@pytest.fixture
+def convolution(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The spec of a network of one 1 x 1 convolution, whose ncnn file needs no converter."""
+
+    def write_ncnn(program: torch.export.ExportedProgram, path: Path, card: ExportCard) -> None:
+        state = [value.detach().numpy() for value in program.state_dict.values()]
+        weight, bias = sorted(state, key=np.ndim, reverse=True)
+        layer = f"Convolution only 1 1 in0 out0 0={len(bias)} 1=1 5=1 6={weight.size}"
+        path.write_text(f"7767517\n2 2\nInput in0 0 1 in0\n{layer}\n")
+        path.with_suffix(".bin").write_bytes(bytes(4) + weight.tobytes() + bias.tobytes())
+        writers._write_card(path, card)
+
+    monkeypatch.setitem(writers.WRITERS, "ncnn", write_ncnn)
+    code = tmp_path / "convolution.py"
+    code.write_text(
+        "import torch\nfrom torch import nn\n\n\ndef build():\n"
+        "    torch.manual_seed(0)\n    net = nn.Conv2d(3, 9, 1)\n"
+        f"    net.labels = {list(open_dataset(str(shapes), 'val').labels.names)}\n    return net\n"
+    )
+    return f"{code}:build"
+
+
+def test_the_certificate_is_made_by_the_process_that_ran_the_file(
+    convolution: str, shapes: Path, tmp_path: Path, no_runtimes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ncnn")
+    started: list[IsolatedRun] = []
+    start = IsolatedRun.__init__
+
+    def remember(run: IsolatedRun, *given: Any) -> None:
+        start(run, *given)
+        started.append(run)
+
+    monkeypatch.setattr(IsolatedRun, "__init__", remember)
+    out = tmp_path / "student.ncnn.param"
+    data = EvaluationDataConfig(root=str(shapes), workers=0)
+    config = ExportConfig(format="ncnn", input="tensor", side=64, out=str(out), data=data)
+    api.export(convolution, config)
+    certificate = json.loads(out.with_name(f"{out.name}.certificate.json").read_text())
+    assert certificate["networks"][1]["latency"]["median_ms"] > 0
+    assert certificate["networks"][1]["runtime"].startswith("ncnn ")
+    assert [run.process.returncode for run in started] == [0, 0]  # in fp32 and fp16

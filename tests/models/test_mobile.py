@@ -35,15 +35,6 @@ def make_ncnn(tmp_path: Path) -> MakeNcnn:
     return make
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of environments that uv makes, this one; nothing counts as installed."""
-    monkeypatch.setattr(
-        isolated, "command", lambda _, program, *rest: [sys.executable, "-P", str(program), *map(str, rest)]
-    )
-    monkeypatch.setattr(mobile, "is_installed", lambda module: False)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_smaller_image_is_padded_and_its_output_cropped(make_ncnn: MakeNcnn, precision: str) -> None:
     network = ExportedNetwork(make_ncnn("Pooling mean 1 1 in0 out0 0=1 1=64 2=64"), precision=precision)
@@ -73,7 +64,7 @@ def test_a_file_without_its_json_names_no_classes(make_ncnn: MakeNcnn) -> None:
     assert ExportedNetwork(path).card.labels is None
 
 
-def test_a_process_computes_the_same(make_ncnn: MakeNcnn, here: None) -> None:
+def test_a_process_computes_the_same(make_ncnn: MakeNcnn, no_runtimes: None) -> None:
     path, image = make_ncnn(), torch.randn(1, 3, 64, 64)
     network = load_network(str(path), isolated=True)
     module = network.module
@@ -85,7 +76,7 @@ def test_a_process_computes_the_same(make_ncnn: MakeNcnn, here: None) -> None:
     assert module.run.process.returncode == 0
 
 
-def test_a_process_that_fails_says_why(make_ncnn: MakeNcnn, here: None) -> None:
+def test_a_process_that_fails_says_why(make_ncnn: MakeNcnn, no_runtimes: None) -> None:
     path = make_ncnn("Unheard of 1 1 in0 out0")
     network = ExportedNetwork(path, isolated=True)
     with pytest.raises(ValueError, match=r"cannot take .*: ValueError: ncnn cannot load it"):
@@ -93,7 +84,7 @@ def test_a_process_that_fails_says_why(make_ncnn: MakeNcnn, here: None) -> None:
     network.close()
 
 
-def test_a_program_that_fails_says_why(tmp_path: Path, here: None) -> None:
+def test_a_program_that_fails_says_why(tmp_path: Path, no_runtimes: None) -> None:
     program = tmp_path / "converter.py"
     program.write_text("import sys\nassert sys.argv[1:] == ['1']\nraise ValueError('no rule for mod')\n")
     with pytest.raises(ValueError, match=r"^ValueError: no rule for mod$"):

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ LEAST_AGREEMENT = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file that was written and kept.
+    """A file that was written and kept; a context in which its runtime is open.
 
     Attributes:
         path: the file.
@@ -42,6 +42,19 @@ class Exported:
     record: dict[str, Any]
     network: TrainedNetwork | None
     pair: Pair | None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.network is not None:
+            close(self.network)
+
+
+def close(network: TrainedNetwork) -> None:
+    """End the process that runs an exported file, where there is one."""
+    if isinstance(network.module, ExportedNetwork):
+        network.module.close()
 
 
 def export(
@@ -99,13 +112,16 @@ def write_checked(
     )  # fmt: skip
     _write(network, draft, card, config, calibration)
     with contextlib.ExitStack() as stack:
-        written = _open(draft, "fp32", stack) if runs_here(form) else None
+        written = load_network(str(draft), isolated=True) if runs_here(form) else None
+        if written is not None:
+            stack.callback(close, written)
         parity, pair = _compare(network, written, samples, config)
         if written is not None and pair is None and config.quantize == "int8":
             parity["calibration_pixels"] = agreement(network, written, calibration)
         if written is not None and "fp16" in form.precisions:  # what phones compute in
-            parity["fp16"] = compare(network, _open(draft, "fp16", stack))
-    require_parity(parity, config, path)
+            parity["fp16"] = _compare_half(network, draft)
+        require_parity(parity, config, path)
+        stack.pop_all()  # the file stays open, for whoever gets it
     record = {
         "file": path.name,
         "format": form.name,
@@ -118,11 +134,13 @@ def write_checked(
     return Exported(path=path, record=record, network=written, pair=pair)
 
 
-def _open(draft: Path, precision: str, stack: contextlib.ExitStack) -> TrainedNetwork:
-    """The file in its runtime, which may be a process that ends with the stack."""
-    network = load_network(str(draft), precision=precision, isolated=True)
-    stack.callback(cast(ExportedNetwork, network.module).close)
-    return network
+def _compare_half(network: TrainedNetwork, draft: Path) -> dict[str, Any]:
+    """What `compare` finds of the file where it computes in fp16."""
+    half = load_network(str(draft), precision="fp16", isolated=True)
+    try:
+        return compare(network, half)
+    finally:
+        close(half)
 
 
 def runs_here(form: FileFormat) -> bool:

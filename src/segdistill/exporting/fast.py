@@ -87,8 +87,8 @@ def _checked_file(target: str, form: str, precision: str, device: torch.device) 
 def _make(folder: RunFolder, form: str, source: Record) -> Record:
     """Write the file and its record; nothing is kept if it computes something else."""
     config = ExportConfig(format=form, input="tensor", images=IMAGES)  # type: ignore[arg-type]
-    written = export(folder.student(), folder.runtimes.file(form), config, samples=_images(folder))
-    record = written.record | {"source": source}
+    with export(folder.student(), folder.runtimes.file(form), config, samples=_images(folder)) as written:
+        record = written.record | {"source": source}
     same = record["parity"]["equal_pixels"]
     if same is not None and same < config.same_class:
         folder.runtimes.remove(form)
