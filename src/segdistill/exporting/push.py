@@ -5,6 +5,8 @@ What downloads it again is `segdistill.models.hub_runs`.
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +144,30 @@ def upload(folder: Path, repository: str, *, private: bool) -> dict[str, Any]:
             there and is not.
     """
     api = HfApi(library_name="segdistill", library_version=__version__)
-    try:
+    with _plain_errors(api.endpoint, repository):
         made = api.create_repo(repository, private=private or None, exist_ok=True)
-        if private and not api.repo_info(made.repo_id).private:
-            problem = f"{made} is there and is public: make it private on its page, or leave --private out"
-        else:
-            problem = ""
-            commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=MESSAGE)
+        is_public = private and not api.repo_info(made.repo_id).private
+    if is_public:
+        raise ValueError(f"{made} is there and is public: make it private on its page, or leave --private out")
+    with _plain_errors(api.endpoint, repository):
+        commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=MESSAGE)
+    return {"repository": made.repo_id, "url": str(made), "commit": commit.oid}
+
+
+@contextmanager
+def _plain_errors(endpoint: str, repository: str) -> Iterator[None]:
+    """What the hub refuses, and a hub that cannot be reached, become a `ValueError` with what to do."""
+    try:
+        yield
     except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError) as error:
         raise ValueError(
-            f"{api.endpoint} refused {repository}: {first_line(error)}. `hf auth login`, or the environment "
+            f"{endpoint} refused {repository}: {first_line(error)}. `hf auth login`, or the environment "
             "variable HF_TOKEN, gives access; the token must be allowed to write"
         ) from None
-    except Exception as error:  # whatever the HTTP client of the hub's library raises
+    except Exception as error:  # the library's HTTP client is httpx or httpx2: no name of its errors holds
         raise ValueError(
-            f"{api.endpoint} cannot be reached ({first_line(error)}): --dry_run DIR writes what would be sent"
+            f"{endpoint} cannot be reached ({first_line(error)}): --dry_run DIR writes what would be sent"
         ) from None
-    if problem:
-        raise ValueError(problem)
-    return {"repository": made.repo_id, "url": str(made), "commit": commit.oid}
 
 
 def _metadata(repository: str, config: PushConfig, best: dict[str, Any], data: str) -> ModelCardData:
