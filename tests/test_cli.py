@@ -24,6 +24,7 @@ from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import SHORT, expand, make_parser, read_options
 from segdistill.config.yaml import load
 from segdistill.engine import about
+from segdistill.engine.runtime import processor_name
 
 pytestmark = pytest.mark.integration
 PROGRAM = Path(sys.executable).with_name("segdistill")
@@ -404,7 +405,7 @@ def test_version_all_says_what_a_report_of_a_bug_needs(capsys: Any) -> None:
     out, err = capsys.readouterr()
     record = json.loads(out)
     assert record["packages"]["torch"] == metadata.version("torch")
-    assert "cpu" in record["devices"]
+    assert record["devices"]["cpu"] == [processor_name()]
     assert set(record["extras"]) == set(metadata.metadata("segdistill").get_all("Provides-Extra"))
     assert "extra serve: " in err
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
+from segdistill.engine.runtime import processor_name
+
 DISTRIBUTION = "segdistill"
 
 
@@ -47,7 +49,7 @@ def installed_version(name: str) -> str | None:
 def find_devices() -> dict[str, list[str]]:
     """The devices that PyTorch finds, names by kind."""
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    found = {"cpu": [platform.processor() or platform.machine()], "cuda": cuda}
+    found = {"cpu": [processor_name()], "cuda": cuda}
     return found | {"mps": ["Apple GPU"] if torch.backends.mps.is_available() else []}
 
 

@@ -232,7 +232,7 @@ def stop_signal(*, obey: bool = False) -> Iterator[StopSignal]:
 def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What a result depends on beside the settings: versions, device, precision, processes, commit."""
     device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -247,7 +247,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name where Linux tells it, else its architecture."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
