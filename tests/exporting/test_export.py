@@ -333,6 +333,8 @@ def test_wrong_names_and_targets(run: Path, tmp_path: Path, exported: Export) ->
         ValueError, match="quantize is 'int8', but must be null for pt2: onnx, openvino, litert and web"
     ):
         api.export(run, ExportConfig(format="pt2", quantize="int8", out=str(tmp_path / "x.pt2")))
+    with pytest.raises(ValueError, match="for ncnn: onnx, openvino, pt2, executorch, litert have masks"):
+        api.export(run, ExportConfig(format="ncnn", output="mask", out=str(tmp_path / "x.ncnn.param")))
     with pytest.raises(ValueError, match=r"but onnx files end with \.onnx"):
         api.export(run, ExportConfig(out=str(tmp_path / "student.xml")))
     with pytest.raises(ValueError, match="is not a network that PyTorch runs"):
