@@ -259,8 +259,8 @@ def predict(
     device = find_device(config.device)
     keep_freed_memory_on(device)
     network = open_predictor(str(target), config, device)
-    if config.probabilities and network.outputs_masks:
-        raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
+    if config.probabilities:
+        network.require_probabilities()
     if config.precision == "fp32":
         network = fuse_students(network)
     return Pipeline(network, config, device).run(files)

@@ -66,8 +66,8 @@ def label(
     predicting = config.for_masks(str(folder.masks))
     keep_freed_memory_on(accelerator.device)
     network = open_predictor(str(target), predicting, accelerator.device)
-    if config.confidence and network.outputs_masks:
-        raise ValueError(f"{target} outputs masks: it has no probabilities (export it with --output logits)")
+    if config.confidence:
+        network.require_probabilities()
     settings = mask_settings(str(target), network, config)
     classes = ClassMap.of_names(config.map, network.labels)
     decide = _decision(network, classes, config)

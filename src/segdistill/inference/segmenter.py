@@ -71,10 +71,8 @@ class Segmenter:
             FileNotFoundError: there is no such file.
             ValueError: a file or array is no picture, or the network has no probabilities.
         """
-        if probabilities and self.network.outputs_masks:
-            raise ValueError(
-                f"{self.network.spec} outputs masks: it has no probabilities (export it with --output logits)"
-            )
+        if probabilities:
+            self.network.require_probabilities()
         if isinstance(pictures, list | tuple):
             return [self._segment(picture, probabilities) for picture in pictures]
         return self._segment(pictures, probabilities)

@@ -101,6 +101,13 @@ class TrainedNetwork(nn.Module):
         """Whether it is an exported file that outputs class indices, and no logits or probabilities."""
         return isinstance(self.module, ExportedNetwork) and self.module.card.output == "mask"
 
+    def require_probabilities(self) -> None:
+        """Raise a `ValueError` if it is an exported file that outputs masks."""
+        if self.outputs_masks:
+            raise ValueError(
+                f"{self.spec} outputs masks: it has no probabilities (export it with --output logits)"
+            )
+
     @property
     def takes_prompts(self) -> bool:
         """Whether it segments what prompts name."""
