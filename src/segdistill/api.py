@@ -261,9 +261,7 @@ def predict(
     network = open_predictor(str(target), config, device)
     if config.probabilities:
         network.require_probabilities()
-    if config.precision == "fp32":
-        network = fuse_students(network)
-    return Pipeline(network, config, device).run(files)
+    return Pipeline(fuse_students(network), config, device).run(files)
 
 
 def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) -> Segmenter:
@@ -284,9 +282,7 @@ def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) 
     config = with_keywords(LoadConfig, config, settings)
     device = find_device(config.device)
     keep_freed_memory_on(device)
-    network = open_predictor(str(target), config, device)
-    if config.precision == "fp32":
-        network = fuse_students(network)
+    network = fuse_students(open_predictor(str(target), config, device))
     return Segmenter(network, size=config.size, flip=config.flip, device=device)
 
 

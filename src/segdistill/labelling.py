@@ -71,7 +71,7 @@ def label(
     settings = mask_settings(str(target), network, config)
     classes = ClassMap.of_names(config.map, network.labels)
     decide = _decision(network, classes, config)
-    ready = fuse_students(network) if config.precision == "fp32" else network
+    ready = fuse_students(network)
     ready.labels = classes.labels
     pipeline = Pipeline(ready, predicting, accelerator.device, decide=decide, overlays=False)
     with ExitStack() as stack:

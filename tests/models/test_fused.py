@@ -5,8 +5,10 @@ import os
 import pytest
 import torch
 
-from segdistill.models.fused import FusedBlock, KernelBlock, fuse
+from segdistill.data.labels import LabelSet
+from segdistill.models.fused import FusedBlock, KernelBlock, fuse, fuse_students
 from segdistill.models.student import Block, DSUNet
+from segdistill.models.trained import TrainedNetwork
 from segdistill.models.zoo import build_model
 
 pytestmark = pytest.mark.unit
@@ -54,6 +56,14 @@ def test_the_network_itself_stays_as_it_is() -> None:
 def test_what_holds_no_student_is_refused() -> None:
     with pytest.raises(ValueError, match="this network holds none"):
         fuse(build_model("lraspp_mobilenet_v3_large", 3))
+
+
+def test_a_network_in_half_precision_is_left_as_it_is() -> None:
+    network = TrainedNetwork(DSUNet(2, 0.1), LabelSet(names=("a", "b")), "student")
+    fused = fuse_students(network)
+    assert any(isinstance(module, FusedBlock) for module in fused.modules())
+    network.dtype = torch.bfloat16
+    assert fuse_students(network) is network
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])

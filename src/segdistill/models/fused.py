@@ -188,8 +188,11 @@ def fuse(network: nn.Module, *, kernel: bool = False, compile: bool = False) -> 
 
 
 def fuse_students(network: TrainedNetwork) -> TrainedNetwork:
-    """A fused copy of a network that holds a `DSUNet`; any other network as it is."""
-    if not any(isinstance(module, DSUNet) for module in network.modules()):
+    """A fused copy of a float32 network that holds a `DSUNet`; any other network as it is.
+
+    Half precision rounds the folded weights to other ones than those that `evaluate` computes with.
+    """
+    if network.dtype != torch.float32 or not any(isinstance(part, DSUNet) for part in network.modules()):
         return network
     return cast(TrainedNetwork, fuse(network))
 
