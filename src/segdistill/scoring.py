@@ -71,11 +71,12 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     require_prompted([network], config)
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
     teacher = open_teacher(config.teacher, samples.labels)
+    size = network.input_size(config.size)
     started = time.perf_counter()
     with progress(accelerator.is_main_process) as bar:
         task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
         options = EvaluationOptions(
-            size=config.size or network.size, flip=config.flip, scales=tuple(config.scales),
+            size=size, flip=config.flip, scales=tuple(config.scales),
             temperature=network.temperature, workers=config.data.workers, advance=lambda: bar.advance(task),
         )  # fmt: skip
         metrics = evaluate_network(
@@ -87,7 +88,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
         "target": spec,
         "data": config.data.root,
         "split": config.data.split,
-        "size": config.size or network.size,
+        "size": size,
         "temperature": network.temperature,
         "image_count": len(samples),
         "images_per_second": len(samples) / seconds,
@@ -138,7 +139,7 @@ def compare(
     ]
     require_same_classes(networks)
     wanted = one_each(config.size, len(specs), "size")
-    sizes = [size or network.size for size, network in zip(wanted, networks, strict=True)]
+    sizes = [network.input_size(size) for size, network in zip(wanted, networks, strict=True)]
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     scored = _score_together(list(zip(networks, sizes, strict=True)), samples, config, accelerator)

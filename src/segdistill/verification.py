@@ -131,7 +131,7 @@ def run_networks(
     accelerator = _one_process(config)
     keep_freed_memory_on(accelerator.device)
     own_size, against_size = one_each(config.size, 2, "size")
-    sizes = (_input_size(networks[0], against_size), _input_size(networks[1], own_size))
+    sizes = (networks[0].input_size(against_size), networks[1].input_size(own_size))
     with progress() as bar:
         task = bar.add_task("verify", total=len(samples), numbers="")
         options = EvaluationOptions(
@@ -148,12 +148,6 @@ def _one_process(config: VerifyConfig) -> Accelerator:
             "start it without `accelerate launch`"
         )
     return accelerator
-
-
-def _input_size(network: TrainedNetwork, asked: int | None) -> int | None:
-    """Long side of a network's input in pixels: what is asked for, else its own; what a file takes."""
-    sides = [side for side in (asked or network.size, network.largest_side) if side is not None]
-    return min(sides, default=None)
 
 
 def write_certificate(compared: Compared, config: VerifyConfig) -> Record:

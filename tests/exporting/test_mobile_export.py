@@ -112,6 +112,22 @@ def convolution(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return f"{code}:build"
 
 
+def test_a_file_below_the_size_of_its_network_gets_smaller_images(
+    convolution: str, shapes: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ncnn")
+    out, data = tmp_path / "student.ncnn.param", EvaluationDataConfig(root=str(shapes), workers=0)
+    api.export(convolution, ExportConfig(format="ncnn", input="tensor", side=64, out=str(out)))
+    card = out.with_name(f"{out.name}.json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"size": 96}))
+    scores = api.evaluate(out, data=data, device="cpu", out=str(tmp_path / "scores.json"))
+    assert scores["size"] == 64
+    pair = api.compare([convolution, out], data=data, size=96, device="cpu", out=str(tmp_path / "pair.json"))
+    assert [network["size"] for network in pair["networks"]] == [96, 64]
+    photo = next(shapes.rglob("JPEGImages/*.*"))
+    assert api.load(out, device="cpu")(photo).mask.shape == (48, 48)
+
+
 def test_the_certificate_is_made_by_the_process_that_ran_the_file(
     convolution: str, shapes: Path, tmp_path: Path, no_runtimes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,8 +105,7 @@ def compare_scores(
     """
     if samples is None:
         return None
-    sides = [side for side in (reference.size, exported.largest_side) if side is not None]
-    size = min(sides, default=None)
+    size = exported.input_size(reference.size)
     accelerator = make_accelerator("cpu", "fp32")
     return evaluate_pair(
         (reference, exported), (size, size), samples.evenly_spaced(count), accelerator, EvaluationOptions()

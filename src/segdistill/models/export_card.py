@@ -48,6 +48,11 @@ class ExportCard:
     version: str = ""
     temperature: float = 1.0
 
+    @property
+    def input_size(self) -> int | None:
+        """Long side, in pixels, that its images are resized to: `size`, as far as they fit into `side`."""
+        return self.size if self.side is None else min(self.size or self.side, self.side)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, read back by `read`."""
         labels = None if self.labels is None else self.labels.to_dict()

@@ -123,6 +123,14 @@ class TrainedNetwork(nn.Module):
         """Longest side, in pixels, that an exported file takes; None for any."""
         return None if self.largest is None else self.largest[1]
 
+    def input_size(self, asked: int | None = None) -> int | None:
+        """Long side, in pixels, of the images that it is scored on: what is asked for, else `size`.
+
+        An exported file gets at most `largest_side`. None resizes nothing.
+        """
+        sides = [side for side in (asked or self.size, self.largest_side) if side is not None]
+        return min(sides, default=None)
+
     @property
     def side(self) -> int | None:
         """Side, in pixels, of the one image that an exported file takes; None for free sizes."""
@@ -269,7 +277,7 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         labels=card.labels,
         mean=card.mean,
         std=card.std,
-        size=card.size,
+        size=card.input_size,
         output_stride=card.output_stride,
         temperature=card.temperature,
     )
