@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segdistill.build import (
     build_experiment,
     build_recorded,
-    calibration_source,
+    open_calibration,
     open_parity_images,
     open_predictor,
     open_scored,
@@ -33,11 +33,10 @@ from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
-from segdistill.exporting.export import check_format, export_path
+from segdistill.exporting.export import check_format, export_path, file_format, make_card
 from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
 from segdistill.exporting.push import push as push
-from segdistill.exporting.quantize import calibration_images
 from segdistill.exporting.web.export import export_page
 from segdistill.inference.pipeline import Pipeline, check_files
 from segdistill.inference.prediction import Prediction, find_images
@@ -313,9 +312,8 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
         )
     samples = open_parity_images(str(target), config)
     images: list[Tensor] = []
-    if config.quantize == "int8":
-        source = calibration_source(str(target), config)
-        images = calibration_images(source, config.calibration_images, network.size)
+    if config.quantize == "int8" and (file_format(config.format).calibrated or samples is None):
+        images = open_calibration(str(target), config, make_card(network, config).input_size)
     write = export_page if config.format == "web" else export_network
     with write(network, path, config, samples=samples, calibration=images) as exported:
         log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, LoadConfig, ServeConfig
@@ -21,7 +21,9 @@ from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
+from segdistill.exporting.export import file_format
 from segdistill.exporting.fast import fast_file
+from segdistill.exporting.quantize import calibration_images
 from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
 from segdistill.models.depthwise import speed_up_depthwise
@@ -260,6 +262,26 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
         raise ValueError(
             f"{spec} has no images to calibrate on ({error}): name a folder of images with --calibration"
         ) from None
+
+
+def open_calibration(spec: str, config: ExportConfig, size: int | None) -> list[Tensor]:
+    """The calibration images, 3 x H x W uint8; none for a format that needs none, where there are none.
+
+    Args:
+        spec: the network.
+        config: of the export.
+        size: their long side, in pixels; see `calibration_images`.
+
+    Raises:
+        ValueError: the format needs images, and there are none.
+    """
+    try:
+        source = calibration_source(spec, config)
+    except ValueError:
+        if file_format(config.format).calibrated:
+            raise
+        return []
+    return calibration_images(source, config.calibration_images, size)
 
 
 def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:

@@ -266,6 +266,8 @@ def test_int8_that_loses_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match=r"int8 gives 89\.00% of the pixels .*must give 90%: .*--data\.root"):
         require_parity(unscored | {"calibration_pixels": 0.89}, config, path)
     require_parity(unscored | {"calibration_pixels": 0.91}, config, path)
+    with pytest.raises(ValueError, match=r"int8 gives 89\.00% of the pixels of drawn images PyTorch's class"):
+        require_parity(unscored | {"same_class": 0.89}, config, path)
 
 
 def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export) -> None:

@@ -6,12 +6,14 @@ Where only what comes after the conversion counts, ncnn's file is written by han
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segdistill import api
 from segdistill.config.deploy import ExportConfig
@@ -21,6 +23,7 @@ from segdistill.data.transforms import normalise
 from segdistill.exporting import writers
 from segdistill.exporting.export import runs_here
 from segdistill.exporting.parity import draw_images
+from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork
 from segdistill.models.isolated import IsolatedRun, command
 from segdistill.models.trained import load_network
@@ -110,6 +113,35 @@ def convolution(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         f"    net.labels = {list(open_dataset(str(shapes), 'val').labels.names)}\n    return net\n"
     )
     return f"{code}:build"
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_int8_without_masks_is_checked_on_images_that_the_file_takes(
+    convolution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated: bool
+) -> None:
+    pytest.importorskip("ncnn")
+    given: list[torch.Tensor] = []
+
+    def quantize(program: Any, path: Path, card: ExportCard, images: list[torch.Tensor]) -> None:
+        given.extend(images)
+        writers.WRITERS["ncnn"](program, path, card)
+
+    row = replace(FORMATS["ncnn"], quantize=("int8",), calibrated=calibrated)
+    monkeypatch.setitem(FORMATS, "ncnn", row)
+    monkeypatch.setitem(QUANTIZERS, "ncnn", quantize)
+    config = ExportConfig(
+        format="ncnn", quantize="int8", input="tensor", side=64, out=str(tmp_path / "student.ncnn.param")
+    )
+    if calibrated:
+        with pytest.raises(ValueError, match="name a folder of images to calibrate on"):
+            api.export(convolution, config)
+    else:
+        assert "calibration_pixels" not in api.export(convolution, config)["parity"]
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (100, 80), "red").save(tmp_path / "photos" / "large.png")
+    parity = api.export(convolution, replace(config, calibration=str(tmp_path / "photos")))["parity"]
+    assert parity["calibration_pixels"] == 1
+    assert [tuple(image.shape) for image in given] == [(3, 51, 64)]
 
 
 def test_a_file_below_the_size_of_its_network_gets_smaller_images(

@@ -104,19 +104,14 @@ def write_checked(
     Args, returns, raises: see `export`.
     """
     form = file_format(config.format)
-    card = ExportCard(
-        labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
-        output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
-        temperature=1.0 if config.output == "mask" else network.temperature,
-        side=_square_side(network, config),
-    )  # fmt: skip
+    card = make_card(network, config)
     _write(network, draft, card, config, calibration)
     with contextlib.ExitStack() as stack:
         written = load_network(str(draft), isolated=True) if runs_here(form) else None
         if written is not None:
             stack.callback(close, written)
         parity, pair = _compare(network, written, samples, config)
-        if written is not None and pair is None and config.quantize == "int8":
+        if written is not None and pair is None and calibration:
             parity["calibration_pixels"] = agreement(network, written, calibration)
         if written is not None and "fp16" in form.precisions:  # what phones compute in
             parity["fp16"] = _compare_half(network, draft)
@@ -132,6 +127,20 @@ def write_checked(
         "parity": parity,
     }
     return Exported(path=path, record=record, network=written, pair=pair)
+
+
+def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
+    """What the file will say of itself.
+
+    Raises:
+        ValueError: it takes one size, and neither network nor settings name it.
+    """
+    return ExportCard(
+        labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
+        output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
+        temperature=1.0 if config.output == "mask" else network.temperature,
+        side=_square_side(network, config),
+    )  # fmt: skip
 
 
 def _compare_half(network: TrainedNetwork, draft: Path) -> dict[str, Any]:
@@ -252,11 +261,14 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
         return
     before, after = parity["miou_before"], parity["miou_after"]
     if before is None or after is None:
-        if parity["calibration_pixels"] < LEAST_AGREEMENT:
+        same, images = parity.get("calibration_pixels"), "its calibration images"
+        if same is None:
+            same, images = parity["same_class"], "drawn images"
+        if same < LEAST_AGREEMENT:
             raise ValueError(
-                f"{path} was not written: int8 gives {parity['calibration_pixels']:.2%} of the pixels of its "
-                f"calibration images PyTorch's class, but must give {LEAST_AGREEMENT:.0%}: name images with "
-                "masks with --data.root, and mean IoU decides"
+                f"{path} was not written: int8 gives {same:.2%} of the pixels of {images} PyTorch's class, "
+                f"but must give {LEAST_AGREEMENT:.0%}: name images with masks with --data.root, and mean IoU "
+                "decides"
             )
         return
     if 100 * (before - after) > config.max_loss:

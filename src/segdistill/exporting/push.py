@@ -148,7 +148,9 @@ def upload(folder: Path, repository: str, *, private: bool) -> dict[str, Any]:
         made = api.create_repo(repository, private=private or None, exist_ok=True)
         is_public = private and not api.repo_info(made.repo_id).private
     if is_public:
-        raise ValueError(f"{made} is there and is public: make it private on its page, or leave --private out")
+        raise ValueError(
+            f"{made} is there and is public: make it private on its page, or leave --private out"
+        )
     with _plain_errors(api.endpoint, repository):
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=MESSAGE)
     return {"repository": made.repo_id, "url": str(made), "commit": commit.oid}

@@ -235,6 +235,7 @@ class FileFormat:
         folder: such a file is a folder.
         system: the one on which it can be run, as `platform.system` calls it; None for any.
         quantize: smaller number types that it can be written in.
+        calibrated: its int8 files take the ranges of maps from images; others find them at each pass.
         precisions: what its runtime can compute a float32 file in.
         threads: whether its runtime can be told how many threads to use.
         providers: whether its runtime is onnxruntime, which computes on the provider that is asked for.
@@ -253,6 +254,7 @@ class FileFormat:
     folder: bool = False
     system: str | None = None
     quantize: tuple[str, ...] = ()
+    calibrated: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     threads: bool = True
     providers: bool = False
@@ -286,11 +288,12 @@ FORMATS: dict[str, FileFormat] = {
     for form in (
         FileFormat(
             name="onnx", suffix=".onnx", extra="onnx", title="an ONNX network", runtime="onnxruntime",
-            open=_open_onnx, quantize=("float16", "int8"), providers=True,
+            open=_open_onnx, quantize=("float16", "int8"), calibrated=True, providers=True,
         ),
         FileFormat(
             name="openvino", suffix=".xml", extra="openvino", title="an OpenVINO network", runtime="openvino",
-            open=_open_openvino, companion=".bin", quantize=("int8",), precisions=("fp32", "bf16"),
+            open=_open_openvino, companion=".bin", quantize=("int8",), calibrated=True,
+            precisions=("fp32", "bf16"),
         ),
         FileFormat(
             name="pt2", suffix=".pt2", extra=None, title="a torch.export network", runtime="torch",
