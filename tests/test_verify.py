@@ -13,6 +13,7 @@ from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.engine.bootstrap import Interval
 from segdistill.exporting import parity
+from segdistill.rechecking import read_certificate
 from segdistill.verification import is_shown
 
 pytestmark = pytest.mark.integration
@@ -152,6 +153,36 @@ def test_a_certificate_of_something_else_is_one_clear_line(
     code, _, err = command(capsys, "--certificate", certified / "student.pt2.json")
     assert code == 1
     assert "is no certificate of `segdistill verify`" in err
+
+
+def test_a_certificate_of_two_files_is_not_about_a_run(
+    capsys: Any, certified: Path, run: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(certified, tmp_path / "moved") / "student.pt2.certificate.json"
+    content = json.loads(moved.read_text())
+    content["networks"][1]["sha256"] = {"student.xml": "0" * 64, "student.bin": "0" * 64}
+    moved.write_text(json.dumps(content))
+    code, _, err = command(capsys, run, "--certificate", moved)
+    assert code == 1
+    assert f"is about another {run}: it was student.xml and student.bin, but is model.safetensors now" in err
+
+
+@pytest.mark.parametrize("missing", ["networks", "data_sha256", "equal_pixels", "verdict", "settings"])
+def test_a_damaged_certificate_is_one_clear_line(certified: Path, tmp_path: Path, missing: str) -> None:
+    content = json.loads((certified / "student.pt2.certificate.json").read_text())
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(json.dumps({key: value for key, value in content.items() if key != missing}))
+    with pytest.raises(
+        ValueError, match=rf"damaged\.json is damaged \(KeyError: '{missing}'\): copy it again"
+    ):
+        read_certificate(damaged)
+    del content["networks"][0]["miou"]["value"]
+    damaged.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"damaged\.json is damaged \(KeyError: 'value'\)"):
+        read_certificate(damaged)
+    damaged.write_text(json.dumps(content)[:-9])
+    with pytest.raises(ValueError, match=r"damaged\.json is not valid JSON: .* copy it again"):
+        read_certificate(damaged)
 
 
 def test_scores_that_are_not_reproduced_are_named(capsys: Any, certified: Path, tmp_path: Path) -> None:

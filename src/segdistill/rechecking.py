@@ -1,6 +1,7 @@
 """The second half of the verb `verify`: what a certificate says is computed once more, and compared."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segdistill.config.evaluate import EvaluationDataConfig
@@ -27,6 +28,48 @@ TOLERANCE = 1e-4
 """Largest difference of a score, as a fraction, that another machine or version may make: 0.01 points."""
 
 
+REMEDY = "copy it again, or make a new certificate with `segdistill verify FILE --against RUN`"
+"""What to do about a damaged file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedNetwork:
+    """What a certificate says of one network.
+
+    Attributes:
+        target: what named it.
+        sha256: of its files, by name.
+        scores: by name, as fractions; None for what could not be computed.
+    """
+
+    target: str
+    sha256: dict[str, str]
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A certificate that was read.
+
+    Attributes:
+        path: of the JSON file.
+        networks: the baseline, and the one that is certified.
+        image_count, data_sha256: of the images and masks.
+        equal_pixels: fraction of the pixels with one class in both.
+        shown, verdict: whether it shows what it is about, and its text.
+        settings: it was made with.
+    """
+
+    path: Path
+    networks: tuple[CertifiedNetwork, CertifiedNetwork]
+    image_count: int
+    data_sha256: str
+    equal_pixels: float
+    shown: bool
+    verdict: str
+    settings: VerifyConfig
+
+
 def verify_again(certificate: Path, config: VerifyConfig, target: str | None = None) -> Record:
     """Run what a certificate is about once more, and compare: files, data, scores and verdict.
 
@@ -47,13 +90,14 @@ def verify_again(certificate: Path, config: VerifyConfig, target: str | None = N
         ValueError: it is no certificate, or one of other images or of other weights.
     """
     then = read_certificate(certificate)
-    config = _settings_of(then, config)
-    first, second = (network["target"] for network in then["networks"])
+    first, second = (network.target for network in then.networks)
     specs = (config.against or _found(first, certificate), target or _found(second, certificate))
+    data = config.data if config.data.root else then.settings.data
+    config = replace(then.settings, against=config.against, data=data)
     samples = open_images(specs, config)
-    _require_same_data(then, samples, certificate)
+    _require_same_data(then, samples)
     networks = open_networks(specs, samples.labels, config)
-    _require_same_weights(then, specs, networks, certificate)
+    _require_same_weights(then, specs, networks)
     pair = run_networks(networks, samples, config)
     now = certify(Compared(specs=specs, networks=networks, pair=pair), config)
     mismatches = list(_mismatches(then, now))
@@ -62,37 +106,57 @@ def verify_again(certificate: Path, config: VerifyConfig, target: str | None = N
         "verdict": now["verdict"],
         "mismatches": mismatches,
         "networks": [
-            {"target": new["target"], "then": old["miou"]["value"], "now": new["miou"]["value"]}
-            for old, new in zip(then["networks"], now["networks"], strict=True)
+            {"target": new["target"], "then": old.scores["miou"], "now": new["miou"]["value"]}
+            for old, new in zip(then.networks, now["networks"], strict=True)
         ],
         "problems": len(mismatches) + (not now["verdict"]["shown"]),
     }
 
 
-def read_certificate(path: Path) -> Record:
-    """The content of a certificate.
+def read_certificate(path: Path) -> Certificate:
+    """What a certificate says.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is something else.
+        ValueError: it is something else, or is damaged.
     """
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: {REMEDY}") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise ValueError(f"{path} is no certificate of `segdistill verify` ({KIND!r})")
-    return content
-
-
-def _settings_of(then: Record, config: VerifyConfig) -> VerifyConfig:
-    """The settings of a certificate, with the places that `config` names; latency is not measured again."""
     try:
-        settings = dict(then["settings"])
-        data = EvaluationDataConfig(**settings.pop("data"))
-        against, target = then["networks"]
-        settings |= {name: [target[name], against[name]] for name in ("size", "output_stride")}
-        settings |= {"against": config.against, "repeats": 0}
-        return VerifyConfig(**settings, data=config.data if config.data.root else data)
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"the certificate is damaged: {type(error).__name__} {error}") from None
+        against, target = content["networks"]
+        return Certificate(
+            path=path,
+            networks=(_read_network(against), _read_network(target)),
+            image_count=content["image_count"],
+            data_sha256=str(content["data_sha256"]),
+            equal_pixels=float(content["equal_pixels"]),
+            shown=content["verdict"]["shown"],
+            verdict=content["verdict"]["text"],
+            settings=_read_settings(content["settings"], against, target),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): {REMEDY}") from None
+
+
+def _read_network(record: Record) -> CertifiedNetwork:
+    scores = {name: record[name]["value"] for name in SCORES}
+    return CertifiedNetwork(
+        target=str(record["target"]),
+        sha256=dict(record["sha256"]),
+        scores={name: None if value is None else float(value) for name, value in scores.items()},
+    )
+
+
+def _read_settings(record: Record, against: Record, target: Record) -> VerifyConfig:
+    """The settings, with what both networks were run with; latency is not measured again."""
+    settings = dict(record)
+    data = EvaluationDataConfig(**settings.pop("data"))
+    settings |= {name: [target[name], against[name]] for name in ("size", "output_stride")}
+    return VerifyConfig(**settings | {"repeats": 0}, data=data)
 
 
 def _found(spec: str, certificate: Path) -> str:
@@ -106,43 +170,44 @@ def _found(spec: str, certificate: Path) -> str:
     return str(beside) if not Path(spec).exists() and beside.exists() else spec
 
 
-def _require_same_data(then: Record, samples: FileSamples, certificate: Path) -> None:
+def _require_same_data(then: Certificate, samples: FileSamples) -> None:
     """Raise a `ValueError` unless the images and masks are those of the certificate."""
     digest = data_digest(samples)
-    if digest != then["data_sha256"]:
+    if digest != then.data_sha256:
         raise ValueError(
-            f"{certificate} is about other data: {then['image_count']} images with SHA-256 "
-            f"{then['data_sha256'][:12]}…, but here are {len(samples)} with {digest[:12]}…; "
+            f"{then.path} is about other data: {then.image_count} images with SHA-256 "
+            f"{then.data_sha256[:12]}…, but here are {len(samples)} with {digest[:12]}…; "
             "name its images with --data.root and --data.split"
         )
 
 
 def _require_same_weights(
-    then: Record,
-    specs: tuple[str, str],
-    networks: tuple[TrainedNetwork, TrainedNetwork],
-    certificate: Path,
+    then: Certificate, specs: tuple[str, str], networks: tuple[TrainedNetwork, TrainedNetwork]
 ) -> None:
     """Raise a `ValueError` unless both networks have the weights of the certificate."""
-    for old, spec, network in zip(then["networks"], specs, networks, strict=True):
+    for old, spec, network in zip(then.networks, specs, networks, strict=True):
         found = weight_digests(spec, network)
-        for (name, digest), value in zip(old["sha256"].items(), found.values(), strict=True):
+        if len(found) != len(old.sha256):
+            raise ValueError(
+                f"{then.path} is about another {spec}: it was {' and '.join(old.sha256)}, but is "
+                f"{' and '.join(found)} now; make a new certificate"
+            )
+        for (name, digest), value in zip(old.sha256.items(), found.values(), strict=True):
             if digest != value:
                 raise ValueError(
-                    f"{certificate} is about another {spec}: {name} had the SHA-256 {digest[:12]}…, but has "
+                    f"{then.path} is about another {spec}: {name} had the SHA-256 {digest[:12]}…, but has "
                     f"{value[:12]}… now; make a new certificate"
                 )
 
 
-def _mismatches(then: Record, now: Record) -> Iterator[str]:
+def _mismatches(then: Certificate, now: Record) -> Iterator[str]:
     """What a network does now that its certificate does not say, in words."""
-    for old, new in zip(then["networks"], now["networks"], strict=True):
-        for name in SCORES:
-            before, after = old[name]["value"], new[name]["value"]
+    for old, new in zip(then.networks, now["networks"], strict=True):
+        for name, before in old.scores.items():
+            after = new[name]["value"]
             if (before is None) != (after is None) or abs((before or 0) - (after or 0)) > TOLERANCE:
                 yield f"{SCORE_TITLES[name]} of {new['target']} was {before}, but is {after}"
-    before, after = then["equal_pixels"], now["equal_pixels"]
-    if abs(before - after) > TOLERANCE:
-        yield f"the fraction of equal pixels was {before}, but is {after}"
-    if then["verdict"]["shown"] != now["verdict"]["shown"]:
-        yield f"the verdict was {then['verdict']['text']!r}"
+    if abs(then.equal_pixels - now["equal_pixels"]) > TOLERANCE:
+        yield f"the fraction of equal pixels was {then.equal_pixels}, but is {now['equal_pixels']}"
+    if then.shown != now["verdict"]["shown"]:
+        yield f"the verdict was {then.verdict!r}"
