@@ -33,7 +33,7 @@ from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.state_files import load_state, read_statistics
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
@@ -165,7 +165,13 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
         own = label_set(read_yaml(Path(config.labels)), config.labels)
     networks = [
         load_network(
-            spec, weights=config.weights, labels=own, output_stride=config.output_stride, prompts=config
+            spec,
+            LoadOptions(
+                weights=Path(config.weights) if config.weights else None,
+                labels=own,
+                output_stride=config.output_stride,
+                prompts=config,
+            ),
         )
         for spec in config.specs
     ]
@@ -305,10 +311,12 @@ def open_predictor(target: str, config: LoadConfig | ServeConfig, device: torch.
     prompts = config if isinstance(config, PromptConfig) else None
     network = load_network(
         target if file is None else str(file),
-        precision=config.precision,
-        output_stride=config.output_stride,
-        prompts=prompts,
-        provider=config.provider,
+        LoadOptions(
+            precision=config.precision,
+            output_stride=config.output_stride,
+            prompts=prompts or PromptConfig(),
+            provider=config.provider,
+        ),
     )
     if prompts is not None:
         require_prompted([network], prompts)

@@ -37,7 +37,7 @@ from segdistill.engine.temperature import fit_line
 from segdistill.files import write_atomic
 from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.results import Comparison, Scores
 
 
@@ -64,10 +64,11 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     precision = "fp32" if config.precision == "auto" else config.precision
-    network = load_network(
-        spec, weights=config.weights, labels=samples.labels, precision=precision,
+    loading = LoadOptions(
+        weights=Path(config.weights) if config.weights else None, labels=samples.labels, precision=precision,
         output_stride=config.output_stride, prompts=config, provider=config.provider,
     )  # fmt: skip
+    network = load_network(spec, loading)
     require_prompted([network], config)
     scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
     teacher = open_teacher(config.teacher, samples.labels)
@@ -134,7 +135,7 @@ def compare(
     precision = "fp32" if config.precision == "auto" else config.precision
     strides = one_each(config.output_stride, len(specs), "output_stride")
     networks = [
-        load_network(spec, labels=labels, precision=precision, output_stride=stride)
+        load_network(spec, LoadOptions(labels=labels, precision=precision, output_stride=stride))
         for spec, stride in zip(specs, strides, strict=True)
     ]
     require_same_classes(networks)

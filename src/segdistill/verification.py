@@ -6,7 +6,7 @@ Of two networks the first is always the baseline, and the second the one that is
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from segdistill.files import write_together
 from segdistill.inference.segment import run_network
 from segdistill.models.card import is_run
 from segdistill.models.identity import runtime_version, weight_digests
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.profiling.timing import in_turns, timed
 from segdistill.reporting.certificate import certificate_page
 from segdistill.reporting.evidence import points
@@ -113,13 +113,18 @@ def open_networks(
 ) -> tuple[TrainedNetwork, TrainedNetwork]:
     """Both networks; the provider is for those of the two that are .onnx files."""
     own_stride, against_stride = one_each(config.output_stride, 2, "output_stride")
+    options = LoadOptions(labels=labels, precision=config.precision)
     first, second = (
         load_network(
-            spec, labels=labels, precision=config.precision, output_stride=stride,
-            provider=config.provider if spec.endswith(".onnx") else None,
+            spec,
+            replace(
+                options,
+                output_stride=stride,
+                provider=config.provider if spec.endswith(".onnx") else None,
+            ),
         )
         for spec, stride in zip(specs, (against_stride, own_stride), strict=True)
-    )  # fmt: skip
+    )
     require_same_classes([first, second])
     return first, second
 

@@ -31,7 +31,7 @@ from segdistill.models.card import ModelCard
 from segdistill.models.exported import FORMATS, ExportedNetwork
 from segdistill.models.fused import fuse_students
 from segdistill.models.openvino_graphs import openvino_core
-from segdistill.models.trained import load_network
+from segdistill.models.trained import LoadOptions, load_network
 from segdistill.models.zoo import build_model
 from segdistill.serving.service import Service, network_card
 
@@ -143,7 +143,7 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
     other = load_network(str(run))
     torch.nn.init.normal_(other.module.head.weight)  # type: ignore[union-attr, arg-type]
     monkeypatch.setitem(exporting.WRITERS, "pt2", lambda program, path, card: path.write_bytes(b"other"))
-    monkeypatch.setattr(exporting, "load_network", lambda path, **options: other)
+    monkeypatch.setattr(exporting, "load_network", lambda path, options: other)
     with pytest.raises(ValueError, match=r"x\.pt2 was not written: .* of the pixels have PyTorch's class"):
         api.export(run, ExportConfig(format="pt2", out=str(tmp_path / "new" / "x.pt2")))
     assert list((tmp_path / "new").iterdir()) == []
@@ -155,7 +155,7 @@ def test_half_precision_gives_the_same_classes(form: str, run: Path, exported: E
         pytest.skip("this processor does not compute in bf16")
     spec = str(run if form == "run" else exported(form))
     image = normalise(parity.draw_images(2, 65, 47, torch.Generator().manual_seed(1)))
-    plain, half = load_network(spec), load_network(spec, precision="bf16")
+    plain, half = load_network(spec), load_network(spec, LoadOptions(precision="bf16"))
     with torch.no_grad():
         expected, found = plain(image), half(image)
     assert found.dtype == torch.float32

@@ -12,7 +12,7 @@ import torch
 
 from segdistill.models import isolated, mobile
 from segdistill.models.exported import ExportedNetwork
-from segdistill.models.trained import load_network
+from segdistill.models.trained import LoadOptions, load_network
 
 pytestmark = pytest.mark.unit
 
@@ -66,7 +66,7 @@ def test_a_file_without_its_json_names_no_classes(make_ncnn: MakeNcnn) -> None:
 
 def test_a_process_computes_the_same(make_ncnn: MakeNcnn, no_runtimes: None) -> None:
     path, image = make_ncnn(), torch.randn(1, 3, 64, 64)
-    network = load_network(str(path), isolated=True)
+    network = load_network(str(path), LoadOptions(isolated=True))
     module = network.module
     assert isinstance(module, ExportedNetwork)
     assert isinstance(module.run, isolated.IsolatedRun)

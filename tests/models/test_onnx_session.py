@@ -11,7 +11,7 @@ from torch import nn
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.models.exported import ExportedNetwork
 from segdistill.models.onnx_session import PROVIDERS, open_session
-from segdistill.models.trained import load_network
+from segdistill.models.trained import LoadOptions, load_network
 from segdistill.profiling.benchmark import measure
 
 pytestmark = pytest.mark.unit
@@ -32,7 +32,7 @@ def test_a_provider_that_is_not_there_is_refused_with_those_that_are(make_onnx: 
     with pytest.raises(
         ValueError, match=r"provider is 'tensorrt', but this onnxruntime has cpu: install onn"
     ):
-        load_network(str(path), provider="tensorrt")
+        load_network(str(path), LoadOptions(provider="tensorrt"))
 
 
 class Session:
@@ -91,10 +91,10 @@ def test_a_provider_that_does_not_start_is_refused(
 
 def test_other_networks_take_no_provider(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is run by PyTorch, but --provider is for \.onnx files"):
-        load_network(str(run), provider="cpu")
+        load_network(str(run), LoadOptions(provider="cpu"))
     file = tmp_path / "x.pt2"
     file.touch()
     with pytest.raises(ValueError, match=r"x\.pt2 is a torch\.export network, but --provider is for"):
-        load_network(str(file), provider="cpu")
+        load_network(str(file), LoadOptions(provider="cpu"))
     with pytest.raises(ValueError, match="no target is one: leave it out"):
         measure([str(run)], BenchmarkConfig(provider="cpu"))

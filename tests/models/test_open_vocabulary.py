@@ -17,7 +17,7 @@ from segdistill.config.train import TeacherConfig
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 
 pytestmark = pytest.mark.unit
 PROMPTS: dict[str, Any] = {"road": "a road", "tree": ["tree", "bush"]}
@@ -30,7 +30,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def network(spec: str, **settings: Any) -> TrainedNetwork:
-    return load_network(spec, prompts=PromptConfig(**{"prompts": PROMPTS, **settings}))
+    return load_network(spec, LoadOptions(prompts=PromptConfig(**{"prompts": PROMPTS, **settings})))
 
 
 @torch.no_grad()

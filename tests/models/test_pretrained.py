@@ -13,7 +13,7 @@ from segdistill.config.architecture import Architecture
 from segdistill.models.pretrained import SOURCES, find_encoder, load_encoder, load_pretrained
 from segdistill.models.spec import parse_architecture
 from segdistill.models.state_files import read_state, read_statistics
-from segdistill.models.trained import load_network
+from segdistill.models.trained import LoadOptions, load_network
 from segdistill.models.zoo import build_model
 
 pytestmark = pytest.mark.unit
@@ -143,7 +143,7 @@ def test_a_file_may_declare_the_statistics_of_its_input(tmp_path: Path) -> None:
 def test_a_network_of_the_zoo_with_a_file_of_weights_gets_their_statistics(tmp_path: Path) -> None:
     spec, path = "timm:mobilenetv3_small_050", tmp_path / "weights.safetensors"
     save_file(build_model(spec, 21).state_dict(), path, {"mean": "[0.5, 0.4, 0.3]", "std": "[1, 1, 2]"})
-    network = load_network(spec, weights=path)
+    network = load_network(spec, LoadOptions(weights=path))
     assert (network.mean, network.std) == ((0.5, 0.4, 0.3), (1.0, 1.0, 2.0))
 
 

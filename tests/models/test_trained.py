@@ -14,7 +14,7 @@ from segdistill.data.labels import VOC, LabelSet
 from segdistill.models.card import CARD, WEIGHTS, ModelCard, read_card
 from segdistill.models.state_files import load_state, read_state
 from segdistill.models.student import DSUNet
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.models.zoo import TorchvisionNetwork, build_model
 
 pytestmark = pytest.mark.unit
@@ -103,7 +103,7 @@ def test_a_run_folder_brings_weights_classes_and_normalisation(run: Path) -> Non
 def test_a_run_folder_takes_other_weights(run: Path, tmp_path: Path) -> None:
     other = DSUNet(3, width=0.1).state_dict()
     torch.save(other, tmp_path / "other.pth")
-    loaded = load_network(str(run), weights=tmp_path / "other.pth").module.state_dict()
+    loaded = load_network(str(run), LoadOptions(weights=tmp_path / "other.pth")).module.state_dict()
     assert all(torch.equal(other[name], tensor) for name, tensor in loaded.items())
 
 
@@ -119,7 +119,7 @@ def test_a_temperature_comes_with_the_runs_own_weights_and_changes_no_logit(
         assert torch.equal(plain(image), calibrated(image))
     assert plain.fingerprint() == calibrated.fingerprint()  # as a teacher it teaches the same
     save_file(trained().module.state_dict(), tmp_path / "other.safetensors")
-    assert load_network(str(run), weights=tmp_path / "other.safetensors").temperature == 1.0
+    assert load_network(str(run), LoadOptions(weights=tmp_path / "other.safetensors")).temperature == 1.0
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -153,7 +153,9 @@ def test_a_function_may_name_its_output_stride(
 ) -> None:
     code = "from torch import nn\ndef build():\n    net = nn.Conv2d(3, 21, 1)\n"
     (tmp_path / "deep.py").write_text(f"{code}    net.output_stride = {declared}\n    return net\n")
-    assert load_network(f"{tmp_path}/deep.py:build", output_stride=given).output_stride == expected
+    assert (
+        load_network(f"{tmp_path}/deep.py:build", LoadOptions(output_stride=given)).output_stride == expected
+    )
 
 
 def test_an_image_is_resized_to_a_multiple_of_the_output_stride_and_one() -> None:
@@ -187,7 +189,7 @@ def test_a_function_may_name_a_whole_label_set(file: Path) -> None:
 def test_a_function_is_told_the_classes_and_takes_weights(file: Path, tmp_path: Path) -> None:
     state = nn.Conv2d(3, 3, 1).state_dict()
     torch.save(state, tmp_path / "mine.pth")
-    network = load_network(f"{file}:student", labels=LABELS, weights=tmp_path / "mine.pth")
+    network = load_network(f"{file}:student", LoadOptions(labels=LABELS, weights=tmp_path / "mine.pth"))
     assert network.labels == LABELS
     assert torch.equal(network.module.weight, state["weight"])
 
@@ -220,9 +222,9 @@ def test_21_nameless_logits_are_vocs(make_onnx: Any) -> None:
 
 
 def test_the_given_label_set_is_for_nameless_networks(make_onnx: Any, file: Path) -> None:
-    assert load_network(str(make_onnx(nn.Conv2d(3, 3, 1))), labels=LABELS).labels == LABELS
+    assert load_network(str(make_onnx(nn.Conv2d(3, 3, 1))), LoadOptions(labels=LABELS)).labels == LABELS
     other = LabelSet(names=("water", "land"))
-    assert load_network(f"{file}:teacher", labels=other).labels.names == ("ground", "road")
+    assert load_network(f"{file}:teacher", LoadOptions(labels=other)).labels.names == ("ground", "road")
 
 
 def test_nameless_logits_need_a_label_set(make_onnx: Any) -> None:
@@ -234,7 +236,7 @@ def test_as_many_logits_as_classes_are_wanted(make_onnx: Any, file: Path) -> Non
     with pytest.raises(ValueError, match="gives 2 logits per pixel for 3 classes"):
         load_network(f"{file}:wrong_labels")
     with pytest.raises(ValueError, match="gives 2 logits per pixel for 3 classes"):
-        load_network(str(make_onnx(nn.Conv2d(3, 2, 1))), labels=LABELS)
+        load_network(str(make_onnx(nn.Conv2d(3, 2, 1))), LoadOptions(labels=LABELS))
 
 
 def test_torchvision_teacher_without_a_network_names_the_way_out(
@@ -254,7 +256,7 @@ def test_torchvision_weights_come_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
     own = build_model(TORCHVISION, 21).eval()
     torch.save(own.inner.state_dict(), tmp_path / "own.pth")
-    network = load_network(TORCHVISION, weights=tmp_path / "own.pth")
+    network = load_network(TORCHVISION, LoadOptions(weights=tmp_path / "own.pth"))
     assert network.labels.names == VOC.names
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -266,7 +268,7 @@ def test_torchvision_weights_may_have_an_auxiliary_classifier(tmp_path: Path, au
     name = "deeplabv3_mobilenet_v3_large"
     own = TorchvisionNetwork(name, 21, auxiliary=auxiliary)
     torch.save(own.inner.state_dict(), tmp_path / "own.pth")
-    network = load_network(name, weights=tmp_path / "own.pth")
+    network = load_network(name, LoadOptions(weights=tmp_path / "own.pth"))
     assert (network.module.inner.aux_classifier is not None) is auxiliary
 
 
@@ -274,7 +276,7 @@ def test_torchvision_weights_may_have_an_auxiliary_classifier(tmp_path: Path, au
 def test_a_network_of_the_zoo_takes_weights_of_a_file(tmp_path: Path, suffix: str) -> None:
     state, path = DSUNet(3).state_dict(), tmp_path / f"own.{suffix}"
     save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
-    network = load_network("dsunet", weights=path, labels=LABELS)
+    network = load_network("dsunet", LoadOptions(weights=path, labels=LABELS))
     assert network.labels == LABELS
     assert all(torch.equal(state[name], tensor) for name, tensor in network.module.state_dict().items())
 
@@ -287,9 +289,9 @@ def test_a_network_without_published_weights_asks_for_them() -> None:
 def test_weights_that_do_not_fit_say_what_is_wrong(tmp_path: Path) -> None:
     torch.save(DSUNet(3, width=0.1).state_dict(), tmp_path / "small.pth")
     with pytest.raises(ValueError, match=r"small\.pth do not fit the network: .*size mismatch"):
-        load_network("dsunet", weights=tmp_path / "small.pth", labels=LABELS)
+        load_network("dsunet", LoadOptions(weights=tmp_path / "small.pth", labels=LABELS))
     with pytest.raises(ValueError, match=r"small\.pth do not fit the network: .*Missing key"):
-        load_network(TORCHVISION, weights=tmp_path / "small.pth")
+        load_network(TORCHVISION, LoadOptions(weights=tmp_path / "small.pth"))
 
 
 def test_a_missing_weight_does_not_pass(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from segdistill.build import open_predictor
 from segdistill.config.deploy import ServeConfig
 from segdistill.inference.prediction import predict_image
 from segdistill.models.fused import FusedBlock, fuse_students
-from segdistill.models.trained import load_network
+from segdistill.models.trained import LoadOptions, load_network
 from segdistill.serving.service import network_card, refuse_code
 
 pytestmark = pytest.mark.integration
@@ -51,7 +51,7 @@ def test_an_output_stride_is_the_one_of_predict(serve: Any, run: Path, encoded: 
         response = running.post(encoded(picture))
     with Image.open(io.BytesIO(response.content)) as file:
         mask = np.asarray(file)
-    strided = load_network(str(run), output_stride=16)
+    strided = load_network(str(run), LoadOptions(output_stride=16))
     assert (mask == predict_image(strided, picture, size=40).mask).mean() > 0.999
     assert (mask == predict_image(load_network(str(run)), picture, size=40).mask).mean() < 0.999
 

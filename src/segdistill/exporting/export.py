@@ -20,7 +20,7 @@ from segdistill.exporting.quantize import QUANTIZERS, halve_weights
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork, FileFormat
 from segdistill.models.hub_runs import find_run
-from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.version import __version__
 
 LEAST_AGREEMENT = 0.9
@@ -107,7 +107,7 @@ def write_checked(
     card = make_card(network, config)
     _write(network, draft, card, config, calibration)
     with contextlib.ExitStack() as stack:
-        written = load_network(str(draft), isolated=True) if runs_here(form) else None
+        written = load_network(str(draft), LoadOptions(isolated=True)) if runs_here(form) else None
         if written is not None:
             stack.callback(close, written)
         parity, pair = _compare(network, written, samples, config)
@@ -145,7 +145,7 @@ def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
 
 def _compare_half(network: TrainedNetwork, draft: Path) -> dict[str, Any]:
     """What `compare` finds of the file where it computes in fp16."""
-    half = load_network(str(draft), precision="fp16", isolated=True)
+    half = load_network(str(draft), LoadOptions(precision="fp16", isolated=True))
     try:
         return compare(network, half)
     finally:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -155,14 +155,25 @@ def update_with_weights(digest: "hashlib._Hash", module: nn.Module) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """What the caller of `load_network` asks for; see there."""
+    """How a trained network is loaded.
 
-    weights: Path | None
-    labels: LabelSet | None
-    precision: str
-    prompts: PromptConfig
-    provider: str | None
-    isolated: bool
+    Attributes:
+        weights: a .safetensors or .pth state dict to load instead of the network's own.
+        labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
+        precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
+        output_stride: see `TrainedNetwork`; None takes what the network declares.
+        prompts: what an open-vocabulary network is to segment.
+        provider: what of onnxruntime computes an .onnx file, see `open_session`; None for other networks.
+        isolated: a file whose runtime is not installed is run in an environment of its own, see `RunOptions`.
+    """
+
+    weights: Path | None = None
+    labels: LabelSet | None = None
+    precision: str = "fp32"
+    output_stride: int | None = None
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    provider: str | None = None
+    isolated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,30 +198,14 @@ class Loaded:
     temperature: float = 1.0
 
 
-def load_network(
-    spec: str,
-    *,
-    weights: str | Path | None = None,
-    labels: LabelSet | None = None,
-    precision: str = "fp32",
-    output_stride: int | None = None,
-    prompts: PromptConfig | None = None,
-    provider: str | None = None,
-    isolated: bool = False,
-) -> TrainedNetwork:
+def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwork:
     """A trained network, in eval mode.
 
     Args:
         spec: a run folder, an exported file, a torchvision name (whose published weights torchvision
             downloads and checks), a function that returns a trained network, or any other spec together with
             `weights`.
-        weights: a .safetensors or .pth state dict to load instead.
-        labels: its label set where the network names no classes. Without it, VOC's is taken for 21 logits.
-        precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
-        output_stride: see `TrainedNetwork`; None takes what the network declares.
-        prompts: what an open-vocabulary network is to segment.
-        provider: what of onnxruntime computes an .onnx file, see `open_session`; None for other networks.
-        isolated: a file whose runtime is not installed is run in an environment of its own, see `RunOptions`.
+        options: weights, precision, ...
 
     Label set, normalisation and output stride come from the run folder, from torchvision's or the file's
     metadata, or from attributes `labels` (class names or a label set), `mean`, `std` and `output_stride` of a
@@ -221,30 +216,23 @@ def load_network(
             be run in this precision or by this provider.
         FileNotFoundError: a file does not exist.
     """
+    options = options or LoadOptions()
     parsed = parse_spec(spec)
-    if provider is not None and parsed.kind != "file":
+    if options.provider is not None and parsed.kind != "file":
         raise ValueError(f"{spec} is run by PyTorch, but --provider is for .onnx files: leave it out")
-    options = LoadOptions(
-        weights=Path(weights) if weights else None,
-        labels=labels,
-        precision=precision,
-        prompts=prompts or PromptConfig(),
-        provider=provider,
-        isolated=isolated,
-    )
     loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
     network = TrainedNetwork(
         loaded.module,
-        _label_set(loaded, spec, labels),
+        _label_set(loaded, spec, options.labels),
         parsed.text,
         mean=loaded.mean or IMAGENET_MEAN,
         std=loaded.std or IMAGENET_STD,
         size=loaded.size,
     )
-    network.output_stride = output_stride or loaded.output_stride
+    network.output_stride = options.output_stride or loaded.output_stride
     network.temperature = loaded.temperature
     if parsed.kind != "file":
-        network.dtype = DTYPES[precision]
+        network.dtype = DTYPES[options.precision]
     return network.eval()
 
 
