@@ -212,8 +212,10 @@ def check_format(config: ExportConfig) -> None:
     if config.side is not None and not form.square:
         raise ValueError(f"side is {config.side}, but must be null for {config.format}: it takes any size")
     if config.output == "mask" and form.planes:
-        possible = ", ".join(name for name, form in FORMATS.items() if not form.planes)
-        raise ValueError(f"output is 'mask', but must be logits for {config.format}: {possible} have masks")
+        possible = [name for name, form in FORMATS.items() if not form.planes]
+        raise ValueError(
+            f"output is 'mask', but must be logits for {config.format}: {', '.join(possible)} have masks"
+        )
     if wanted is not None and wanted not in form.quantize:
         possible = [name for name, form in FORMATS.items() if wanted in form.quantize]
         raise ValueError(
