@@ -224,6 +224,19 @@ def test_what_has_no_shape_is_left_out(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "marker", [{"label": "roof", "layer": "/etc/hostname"}, {"layer": "secret.png"}, {"layer": 3}]
+)
+def test_a_json_file_cannot_name_a_png_file(root: Path, tmp_path: Path, marker: dict[str, Any]) -> None:
+    """Only the reader says which PNG files hold brush strokes: the JSON file comes from anyone."""
+    secret = tmp_path.parent / f"{tmp_path.name}-secret.png"
+    Image.new("L", (W, H), 255).save(secret)
+    if marker.get("layer") == "secret.png":
+        marker = {"label": "roof", "layer": str(secret)}
+    edited(root, lambda tasks: tasks[2]["annotations"][0]["result"].append(marker))
+    assert open_dataset(root, "all").mask(2).max() == 0
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         ({}, "is no list of tasks: export from Label Studio as JSON"),

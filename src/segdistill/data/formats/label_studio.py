@@ -2,12 +2,18 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
-from segdistill.data.formats.label_studio_masks import LabelStudioMasks, region_label
+from segdistill.data.formats.label_studio_masks import (
+    Annotation,
+    LabelStudioMasks,
+    Layer,
+    region_label,
+)
 from segdistill.data.formats.layout import (
     DESCRIPTION,
     SPLIT,
@@ -31,7 +37,7 @@ JSON_BYTES = 2**31
 """Largest file of tasks; a brush stroke takes some kilobytes."""
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of a file that is uploaded."""
-LAYER = re.compile(r"task-(\d+)-annotation-(\d+)-by-(.+)-(\d+)")
+LAYER_STEM = re.compile(r"task-(\d+)-annotation-(\d+)-by-(.+)-(\d+)")
 """Stem of a PNG file: numbers of task and annotation, then annotator, tool and class, and a counter."""
 
 
@@ -39,8 +45,7 @@ class Annotated(NamedTuple):
     """An annotated image."""
 
     image: Path
-    regions: list[dict[str, Any]]
-    """As the JSON file has them; of PNG files, `layer` (the file) and `label`."""
+    regions: Sequence[Annotation]
     mask: Path
     """The file that holds them; of several, the newest."""
 
@@ -129,7 +134,7 @@ class LabelStudioLayout(Layout):
             ids, [one.image for one in found], [one.mask for one in found], self.classes.reader(reader)
         )
 
-    def find_layers(self, folder: Path) -> dict[int, tuple[list[dict[str, Any]], Path]]:
+    def find_layers(self, folder: Path) -> dict[int, tuple[list[Layer], Path]]:
         """Regions and newest file of the newest annotation of each task, from the PNG files in a folder.
 
         Raises:
@@ -141,7 +146,7 @@ class LabelStudioLayout(Layout):
         found: defaultdict[int, defaultdict[int, list[tuple[int, int, Path]]]]
         found = defaultdict(lambda: defaultdict(list))
         for path in sorted(folder.glob("*.png")):
-            match = LAYER.fullmatch(path.stem)
+            match = LAYER_STEM.fullmatch(path.stem)
             if match is None:
                 raise ValueError(f"{path} is not called task-N-annotation-N-by-...-CLASS-N.png")
             task, annotation, middle, counter = match.groups()
@@ -151,15 +156,14 @@ class LabelStudioLayout(Layout):
             if name is None:
                 raise ValueError(f"{path} is of no class; the classes are {', '.join(self.files.names)}")
             found[int(task)][int(annotation)].append((self.files.names.index(name), int(counter), path))
-        layers = {}
-        for number, annotations in found.items():
-            files = sorted(annotations[max(annotations)])
-            regions = [{"label": self.files.names[index], "layer": str(path)} for index, _, path in files]
-            layers[number] = (
-                regions,
+        newest = {number: sorted(annotations[max(annotations)]) for number, annotations in found.items()}
+        return {
+            number: (
+                [Layer(self.files.names[index], path) for index, _, path in files],
                 max((path for _, _, path in files), key=lambda path: path.stat().st_mtime),
             )
-        return layers
+            for number, files in newest.items()
+        }
 
 
 class ImageFolder:

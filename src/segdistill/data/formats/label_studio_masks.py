@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,19 @@ from segdistill.data.polygons import Region, load_rasteriser, overlay, polygon_r
 
 LABEL_KEYS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
 """Keys of a region's value that list its classes."""
+SHAPE_KEYS = {"rle", "points", "width", "radiusX"}
+"""Keys of a region's value of which one says that it has a shape."""
+
+
+class Layer(NamedTuple):
+    """Brush strokes of one class in a PNG file: a type of its own, which no JSON file can hold."""
+
+    label: str
+    path: Path
+
+
+Annotation = dict[str, Any] | Layer
+"""A region as the JSON file has it, or a PNG file of brush strokes."""
 
 
 class LabelStudioMasks(MaskReader):
@@ -29,11 +42,11 @@ class LabelStudioMasks(MaskReader):
         ValueError: there are polygons, and pycocotools is not installed.
     """
 
-    def __init__(self, names: Sequence[str], ids: list[str], regions: list[list[dict[str, Any]]]) -> None:
+    def __init__(self, names: Sequence[str], ids: list[str], regions: Sequence[Sequence[Annotation]]) -> None:
         self.indices = {name: index for index, name in enumerate(names)}
         self.form = f"label studio {list(names)}"
         packed = [pack(one) for one in regions]
-        if any("rle" not in one.get("value", {"rle": None}) for entry in packed for one in entry):
+        if any(not isinstance(one, Layer) and "rle" not in one["value"] for entry in packed for one in entry):
             load_rasteriser()  # for polygons: missing now rather than in the middle of a training
         self.entries = PackedEntries(ids, packed)
 
@@ -47,7 +60,8 @@ class LabelStudioMasks(MaskReader):
     def regions(self, files: SampleFiles, size: tuple[int, int]) -> Iterator[tuple[int, Region]]:
         """Class index and pixels of each region of an image of `size` (H, W)."""
         for number, one in enumerate(self.entries[files.id], start=1):
-            where = f"{files.mask}: region {one.get('id', number)} of {files.image.name}"
+            known = number if isinstance(one, Layer) else one.get("id", number)
+            where = f"{files.mask}: region {known} of {files.image.name}"
             name = region_label(one)
             if name is None:
                 raise ValueError(f"{where} has no class, or several")
@@ -62,21 +76,20 @@ class LabelStudioMasks(MaskReader):
                 raise ValueError(f"{where}: {error}") from None
 
 
-def pack(regions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def pack(regions: Sequence[Annotation]) -> list[Annotation]:
     """Regions without what is not drawn, and with brush strokes as bytes instead of lists of numbers."""
-    packed = []
+    packed: list[Annotation] = []
     for one in regions:
+        if isinstance(one, Layer):
+            packed.append(one)
+            continue
         value = one.get("value")
-        if "layer" not in one and not (isinstance(value, dict) and value.keys() & SHAPE_KEYS):
+        if not (isinstance(value, dict) and value.keys() & SHAPE_KEYS):
             continue  # a choice, a text, a relation
-        if isinstance(value, dict) and is_bytes(value.get("rle")):
+        if is_bytes(value.get("rle")):
             one = {**one, "value": {**value, "rle": bytes(value["rle"])}}
         packed.append(one)
     return packed
-
-
-SHAPE_KEYS = {"rle", "points", "width", "radiusX"}
-"""Keys of a region's value of which one says that it has a shape."""
 
 
 def is_bytes(value: Any) -> bool:
@@ -84,26 +97,25 @@ def is_bytes(value: Any) -> bool:
     return isinstance(value, list) and all(type(one) is int and 0 <= one <= 255 for one in value)
 
 
-def region_label(region: dict[str, Any]) -> str | None:
+def region_label(region: Annotation) -> str | None:
     """The class of a region; None where it has none or several."""
-    if "layer" in region:
-        return str(region["label"])
+    if isinstance(region, Layer):
+        return region.label
     value = region.get("value")
     value = value if isinstance(value, dict) else {}
     labels: list[Any] = next((value[key] for key in LABEL_KEYS if isinstance(value.get(key), list)), [])
     return SYNONYMS.get(str(labels[0]), str(labels[0])) if len(labels) == 1 else None
 
 
-def draw_region(region: dict[str, Any], size: tuple[int, int]) -> Region:
+def draw_region(region: Annotation, size: tuple[int, int]) -> Region:
     """The pixels of a region in an image of `size` (H, W).
 
     Raises:
         ValueError: it is damaged, turned, for another size, or has a shape that cannot be drawn.
     """
-    if "layer" in region:
-        layer = Path(region["layer"])
-        pixels = read_bitmap(layer)
-        require_size(layer, pixels.shape, size)
+    if isinstance(region, Layer):
+        pixels = read_bitmap(region.path)
+        require_size(region.path, pixels.shape, size)
         return pixels
     stored = (region.get("original_height"), region.get("original_width"))
     if stored != size:
