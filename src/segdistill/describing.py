@@ -6,6 +6,7 @@ from typing import Any
 
 from segdistill.console import log
 from segdistill.data.discovery.readings import Reading, find_readings
+from segdistill.data.formats.divided import divisible_split
 from segdistill.data.formats.layout import DESCRIPTION, Layout, dump_description
 from segdistill.data.formats.table import open_layout
 from segdistill.files import write_atomic
@@ -96,7 +97,9 @@ def _missing(reading: Reading, opened: Layout, sizes: dict[str, int]) -> list[tu
         found.append((f"the names of the classes; replace these in {reading.file}", line))
     validation = next((split for split in VALIDATION if split in sizes), None)
     training = next((split for split in sizes if split.startswith("train")), None)
-    if validation is None:
+    if validation is None and divisible_split(list(sizes)) is None:
+        found.append(("which splits to train and to validate on", "--data.split NAME --data.val_split NAME"))
+    elif validation is None:
         file = opened.root / opened.described_by
         found.append((f"a split for validation; add to {file} (or write it, with this line alone)", SHARE))
     elif validation != "val" or training != "train":

@@ -12,6 +12,7 @@ from PIL import Image
 from segdistill.data.datasets import open_dataset, splits
 from segdistill.data.discovery.folders import place_of
 from segdistill.data.discovery.readings import find_readings
+from segdistill.data.formats.table import open_layout
 from segdistill.describing import init_dataset
 
 pytestmark = pytest.mark.unit
@@ -79,6 +80,17 @@ def test_what_is_missing_is_said_with_its_line(tmp_path: Path, capsys: Any) -> N
     with (tmp_path / "dataset.yaml").open("a") as file:
         file.write("val: 0.1\n")
     assert splits(tmp_path) == ["train", "val"]
+
+
+def test_a_fraction_is_not_advised_where_no_split_can_be_divided(tmp_path: Path, capsys: Any) -> None:
+    for scene in ("a", "b"):
+        photo(tmp_path / scene / "x.jpg")
+        (tmp_path / scene / "x.json").write_text('{"shapes": [{"label": "roof"}], "imagePath": "x.jpg"}')
+    assert init_dataset(tmp_path)["missing"] == ["--data.split NAME --data.val_split NAME"]
+    assert "Missing: which splits to train and to validate on: --data.split" in capsys.readouterr().err
+    (tmp_path / "dataset.yaml").write_text("val: 0.1\n")
+    with pytest.raises(ValueError, match="divides the split 'train', but the splits are a, b"):
+        open_layout(tmp_path)
 
 
 def test_names_come_from_a_file_beside_the_folders(tmp_path: Path) -> None:

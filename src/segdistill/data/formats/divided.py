@@ -1,5 +1,6 @@
 """A data set of any layout of which one split is divided into training and validation."""
 
+from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Self
@@ -7,6 +8,13 @@ from typing import Self
 from segdistill.data.formats.layout import FileList, Layout
 
 TRAIN, VAL = "train", "val"
+
+
+def divisible_split(found: Sequence[str]) -> str | None:
+    """Of a data set's splits the one that `val: FRACTION` divides; None where that is not clear."""
+    if TRAIN in found or not found:
+        return TRAIN
+    return found[0] if len(found) == 1 else None
 
 
 class DividedLayout(Layout):
@@ -30,13 +38,14 @@ class DividedLayout(Layout):
                 f"{source}: `val: {self.division.val}` would hold images out, but there is a split "
                 f"{VAL!r} already: remove the line"
             )
-        if TRAIN not in found and len(found) > 1:
+        divided = divisible_split(found)
+        if divided is None:
             raise ValueError(
                 f"{source}: `val: {self.division.val}` divides the split {TRAIN!r}, but the splits are "
                 f"{', '.join(found)}: remove the line, and name two of them with --data.split and "
                 "--data.val_split"
             )
-        self.divided = TRAIN if TRAIN in found or not found else found[0]
+        self.divided = divided
 
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
