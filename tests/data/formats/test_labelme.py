@@ -14,7 +14,8 @@ from segdistill.config.train import DataConfig
 from segdistill.data.cache.images import sample_key
 from segdistill.data.check import check
 from segdistill.data.datasets import open_dataset, splits
-from segdistill.data.formats.labelme import LabelmeLayout
+from segdistill.data.formats import labelme
+from segdistill.data.formats.labelme import LabelmeLayout, is_labelme
 from segdistill.data.formats.table import open_layout, open_training_layout
 
 pytestmark = pytest.mark.unit
@@ -147,3 +148,18 @@ def test_other_classes_are_another_cache_entry(root: Path) -> None:
         (root / "dataset.yaml").write_text(f"names: {names}\n")
         keys.add(sample_key(open_dataset(root, "all"), 0))
     assert len(keys) == 2
+
+
+def test_a_json_file_of_something_else_is_none_of_labelme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another layout may have it: it is not this reader's to refuse."""
+    file = tmp_path / "a.json"
+    file.write_bytes(b'{"shapes": [], "imagePath": "caf\xe9.png"}')
+    assert not is_labelme(file)
+    file.write_text('{"shapes": [], "imagePath": "a.png"}')
+    assert is_labelme(file)
+    monkeypatch.setattr(labelme, "JSON_BYTES", 10)
+    assert not is_labelme(file)
+    (tmp_path / "b.json").mkdir()
+    assert not is_labelme(tmp_path / "b.json")

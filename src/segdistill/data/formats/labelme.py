@@ -138,7 +138,10 @@ def find_folders(root: Path) -> list[Path]:
 
 def is_labelme(path: Path) -> bool:
     """Whether a JSON file, which may be damaged, is one of labelme."""
-    text = read_text(path, JSON_BYTES)
+    try:
+        text = read_text(path, JSON_BYTES)
+    except (ValueError, OSError):  # too large, or not UTF-8, or a folder of that name: of another tool
+        return False
     return '"shapes"' in text and '"imagePath"' in text
 
 
