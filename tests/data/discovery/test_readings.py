@@ -151,6 +151,13 @@ def test_several_ways_are_named_and_one_is_chosen(tmp_path: Path) -> None:
     assert description(tmp_path)["masks"] == "parts"
 
 
+def test_a_devkit_without_masks_is_refused_with_their_place(tmp_path: Path) -> None:
+    for name in ("ImageSets/Segmentation", "SegmentationClass"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match="SegmentationClass is empty: put the masks there"):
+        init_dataset(tmp_path)
+
+
 def test_a_folder_without_masks_says_what_was_looked_for(tmp_path: Path) -> None:
     photo(tmp_path / "images" / "a.jpg")
     photo(tmp_path / "more" / "a.jpg", 1)

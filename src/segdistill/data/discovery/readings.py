@@ -41,7 +41,7 @@ def find_readings(folder: Path) -> list[Reading]:
 
     Raises:
         FileNotFoundError: it is no folder.
-        ValueError: a file in it that describes it is damaged.
+        ValueError: a file in it that describes it is damaged, or a devkit has no mask.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
@@ -72,7 +72,10 @@ def _devkits(folder: Path) -> Iterator[Reading]:
     for devkit in (folder, folder / "VOCdevkit" / "VOC2012"):
         masks = devkit / mask_folder("")
         if (devkit / "ImageSets").is_dir() and masks.is_dir():
-            notes = voc_names(describe_masks(list(list_images(masks)), devkit))
+            files = list(list_images(masks))
+            if not files:
+                raise ValueError(f"{masks} is empty: put the masks there, PNG files called as their images")
+            notes = voc_names(describe_masks(files, devkit))
             why = f"a VOC devkit (ImageSets and {masks.name}); {notes.why}"
             yield Reading("voc", why, devkit / DESCRIPTION, notes.description, notes.named)
             return
