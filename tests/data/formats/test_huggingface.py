@@ -13,7 +13,7 @@ from segdistill.config.train import DataConfig
 from segdistill.data.cache.images import sample_key
 from segdistill.data.check import check
 from segdistill.data.datasets import open_dataset, open_training, open_unlabelled, splits
-from segdistill.data.formats.huggingface import HuggingFaceLayout
+from segdistill.data.formats.huggingface import HuggingFaceLayout, is_table
 from segdistill.data.formats.table import open_layout
 
 datasets = pytest.importorskip("datasets")
@@ -171,3 +171,24 @@ def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("segdistill.data.formats.huggingface.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"install segdistill\[hf\]"):
         open_layout(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "listed"),
+    [
+        ("metadata.csv", "file_name,mask_file_name\na.png,b.png\n", True),
+        ("metadata.csv", "\ufeffmask_file_name,file_name\n", True),
+        ("train/metadata.jsonl", '{"file_name": "a.png"}\n{"file_name": "b.png"}\n', True),
+        ("metadata.csv", "date,camera\n2024,x\n", False),
+        ("metadata.csv", "", False),
+        ("metadata.jsonl", '{"camera": "file_name"}\n', False),
+        ("metadata.jsonl", "not JSON", False),
+        ("metadata.jsonl", "3", False),
+    ],
+)
+def test_a_metadata_file_counts_where_it_lists_files(
+    tmp_path: Path, name: str, text: str, listed: bool
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert is_table(tmp_path) is listed

@@ -1,5 +1,7 @@
 """Reads data sets of Hugging Face's `datasets` on the disk: saved ones, parquet files, imagefolders."""
 
+import csv
+import json
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +25,11 @@ IMAGE_COLUMN, MASK_COLUMN = "image", "mask"
 """Columns where a dataset.yaml names no others."""
 SAVED = ("dataset_dict.json", "state.json")
 """Files of which `save_to_disk` writes one, for several splits or for one."""
-LOADED = ("*.parquet", "*/*.parquet", "metadata.jsonl", "metadata.csv", "*/metadata.jsonl", "*/metadata.csv")
+TABLES = ("*.parquet", "*/*.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "*/metadata.jsonl", "*/metadata.csv")
 """Files that `load_dataset` reads: tables, and the lists of an imagefolder."""
+LINE_BYTES = 2**16
+"""Most that is read of the first line of such a list."""
 TRAIN = "train"
 """The split of which unlabelled images are taken, where there are several."""
 ALL = "all"
@@ -197,8 +202,24 @@ def require_library() -> None:
 
 def is_table(folder: Path) -> bool:
     """Whether a folder is a data set that `datasets` opens."""
-    saved = any((folder / name).is_file() for name in SAVED)
-    return saved or any(next(folder.glob(pattern), None) is not None for pattern in LOADED)
+    if any((folder / name).is_file() for name in SAVED):
+        return True
+    if any(next(folder.glob(pattern), None) is not None for pattern in TABLES):
+        return True
+    return any(lists_files(path) for pattern in METADATA for path in folder.glob(pattern))
+
+
+def lists_files(path: Path) -> bool:
+    """Whether a metadata file is the list of an imagefolder: it has a column `file_name` or `..._file_name`."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            line = file.readline(LINE_BYTES)
+        names = json.loads(line) if path.suffix == ".jsonl" else next(csv.reader([line]), [])
+    except (OSError, ValueError, RecursionError, csv.Error):
+        return False
+    return isinstance(names, dict | list) and any(
+        isinstance(name, str) and (name == "file_name" or name.endswith("_file_name")) for name in names
+    )
 
 
 def open_tables(folder: Path) -> dict[str, Any]:
