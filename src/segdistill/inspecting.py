@@ -197,10 +197,8 @@ def convert_dataset(root: str | Path, out: str | Path, layout: str | Path | None
     sets = {split: open_split(opened, split, strict=False) for split in opened.splits()}
     if not sets:
         raise ValueError(f"{root} has no splits: there is nothing to convert")
-    forms = {split: samples.reader.form for split, samples in sets.items()}
-    settings = {"root": str(Path(root).absolute()), "classes": opened.labels.to_dict(), "form": forms}
     with folder.locked():
-        tasks = plan(sets, folder, settings)
+        tasks = plan(sets, folder, Path(root))
         missing = {task.target: task for task in tasks if not task.is_done()}
         failed = set()
         with progress() as bar:

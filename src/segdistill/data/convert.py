@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -75,20 +74,23 @@ class Task:
         return self.source.stat().st_mtime_ns if self.source is not None and self.source.is_file() else 0
 
 
-def plan(sets: dict[str, FileSamples], folder: DevkitFolder, settings: dict[str, Any]) -> list[Task]:
+def plan(sets: dict[str, FileSamples], folder: DevkitFolder, root: Path) -> list[Task]:
     """What there is to write; the folder gets its description.
 
     Args:
         sets: the samples of each split.
         folder: that is written.
-        settings: what the masks depend on.
+        root: the folder of the data set.
 
     Raises:
         ValueError: the folder holds masks of other settings, or an image has two masks.
     """
     files = [(split, index, one.files(index)) for split, one in sets.items() for index in range(len(one))]
     found = [(image_path(file.image), devkit_name(file.id)) for _, _, file in files]
-    named = folder.open(found, next(iter(sets.values())).labels, settings)
+    labels = next(iter(sets.values())).labels
+    forms = {split: samples.reader.form for split, samples in sets.items()}
+    settings = {"root": str(root.absolute()), "classes": labels.to_dict(), "form": forms}
+    named = folder.open(found, labels, settings)
     by_source = {os.path.abspath(image.source): image for image in named}  # noqa: PTH100  # as `open` has it
     folders = {split: DevkitFolder(folder.path, split) for split in sets}
     tasks = []
