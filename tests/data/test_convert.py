@@ -14,6 +14,7 @@ from segdistill.data import convert as module
 from segdistill.data.convert import devkit_name
 from segdistill.data.datasets import open_dataset, open_training, open_validation, splits
 from segdistill.data.images import read_mask
+from segdistill.data.label_folder import first_difference
 from segdistill.inspecting import convert_dataset
 
 pytestmark = pytest.mark.unit
@@ -97,7 +98,9 @@ def test_other_classes_need_another_folder(every_layout: Make, tmp_path: Path) -
     root, out = every_layout(["a"]), tmp_path / "out"
     convert_dataset(root, out)
     every_layout(["a"], classes={"background": ["roof"]})
-    with pytest.raises(ValueError, match=r"were made with classes .* name another folder with --out"):
+    with pytest.raises(
+        ValueError, match=r"were made with classes\.names \['background', 'road', 'roof'\], not "
+    ):
         convert_dataset(root, out)
     merged = tmp_path / "merged"
     convert_dataset(root, merged)
@@ -175,3 +178,13 @@ def test_images_within_a_table_become_png_files(tmp_path: Path, monkeypatch: pyt
     before, after = open_dataset(root, "all"), open_dataset(out, "all")
     assert [one.tolist() for one in before[2][:2]] == [one.tolist() for one in after[2][:2]]
     assert convert_dataset(root, out)["computed"] == 0
+
+
+def test_a_refusal_shows_the_first_difference_and_no_more() -> None:
+    names = [f"class {number}" for number in range(200)]
+    before, now = {"names": names, "void": 255}, {"names": [*names[:7], "other", *names[8:]], "void": 255}
+    assert first_difference("classes", before, now) == "classes.names[7] class 7, not other"
+    assert first_difference("form", {"a": 1}, {"a": 1, "b": 2}) == "form.b None, not 2"
+    text = first_difference("names", names, names[1:])
+    assert text.startswith("names ['class 0', 'class 1'")
+    assert len(text) < 200

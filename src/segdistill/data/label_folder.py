@@ -20,6 +20,8 @@ from segdistill.files import locked, read_text, remove_temporaries, write_togeth
 
 RECORD_BYTES = 2**28
 """Largest record that is read: some two million images."""
+MOST_SHOWN = 80
+"""Characters that a message shows of a setting."""
 CLOCK_NS = 2 * 10**9
 """Nanoseconds by which a copy's time may differ from its file's: no file system rounds times further."""
 
@@ -34,14 +36,16 @@ class LabelledImage(NamedTuple):
 
 
 class LabelFolder:
-    """The folder of such a data set, with the masks that a network gives images.
+    """The folder of such a data set: images, masks, its dataset.yaml, and a record of where they come from.
 
     Args:
         path: need not exist.
 
     Attributes:
         record: name of the file that says how the masks were made, and which file each image is.
-        verb: the command that makes it.
+        verb: the command that writes the folder, for messages.
+        images, masks: the folders of these.
+        sheet: the picture of some of them.
     """
 
     record = "label.json"
@@ -68,14 +72,14 @@ class LabelFolder:
             ValueError: see above.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file, not a folder; name another with --out")
+            raise ValueError(f"{self.path} is a file, not a folder; name another as `out`")
         own = self.path.resolve()
         for path in paths:
             given = Path(path).resolve()
             if own.is_relative_to(given) or given.is_relative_to(own):
                 raise ValueError(
                     f"{path} and the data set's folder {self.path} lie in each other, so that it would read "
-                    "its own images; name a folder outside with --out"
+                    "its own images; name a folder outside as `out`"
                 )
         if self.path.is_dir() and not (self.path / self.record).is_file():
             left = {
@@ -87,7 +91,7 @@ class LabelFolder:
             if others:
                 raise ValueError(
                     f"{self.path} holds {others[0]} but no masks of `segdistill {self.verb}`; "
-                    "name another folder with --out"
+                    "name another folder as `out`"
                 )
 
     def locked(self) -> AbstractContextManager[None]:
@@ -147,13 +151,14 @@ class LabelFolder:
             before, sources = dict(record["settings"]), dict(record["sources"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
-                f"{file} is damaged ({error}): delete {self.path}, or name another with --out"
+                f"{file} is damaged ({error}): delete {self.path}, or name another as `out`"
             ) from None
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ValueError(
-                    f"the masks in {self.path} were made with {name} {before.get(name)}, not {value}: name "
-                    "another folder with --out, or delete this one"
+                    f"the masks in {self.path} were made with "
+                    f"{first_difference(name, before.get(name), value)}: name another folder as `out`, or "
+                    "delete this one"
                 )
         return {str(name): str(source) for name, source in sources.items()}
 
@@ -190,6 +195,20 @@ class LabelFolder:
         except OSError:  # another file system, or one without hard links
             shutil.copy2(image.source, temporary)
         temporary.replace(target)
+
+
+def first_difference(name: str, before: Any, value: Any) -> str:
+    """`NAME OLD, not NEW` for the first part in which two JSON values differ, each bounded in length."""
+    if isinstance(before, dict) and isinstance(value, dict):
+        key = next(key for key in [*before, *value] if before.get(key) != value.get(key))
+        return first_difference(f"{name}.{key}", before.get(key), value.get(key))
+    if isinstance(before, list) and isinstance(value, list) and len(before) == len(value):
+        place = next(place for place, one in enumerate(before) if one != value[place])
+        return first_difference(f"{name}[{place}]", before[place], value[place])
+    old, new = (
+        text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..." for text in map(str, (before, value))
+    )
+    return f"{name} {old}, not {new}"
 
 
 def free_name(wanted: Path, taken: set[str]) -> str:

@@ -210,7 +210,7 @@ def is_table(folder: Path) -> bool:
 
 
 def lists_files(path: Path) -> bool:
-    """Whether a metadata file is the list of an imagefolder: it has a column `file_name` or `..._file_name`."""
+    """Whether a metadata file is an imagefolder's list: it has a column `file_name` or `..._file_name`."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             line = file.readline(LINE_BYTES)
