@@ -21,7 +21,7 @@ from segdistill import api, cli
 from segdistill.config.help import GENERAL, MANY
 from segdistill.config.mistakes import option_types
 from segdistill.config.train import TrainConfig
-from segdistill.config.verbs import SHORT, expand, make_parser, read_options
+from segdistill.config.verbs import SHORT_OPTIONS, expand, make_parser, read_options
 from segdistill.config.yaml import load
 from segdistill.engine import about
 from segdistill.engine.runtime import processor_name
@@ -386,7 +386,7 @@ def test_help_shows_few_options_and_help_all_every_one(capsys: Any, verb: str) -
     assert shown[: len(found.first)] == [*found.first]
     assert {*shown[len(found.first) :]} <= {*GENERAL}
     every = shown_options(capsys, verb, "--help_all")
-    assert {*every} >= {*types} - {*SHORT}
+    assert {*every} >= {*types} - {*SHORT_OPTIONS}
 
 
 @pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.first])

@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from os import PathLike, fspath
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from segdistill.config.values import did_you_mean
 from segdistill.config.yaml import from_plain
 
 Config = TypeVar("Config")
 
-MAIN_FIELD = {"data": "root", "student": "spec", "teacher": "spec"}
-"""Of a group of settings, the field that a value stands for which is no mapping: as on the command line."""
-SHORT = {"init": "student.init"}
-"""Keywords that stand for a setting of another name."""
+SHORT_NAMES = {
+    "data": "data.root",
+    "student": "student.spec",
+    "teacher": "teacher.spec",
+    "init": "student.init",
+}
+"""Short names of settings, here and on the command line; that of a group takes a mapping here, too."""
 
 
 def with_keywords(cls: type[Config], config: Config | None, keywords: Mapping[str, Any]) -> Config:
@@ -36,19 +39,27 @@ def with_keywords(cls: type[Config], config: Config | None, keywords: Mapping[st
         return config
     plain = asdict(config)  # type: ignore[call-overload]
     for name, value in keywords.items():
-        _set(cls, plain, SHORT.get(name, name), value)
+        full = SHORT_NAMES.get(name, name)
+        is_group = full.startswith(f"{name}.") and (isinstance(value, Mapping) or is_dataclass(value))
+        _set(cls, plain, name if is_group else full, value)
     return from_plain(cls, plain)
 
 
 def _set(cls: Any, plain: dict[str, Any], name: str, value: Any, prefix: str = "") -> None:
-    """Set a field, `group.field` too, of a dataclass that `asdict` has made `plain`."""
-    name, _, rest = name.partition(".")
+    """Set a field, `group.field` or `mapping.key` too, of a dataclass that `asdict` has made `plain`."""
+    name, _, rest = str(name).partition(".")
     if name not in plain:
         hint = did_you_mean(name, [field.name for field in fields(cls)])
         raise TypeError(f"{prefix}{name} is no setting of {cls.__name__}{hint}")
     kind = get_type_hints(cls)[name]
     if not (isinstance(kind, type) and is_dataclass(kind)):
-        plain[name] = fspath(value) if isinstance(value, PathLike) else value
+        plain_value = fspath(value) if isinstance(value, PathLike) else value
+        if not rest:
+            plain[name] = plain_value
+        elif get_origin(kind) is dict:
+            plain[name][rest] = plain_value
+        else:
+            raise TypeError(f"{prefix}{name} is one setting, not a group: there is no {prefix}{name}.{rest}")
     elif rest:
         _set(kind, plain[name], rest, value, f"{prefix}{name}.")
     elif is_dataclass(value) and not isinstance(value, type):
@@ -56,7 +67,5 @@ def _set(cls: Any, plain: dict[str, Any], name: str, value: Any, prefix: str = "
     elif isinstance(value, Mapping):
         for field, one in value.items():
             _set(kind, plain[name], field, one, f"{prefix}{name}.")
-    elif name in MAIN_FIELD:
-        _set(kind, plain[name], MAIN_FIELD[name], value, f"{prefix}{name}.")
     else:
         raise TypeError(f"{prefix}{name} is {value!r}, but must be a mapping or {kind.__name__}")

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from segdistill.config.values import did_you_mean
-from segdistill.config.verbs import PROGRAM, SHORT, Verb
+from segdistill.config.verbs import PROGRAM, SHORT_OPTIONS, Verb
 
 KINDS: dict[Any, str] = {
     bool: "true or false",
@@ -53,7 +53,7 @@ def option_types(verb: Verb) -> dict[str, Any]:
 
     own = {name: form.get("type", str) for name, form in verb.arguments.items() if name.startswith("--")}
     found = {} if verb.settings is None else dict(settings(verb.settings, "--"))
-    short = {name: found[full] for name, full in SHORT.items() if full in found}
+    short = {name: found[full] for name, full in SHORT_OPTIONS.items() if full in found}
     return {**own, **found, **short, "--help_all": str, "--quiet": str, "--verbose": str}
 
 

@@ -7,15 +7,11 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from segdistill.config.help import add_help
+from segdistill.config.keywords import SHORT_NAMES
 
 PROGRAM = "segdistill"
-SHORT = {
-    "--data": "--data.root",
-    "--student": "--student.spec",
-    "--teacher": "--teacher.spec",
-    "--init": "--student.init",
-}
-"""Under the name of a group of settings, the folder or network itself; and one more short option."""
+SHORT_OPTIONS = {f"--{short}": f"--{full}" for short, full in SHORT_NAMES.items()}
+"""`--teacher SPEC` for `--teacher.spec SPEC`, and so on."""
 VERBOSE = "also print the time of each line, what libraries log, and where an error comes from"
 
 Options = Namespace
@@ -75,7 +71,7 @@ def _add_verbs(
         if typed is not None and name not in typed:
             commands.add_subcommand(name, command, help=verb.help)
             continue
-        add_help(command, verb.first, SHORT)
+        add_help(command, verb.first, SHORT_OPTIONS)
         for argument, form in verb.arguments.items():
             command.add_argument(argument, **form)
         if not verb.verbs:
@@ -93,10 +89,10 @@ def _add_verbs(
 
 
 def expand(arguments: Iterable[str]) -> Iterator[str]:
-    """Short options in full: `--teacher SPEC` is `--teacher.spec SPEC`, and so on (`SHORT`)."""
+    """Short options in full: `--teacher SPEC` is `--teacher.spec SPEC`, and so on (`SHORT_OPTIONS`)."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        yield SHORT.get(name, name) + equals + value
+        yield SHORT_OPTIONS.get(name, name) + equals + value
 
 
 def read_options(
