@@ -12,13 +12,12 @@ from torch import Tensor
 
 from segdistill.data.duplicates import Fingerprint, fingerprint
 from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.masks import MOST_NAMES
 from segdistill.data.objects import make_measure
 from segdistill.data.samples import Samples
 
 MOST_VOID = 0.5
 """Largest fraction of the labelled images' pixels that may be void without a warning."""
-MOST_NAMES = 10
-"""Classes that a warning names."""
 
 Counts = NDArray[np.int64]
 

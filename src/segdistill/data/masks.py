@@ -20,6 +20,9 @@ OUTSIDE = VOID - 1
 MOST_ID = 2**16 - 1
 """Largest id that a mask file may hold."""
 
+MOST_NAMES = 10
+"""Classes that a message names."""
+
 NAME = np.dtypes.StringDType()
 """Strings of any length, kept as UTF-8 beside each other."""
 
@@ -213,12 +216,17 @@ class MappedMasks(MaskReader):
     Args:
         files: reads the classes of the files.
         table: of 256 entries: what each index becomes.
+        ignored: names of the classes that become void.
     """
 
-    def __init__(self, files: MaskReader, table: Mask) -> None:
+    def __init__(self, files: MaskReader, table: Mask, ignored: Sequence[str] = ()) -> None:
         self.files, self.table = files, table
         self.optional = files.optional
-        self.void = "classes under `ignore` included"
+        more = f" and {len(ignored) - MOST_NAMES} more" if len(ignored) > MOST_NAMES else ""
+        classes = (
+            f"the classes {', '.join(ignored[:MOST_NAMES])}{more} become void by `ignore`" if ignored else ""
+        )
+        self.void = "; ".join(filter(None, [classes, files.void]))
         self.form = f"{files.form} {table.tolist()}"
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:

@@ -12,7 +12,7 @@ from segdistill.data.check import Survey, check
 from segdistill.data.datasets import open_dataset, open_labels
 from segdistill.data.formats.classes import ClassMap
 from segdistill.data.labels import VOC, VOID, LabelSet
-from segdistill.data.masks import IndexMasks
+from segdistill.data.masks import IdMasks, IndexMasks
 
 pytestmark = pytest.mark.unit
 FILES = LabelSet(
@@ -191,3 +191,14 @@ def test_more_classes_than_8_bits_hold_are_refused_with_the_reason(every_layout:
         ValueError, match="has 2 to 254 classes, not 300: masks have 8 bits, of which 255 is void"
     ):
         open_labels(root)
+
+
+def test_what_is_void_is_said_of_the_files_and_of_what_is_ignored() -> None:
+    files = LabelSet(names=("ground", "road", "car"))
+    merged = ClassMap({"classes": {"ground": ["car"]}}, files, "x").reader(IndexMasks(files))
+    assert merged.void == IndexMasks(files).void, "nothing is ignored"
+    ignoring = ClassMap({"classes": {"ignore": ["car"]}}, files, "x").reader(IndexMasks(files))
+    assert ignoring.void == f"the classes car become void by `ignore`; {IndexMasks(files).void}"
+    names = tuple(f"c{number}" for number in range(14))
+    many = ClassMap({"classes": {"ignore": list(names[2:])}}, LabelSet(names=names), "x")
+    assert "c10, c11 and 2 more become void" in many.reader(IdMasks({0: 0})).void

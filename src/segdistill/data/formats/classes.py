@@ -28,6 +28,7 @@ class ClassMap:
 
     Attributes:
         labels: the classes that there are then.
+        ignored: those of the files that become void.
 
     Raises:
         ValueError: a class is unknown or named twice, or fewer than two are left.
@@ -58,6 +59,7 @@ class ClassMap:
         indices = {name: index for index, name in enumerate(names)}
         self.table = np.full(VOID + 1, VOID, dtype=np.uint8)
         self.table[: len(files)] = [VOID if t is None else indices[t] for t in targets.values()]
+        self.ignored = [name for name, target in targets.items() if target is None]
         self.identity = self.labels == files
 
     @classmethod
@@ -81,7 +83,7 @@ class ClassMap:
 
     def reader(self, files: MaskReader) -> MaskReader:
         """What reads the masks that `files` reads, as these classes."""
-        return files if self.identity else MappedMasks(files, self.table)
+        return files if self.identity else MappedMasks(files, self.table, self.ignored)
 
 
 def read_groups(description: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
