@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def test_a_run_is_a_path_that_shows_scores_curves_and_examples(distilled: Path) 
     assert pickle.loads(pickle.dumps(distilled)) == copy.copy(distilled) == Path(distilled)
     assert (distilled / "config.yaml").is_file()
     assert getattr(distilled / "figures", "_repr_html_", lambda: None)() is None
+
+
+def test_scores_on_held_out_images_name_what_was_held_out(tmp_path: Path, run: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    text = (folder / "config.yaml").read_text()
+    assert "split val" in " ".join(Run(folder)._repr_html_().split())
+    (folder / "config.yaml").write_text(text.replace("val_share: 0.0", "val_share: 0.25"))
+    page = " ".join(Run(folder)._repr_html_().split())
+    assert "25% of train" in page
+    assert "split val" not in page
 
 
 def test_a_name_in_a_run_is_escaped(tmp_path: Path, run: Path) -> None:

@@ -43,7 +43,7 @@ class Run(SystemPath):
             where = {
                 "target": self.name,
                 "data": folder.config.data.root,
-                "split": folder.config.data.val_split,
+                "split": folder.config.data.scored_split,
             }
             parts.append(as_html(score_table(best | where)))
         for name in FIGURES:

@@ -55,6 +55,11 @@ class DataConfig:
     workers: int = 2
     """Loader processes per training process; 0 loads in the training process itself."""
 
+    @property
+    def scored_split(self) -> str:
+        """What training evaluates on, in words: `val`, or `20% of train`."""
+        return f"{self.val_share:.0%} of {self.split}" if self.val_share else self.val_split
+
     def __post_init__(self) -> None:
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(0 <= self.val_share < 1, "data.val_share", self.val_share, "from 0 to below 1")

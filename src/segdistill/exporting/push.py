@@ -203,9 +203,7 @@ def _data_set(settings: TrainConfig | None, config: PushConfig) -> str:
     named = ", ".join(config.datasets)
     if settings is None or not settings.data.root:
         return named
-    held_out = f"{settings.data.val_share:.0%} of {settings.data.split}"
-    split = held_out if settings.data.val_share else settings.data.val_split
-    return f"{named or Path(settings.data.root).resolve().name}, {split}"
+    return f"{named or Path(settings.data.root).resolve().name}, {settings.data.scored_split}"
 
 
 def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
