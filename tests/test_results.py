@@ -31,11 +31,11 @@ def test_a_run_is_a_path_that_shows_scores_curves_and_examples(distilled: Path) 
 def test_scores_on_held_out_images_name_what_was_held_out(tmp_path: Path, run: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     text = (folder / "config.yaml").read_text()
-    assert "split val" in " ".join(Run(folder)._repr_html_().split())
+    assert ", val" in " ".join(Run(folder)._repr_html_().split())
     (folder / "config.yaml").write_text(text.replace("val_share: 0.0", "val_share: 0.25"))
     page = " ".join(Run(folder)._repr_html_().split())
     assert "25% of train" in page
-    assert "split val" not in page
+    assert ", val" not in page
 
 
 def test_a_name_in_a_run_is_escaped(tmp_path: Path, run: Path) -> None:

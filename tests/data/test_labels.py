@@ -36,11 +36,27 @@ def test_torchvisions_background_is_vocs() -> None:
         {"names": ["a", "b"], "palette": [[0, 0, 0]]},
         {"names": ["a", "b"], "palette": [[0, 0, 0], [0, 0, 256]]},
         {"names": ["a", "b"], "void": 256},
+        {"names": [["a"], ["b"]]},
+        {"names": ["a", None]},
+        {"names": ["a", "b"], "palette": 5},
+        {"names": ["a", "b"], "palette": [5, 6]},
+        {"names": ["a", "b"], "palette": [[0, 0, 0], [0, 0, "x"]]},
     ],
 )
 def test_a_wrong_description_names_its_file(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"mine\.yaml"):
         label_set(wrong, "mine.yaml")
+
+
+def test_a_wrong_entry_is_shown_with_what_to_write() -> None:
+    with pytest.raises(
+        ValueError, match=r"^x: names has \[1\], but must list a text for each class, such as"
+    ):
+        label_set({"names": ["a", [1]]}, "x")
+    with pytest.raises(ValueError, match=r"^x: names has None, but must list a text"):
+        label_set({"names": ["a", None]}, "x")
+    with pytest.raises(ValueError, match=r"^x: palette is 5, but must list an \[R, G, B\], each 0 to 255"):
+        label_set({"names": ["a", "b"], "palette": 5}, "x")
 
 
 def test_dictionary_form_reads_back() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segdistill.config.prompts import BACKGROUND
 from segdistill.files import read_plain_yaml
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ VOC_NAMES = (
     "person pottedplant sheep sofa train tvmonitor"
 ).split()
 # The same class under another name: torchvision calls VOC's background so.
-SYNONYMS = {"__background__": "background"}
+SYNONYMS = {"__background__": BACKGROUND}
+
+
+def class_name(name: object) -> str:
+    """The name of a class as label sets have it; files may give a number, or a synonym."""
+    return SYNONYMS.get(str(name), str(name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class LabelSet:
     void: int = VOID
 
     def __post_init__(self) -> None:
-        names = tuple(SYNONYMS.get(str(name), str(name)) for name in self.names)
+        names = tuple(map(class_name, self.names))
         if not 2 <= len(names) < VOID:
             raise ValueError(
                 f"a label set has 2 to {VOID - 1} classes, not {len(names)}"
@@ -97,14 +103,35 @@ def label_set(description: Mapping[str, Any], source: str) -> LabelSet:
     """
     if not isinstance(description, Mapping) or not isinstance(description.get("names"), list):
         raise ValueError(f"{source} has no list `names` (the class names in index order)")
+    wrong = next((name for name in description["names"] if not isinstance(name, str | int | float)), None)
+    if wrong is not None or None in description["names"]:
+        raise ValueError(
+            f"{source}: names has {str(wrong)[:100]}, but must list a text for each class, such as "
+            "[background, road]"
+        )
+    palette = description.get("palette") or []
+    if not isinstance(palette, list | tuple) or not all(map(is_colour, palette)):
+        raise ValueError(
+            f"{source}: palette is {str(palette)[:100]}, but must list an [R, G, B], each 0 to 255, for each "
+            "class, such as [[0, 0, 0], [128, 64, 128]]"
+        )
     try:
         return LabelSet(
             names=tuple(description["names"]),
-            palette=tuple(description.get("palette") or ()),
+            palette=tuple((red, green, blue) for red, green, blue in palette),
             void=description.get("void", VOID),
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+def is_colour(value: object) -> bool:
+    """Whether a value of a YAML or JSON file is an [R, G, B]."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.data.images import image_size, refuse_large
-from segdistill.data.labels import SYNONYMS
+from segdistill.data.labels import class_name
 from segdistill.data.masks import Mask, MaskReader, SampleFiles
 from segdistill.data.polygons import Region, overlay
 from segdistill.files import read_json
@@ -66,7 +66,7 @@ class AnnotationMasks(MaskReader):
         """Class index and pixels of each shape; an error names its number, from 1 on."""
         for number, shape in enumerate(shapes, start=1):
             name = shape.get(self.name_key) if isinstance(shape, dict) else None
-            name = SYNONYMS.get(str(name), str(name))
+            name = class_name(name)
             if name not in self.indices:
                 raise ValueError(
                     f"{file}: shape {number} has the class {name[:100]!r}, but the classes are "

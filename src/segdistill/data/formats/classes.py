@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from segdistill.data.formats.division import DIVISION_KEYS
-from segdistill.data.labels import SYNONYMS, VOID, LabelMap, LabelSet
+from segdistill.data.labels import VOID, LabelMap, LabelSet, class_name
 from segdistill.data.masks import MappedMasks, MaskReader
 
 CLASS_KEYS = frozenset({"classes"}) | DIVISION_KEYS
@@ -101,6 +101,6 @@ def read_groups(description: Mapping[str, Any]) -> list[tuple[str | None, list[s
             continue
         if not isinstance(members, list):
             raise ValueError(f"classes: {target} must be a list of class names, such as [car, truck]")
-        names = [SYNONYMS.get(str(name), str(name)) for name in members]
-        found.append((None if target == IGNORE else SYNONYMS.get(str(target), str(target)), names))
+        names = [class_name(name) for name in members]
+        found.append((None if target == IGNORE else class_name(target), names))
     return found

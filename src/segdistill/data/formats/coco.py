@@ -20,7 +20,7 @@ from segdistill.data.formats.layout import (
 )
 from segdistill.data.formats.packed import PackedEntries
 from segdistill.data.images import image_size, refuse_large
-from segdistill.data.labels import SYNONYMS, VOID, LabelSet, label_set, read_yaml
+from segdistill.data.labels import VOID, LabelSet, class_name, label_set, read_yaml
 from segdistill.data.masks import Mask, MaskReader, SampleFiles
 from segdistill.data.polygons import Runs, draw, load_rasteriser, polygon_runs, stored_runs
 from segdistill.files import read_json
@@ -84,7 +84,7 @@ class CocoLayout(Layout):
             str(one["name"])
             for one in sorted(categories, key=lambda one: (isinstance(one["id"], str), one["id"]))
         ]
-        return [BACKGROUND, *(name for name in names if SYNONYMS.get(name, name) != BACKGROUND)]
+        return [BACKGROUND, *(name for name in names if class_name(name) != BACKGROUND)]
 
     def splits(self) -> list[str]:
         """What `{split}` can stand for in the path of the annotations; ["all"] where it is not in it."""
@@ -129,7 +129,7 @@ class CocoMasks(MaskReader):
         self.form = f"coco {list(labels.names)}"
         classes = {name: index for index, name in enumerate(labels.names)}
         names = {one["id"]: str(one["name"]) for one in instances["categories"]}
-        names = {number: SYNONYMS.get(name, name) for number, name in names.items()}
+        names = {number: class_name(name) for number, name in names.items()}
         regions: defaultdict[Any, list[list[Any]]] = defaultdict(list)
         for one in instances["annotations"]:
             name = names.get(one["category_id"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from segdistill.data.formats.packed import PackedEntries
 from segdistill.data.images import image_size, read_bitmap, refuse_large
-from segdistill.data.labels import SYNONYMS
+from segdistill.data.labels import class_name
 from segdistill.data.masks import Mask, MaskReader, SampleFiles, require_size
 from segdistill.data.polygons import Region, load_rasteriser, overlay, polygon_runs, runs_to_region
 
@@ -104,7 +104,7 @@ def region_label(region: Annotation) -> str | None:
     value = region.get("value")
     value = value if isinstance(value, dict) else {}
     labels: list[Any] = next((value[key] for key in LABEL_KEYS if isinstance(value.get(key), list)), [])
-    return SYNONYMS.get(str(labels[0]), str(labels[0])) if len(labels) == 1 else None
+    return class_name(labels[0]) if len(labels) == 1 else None
 
 
 def draw_region(region: Annotation, size: tuple[int, int]) -> Region:

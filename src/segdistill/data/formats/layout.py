@@ -11,7 +11,7 @@ import yaml
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.division import Division
 from segdistill.data.images import File
-from segdistill.data.labels import SYNONYMS, VOID, LabelSet, label_set, read_yaml, voc_colours
+from segdistill.data.labels import VOID, LabelSet, class_name, is_colour, label_set, read_yaml, voc_colours
 from segdistill.data.masks import (
     MOST_ID,
     BinaryMasks,
@@ -161,7 +161,7 @@ def labels_after_background(names: Iterable[str], source: str, palette: Mapping[
     Raises:
         ValueError: there are too few or too many.
     """
-    texts = [SYNONYMS.get(str(name), str(name)) for name in names]
+    texts = [class_name(name) for name in names]
     ordered = [BACKGROUND, *dict.fromkeys(name for name in texts if name != BACKGROUND)]
     if len(ordered) < 2:
         raise ValueError(f"{source}: there is no class beside {BACKGROUND}; list the classes in `names`")
@@ -298,7 +298,7 @@ def read_ids(ids: Any, void: Any, labels: LabelSet) -> dict[int, int]:
     twice = sorted(set(ids) & set(voids))
     if twice:
         raise ValueError(f"the id {twice[0]} is a class in `ids`, and is in `void` too")
-    names = [SYNONYMS.get(str(name), str(name)) for name in ids.values()]
+    names = [class_name(name) for name in ids.values()]
     indices = labels.index(names)
     absent = [name for name in labels.names if name not in names]
     if absent:
@@ -308,7 +308,7 @@ def read_ids(ids: Any, void: Any, labels: LabelSet) -> dict[int, int]:
 
 def read_colour(value: Any) -> Colour:
     """An [R, G, B] of a description; anything else is a `ValueError`."""
-    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+    if is_colour(value):
         return value[0], value[1], value[2]
     raise ValueError(
         f"void is {str(value)[:100]}, but where masks are colours it is one: [R, G, B], each 0 to 255"

@@ -15,7 +15,7 @@ from segdistill.data.formats.layout import (
     require_split,
 )
 from segdistill.data.images import MOST_PIXELS, EmbeddedBytes, list_images, read_bitmap
-from segdistill.data.labels import SYNONYMS, LabelSet
+from segdistill.data.labels import LabelSet, class_name
 from segdistill.data.masks import Colour, MaskReader
 from segdistill.data.polygons import Points, Region, fill_with_border, place_bitmap, read_points
 from segdistill.files import read_json
@@ -97,7 +97,7 @@ def read_meta(path: Path) -> LabelSet:
     for one in classes:
         if shown := COLOUR.fullmatch(str(one.get("color"))):
             red, green, blue = (int(part, 16) for part in shown.groups())
-            colours[SYNONYMS.get(str(one["title"]), str(one["title"]))] = (red, green, blue)
+            colours[class_name(one["title"])] = (red, green, blue)
     return labels_after_background((one["title"] for one in classes), str(path), colours)
 
 

@@ -15,7 +15,7 @@ from segdistill.data.formats.layout import (
     leads_out,
 )
 from segdistill.data.images import image_size, list_images, refuse_large
-from segdistill.data.labels import SYNONYMS, label_set, read_yaml
+from segdistill.data.labels import class_name, label_set, read_yaml
 from segdistill.data.masks import Mask, MaskReader, SampleFiles
 from segdistill.data.polygons import FAR, Runs, draw, load_rasteriser, polygon_runs
 from segdistill.files import read_text
@@ -63,7 +63,7 @@ class YoloLayout(Layout):
             raise ValueError(f"{source}: `names` must list the class names")
         if description.get("nc", len(names)) != len(names):
             raise ValueError(f"{source}: nc is {description['nc']}, but `names` has {len(names)} classes")
-        texts = [SYNONYMS.get(str(name), str(name)) for name in names]
+        texts = [class_name(name) for name in names]
         labels = [BACKGROUND, *(name for name in texts if name != BACKGROUND)]
         classes = ClassMap(description, label_set({"names": labels}, str(source)), str(source))
         self.labels = classes.labels
