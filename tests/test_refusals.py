@@ -43,7 +43,7 @@ def refusal(capsys: Any, *arguments: object, code: int = 1, begun: bool = False)
         (["--optim.accumulate", "3"], "batch is 4, but must be a multiple of optim.accumulate"),
         (["--data.root", "nowhere"], "data.root 'nowhere' is not a folder"),
         (["--data.layout", "nowhere.yaml"], "data.layout nowhere.yaml does not exist"),
-        (["--data.split", "tomorrow"], "tomorrow.txt does not exist; lists here: train, val"),
+        (["--data.split", "tomorrow"], "tomorrow.txt does not exist); splits here: train, val"),
         (["--data.unlabelled", "[photos]"], "data.unlabelled is ['photos'], but must be empty"),
         (["--student", "dsunett"], "did you mean dsunet?"),
         (
@@ -185,7 +185,7 @@ def test_a_folder_that_is_no_run_is_refused(
     [
         (["--classes", "disk,cat"], "no class is called cat; classes are background, disk"),
         (["--data.root", "nowhere"], "data.root 'nowhere' is not a folder"),
-        (["--data.split", "test"], "test.txt does not exist; lists here: train, val"),
+        (["--data.split", "test"], "test.txt does not exist); splits here: train, val"),
         (["--size", "0"], "size is 0, but must be above 0"),
         (["--scales", "[0]"], "scales is [0.0]"),
         (["--teacher", "dsunett"], "did you mean dsunet?"),
@@ -213,6 +213,6 @@ def test_predict_without_images_is_refused(capsys: Any, run: Path, tmp_path: Pat
 def test_data_verbs_refuse_on_one_line(capsys: Any, shapes: Path, tmp_path: Path) -> None:
     assert "is not a folder" in refusal(capsys, "data", "check", tmp_path / "nowhere")
     assert "has none of the layouts that are read" in refusal(capsys, "data", "check", tmp_path)
-    assert "lists here: train, val" in refusal(capsys, "data", "check", shapes, "--split", "x")
+    assert "splits here: train, val" in refusal(capsys, "data", "check", shapes, "--split", "x")
     assert "train is 0" in refusal(capsys, "data", "shapes", "--out", tmp_path / "new", "--train", 0)
     assert "other arguments" in refusal(capsys, "data", "shapes", "--out", shapes)

@@ -184,7 +184,7 @@ def test_a_list_that_leads_out_is_refused(make: Make) -> None:
 
 def test_a_split_that_is_not_there_is_named(make: Make) -> None:
     root = make()
-    with pytest.raises(FileNotFoundError, match=r"data\.yaml has no split 'test'; splits there: train, val"):
+    with pytest.raises(FileNotFoundError, match=r"has no split 'test'; splits here: train, val"):
         open_dataset(root, "test")
     make(data="train: none/images\nnames: [a, b]\n")
     with pytest.raises(

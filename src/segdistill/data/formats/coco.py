@@ -1,6 +1,6 @@
 """Reads instances in COCO's JSON, which a dataset.yaml names, as masks of their categories."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,12 +11,12 @@ from segdistill.data.formats.layout import (
     SPLIT,
     FileList,
     Layout,
-    UnknownSplitError,
     find_description,
     find_splits,
     leads_out,
     read_description,
     read_path,
+    require_unique,
 )
 from segdistill.data.formats.packed import PackedEntries
 from segdistill.data.images import image_size, refuse_large
@@ -94,10 +94,7 @@ class CocoLayout(Layout):
         """The images that the JSON file of a split lists, those without an instance included."""
         path = self.root / self.annotations.replace(SPLIT, split)
         if not path.is_file():
-            others = ", ".join(self.splits()) or "none"
-            raise UnknownSplitError(
-                f"{path} does not exist (split {split!r} of {self.root}; splits here: {others})"
-            )
+            raise self.no_split(split, f"{path} does not exist")
         instances = read_instances(path)
         folder = self.root / self.images.replace(SPLIT, split)
         files = [str(image["file_name"]) for image in instances["images"]]
@@ -105,9 +102,7 @@ class CocoLayout(Layout):
         if outside is not None:
             raise ValueError(f"{path} lists the image {outside!r}, which is outside the data set")
         ids = [Path(name).with_suffix("").as_posix() for name in files]
-        twice, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
-        if count > 1:
-            raise ValueError(f"{path} lists the image {twice!r} {count} times")
+        require_unique(ids, path)
         reader = self.classes.reader(CocoMasks(self.categories, ids, instances, path))
         return FileList(ids, [folder / name for name in files], [path] * len(ids), reader)
 

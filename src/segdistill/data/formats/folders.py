@@ -9,7 +9,6 @@ from segdistill.data.formats.layout import (
     SPLIT,
     FileList,
     Layout,
-    UnknownSplitError,
     find_description,
     find_splits,
     read_description,
@@ -61,10 +60,7 @@ class FolderLayout(Layout):
         images, masks = (self.root / path.replace(SPLIT, split) for path in paths.values())
         for folder in (images, masks):
             if not folder.is_dir():
-                others = ", ".join(self.splits()) or "none"
-                raise UnknownSplitError(
-                    f"{folder} is not a folder (split {split!r} of {self.root}; splits here: {others})"
-                )
+                raise self.no_split(split, f"{folder} is not a folder")
         found = list(list_images(images))
         relative = [path.relative_to(images) for path in found]
         return FileList(

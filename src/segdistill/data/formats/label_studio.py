@@ -1,7 +1,7 @@
 """Reads exports of Label Studio: its JSON with brush strokes and polygons, or its PNG files of brushes."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -19,12 +19,12 @@ from segdistill.data.formats.layout import (
     SPLIT,
     FileList,
     Layout,
-    UnknownSplitError,
     find_description,
     find_splits,
     labels_after_background,
     read_description,
     read_path,
+    require_unique,
 )
 from segdistill.data.images import SUFFIXES, list_images
 from segdistill.data.labels import LabelSet, label_set, read_yaml
@@ -113,10 +113,7 @@ class LabelStudioLayout(Layout):
         """The annotated images of a split; tasks that were skipped or not annotated are left out."""
         path = self.task_file(split)
         if not path.is_file():
-            others = ", ".join(self.splits()) or "none"
-            raise UnknownSplitError(
-                f"{path} does not exist (split {split!r} of {self.root}; splits here: {others})"
-            )
+            raise self.no_split(split, f"{path} does not exist")
         images = ImageFolder(self.root / self.images.replace(SPLIT, split))
         if self.layers is None:
             chosen = ((task, chosen_regions(task)) for task in read_tasks(path))
@@ -126,9 +123,7 @@ class LabelStudioLayout(Layout):
             tasks = (task for task in read_tasks(path, plain=True) if task.get("id") in layers)
             found = [Annotated(images.find(task, path), *layers[task["id"]]) for task in tasks]
         ids = [one.image.relative_to(images.folder).with_suffix("").as_posix() for one in found]
-        twice, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
-        if count > 1:
-            raise ValueError(f"{path} has the image {twice!r} in {count} tasks")
+        require_unique(ids, path)
         reader = LabelStudioMasks(self.files.names, ids, [one.regions for one in found])
         return FileList(
             ids, [one.image for one in found], [one.mask for one in found], self.classes.reader(reader)

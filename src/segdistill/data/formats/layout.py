@@ -1,6 +1,7 @@
 """What a reader of one layout on the disk offers; `table.LAYOUTS` lists the readers."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -107,6 +108,17 @@ class Layout(ABC):
             ValueError: the description is wrong.
         """
 
+    def no_split(self, split: str, reason: str = "") -> UnknownSplitError:
+        """The error for a split that there is not, with those that there are.
+
+        Args:
+            split: its name.
+            reason: what is missing on the disk, where that is not plain.
+        """
+        others = ", ".join(self.splits()) or "none"
+        why = f" ({reason})" if reason else ""
+        return UnknownSplitError(f"{self.root} has no split {split!r}{why}; splits here: {others}")
+
 
 def find_description(named: Path | None, default: Path) -> Path | None:
     """The description that a user named, else the one at its default place; None where there is none.
@@ -146,8 +158,18 @@ def require_split(layout: Layout, split: str) -> None:
         UnknownSplitError: it does not.
     """
     if split not in layout.splits():
-        others = ", ".join(layout.splits()) or "none"
-        raise UnknownSplitError(f"{layout.root} has no split {split!r}; splits here: {others}")
+        raise layout.no_split(split)
+
+
+def require_unique(ids: list[str], source: Path) -> None:
+    """Refuse a list of images that has one twice.
+
+    Raises:
+        ValueError: an id is there more than once; the file `source` lists them.
+    """
+    name, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
+    if count > 1:
+        raise ValueError(f"{source} lists the image {name!r} {count} times")
 
 
 def labels_after_background(names: Iterable[str], source: str, palette: Mapping[str, Colour]) -> LabelSet:

@@ -9,7 +9,6 @@ from segdistill.data.formats.layout import (
     MASK_KEYS,
     FileList,
     Layout,
-    UnknownSplitError,
     find_description,
     read_description,
     read_masks,
@@ -88,8 +87,7 @@ class VocLayout(Layout):
         """
         listed = Path(split) if split.endswith(".txt") else self.lists / f"{split}.txt"
         if not listed.is_file():
-            available = ", ".join(self.splits()) or "none"
-            raise UnknownSplitError(f"{listed} does not exist; lists here: {available}")
+            raise self.no_split(split, f"{listed} does not exist")
         return listed
 
 

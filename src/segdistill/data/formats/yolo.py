@@ -13,6 +13,7 @@ from segdistill.data.formats.layout import (
     UnknownSplitError,
     find_description,
     leads_out,
+    require_split,
 )
 from segdistill.data.images import image_size, list_images, refuse_large
 from segdistill.data.labels import class_name, label_set, read_yaml
@@ -88,9 +89,7 @@ class YoloLayout(Layout):
 
     def list_files(self, split: str) -> FileList:
         """The images of a split, and where their polygons are or would be."""
-        if split not in self.splits():
-            others = ", ".join(self.splits()) or "none"
-            raise UnknownSplitError(f"{self.source} has no split {split!r}; splits there: {others}")
+        require_split(self, split)
         value = self.description[split]
         paths = [path for one in (value if isinstance(value, list) else [value]) for path in self.images(one)]
         relative = [path.relative_to(self.root) for path in paths]
