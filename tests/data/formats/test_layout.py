@@ -1,5 +1,6 @@
 """Descriptions of data sets: what they may hold, and that a layout is found without PyTorch."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +19,18 @@ FOLDERS = "names: [x, y]\nimages: '{split}/images'\nmasks: '{split}/masks'\n"
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("ignore_index: 0", r"'ignore_index' \(did you mean 'void'\?\)"),
-        ("pallete: [[0, 0, 0], [1, 1, 1]]", r"'pallete' \(did you mean 'palette'\?\)"),
-        ("mask_names: x", r"'mask_names' \(did you mean 'mask_name'\?\)"),
-        ("zzz: 1", r"'zzz';"),
-        ("3: 1", r"'3';"),
+        ("ignore_index: 0", "; did you mean void?"),
+        ("pallete: [[0, 0, 0], [1, 1, 1]]", "; did you mean palette?"),
+        ("mask_names: x", "; did you mean mask_name?"),
+        ("zzz: 1", ""),
+        ("3: 1", ""),
     ],
 )
 def test_an_unknown_key_is_refused_with_what_was_meant(tmp_path: Path, line: str, hint: str) -> None:
     (tmp_path / "dataset.yaml").write_text(FOLDERS + line)
     allowed = "keys are classes, group, ids, images, mask_format, mask_name, masks, names, palette, val, void"
-    with pytest.raises(ValueError, match=rf"dataset\.yaml has the unknown key {hint}.*{allowed}"):
+    text = f"dataset.yaml has the unknown key '{line.partition(':')[0]}', but {allowed}{hint}"
+    with pytest.raises(ValueError, match=rf"{re.escape(text)}$"):
         open_layout(tmp_path)
 
 
@@ -37,7 +39,7 @@ def test_a_devkit_takes_no_folders(tmp_path: Path) -> None:
     (tmp_path / "ImageSets").mkdir()
     (tmp_path / "dataset.yaml").write_text(FOLDERS)
     with pytest.raises(
-        ValueError, match=r"unknown key 'images'.*keys are classes, group, ids, mask_format, names, pal"
+        ValueError, match=r"unknown key 'images', but keys are classes, group, ids, mask_format, names, pal"
     ):
         open_layout(tmp_path)
 

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import yaml
 
+from segdistill.config.values import did_you_mean
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.division import Division
 from segdistill.data.images import File
@@ -202,12 +202,11 @@ def read_description(path: Path, allowed: frozenset[str]) -> dict[str, Any]:
     description = read_yaml(path)
     for key in description:
         if key not in allowed:
-            near = get_close_matches(str(key), sorted(allowed), n=1)
             # What other tools call the void index: no spelling leads from there to it.
-            near = ["void"] if str(key).startswith("ignore") else near
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            meant = "void" if str(key).startswith("ignore") else key
             raise ValueError(
-                f"{path} has the unknown key {str(key)[:100]!r}{hint}; keys are {', '.join(sorted(allowed))}"
+                f"{path} has the unknown key {str(key)[:100]!r}, but keys are {', '.join(sorted(allowed))}"
+                f"{did_you_mean(meant, sorted(allowed))}"
             )
     return description
 
