@@ -16,6 +16,7 @@ from segdistill.console import log, progress
 from segdistill.data.check import survey
 from segdistill.data.datasets import open_dataset
 from segdistill.data.formats.classes import ClassMap
+from segdistill.data.formats.layout import ALL
 from segdistill.data.images import write_image
 from segdistill.data.label_folder import LabelFolder, LabelledImage
 from segdistill.engine.runtime import from_main_process, keep_freed_memory_on, make_accelerator
@@ -153,7 +154,7 @@ def _write_masks(
 
 def _finish(folder: LabelFolder, computed: int, problems: int) -> dict[str, Any]:
     """Write the sheet, and count what the masks hold; see `label`."""
-    samples = open_dataset(folder.path, "all")
+    samples = open_dataset(folder.path, ALL)
     counted = survey(samples)
     chosen = choose(IMAGES, range(len(samples)))
     title = f"{len(chosen)} of {len(samples):,} images, evenly chosen, and their masks"

@@ -4,9 +4,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Self
 
+from segdistill.config.prompts import BACKGROUND
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
-    BACKGROUND,
     DESCRIPTION,
     SPLIT,
     FileList,
@@ -87,7 +87,7 @@ class CocoLayout(Layout):
         return [BACKGROUND, *(name for name in names if class_name(name) != BACKGROUND)]
 
     def splits(self) -> list[str]:
-        """What `{split}` can stand for in the path of the annotations; ["all"] where it is not in it."""
+        """What `{split}` can stand for in the path of the annotations; [ALL] where it is not in it."""
         return find_splits(self.root, self.annotations, folders=False)
 
     def list_files(self, split: str) -> FileList:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Self
 
-from segdistill.data.formats.layout import BACKGROUND, FileList, leads_out, read_classes_only
+from segdistill.config.prompts import BACKGROUND
+from segdistill.data.formats.layout import FileList, leads_out, read_classes_only
 from segdistill.data.formats.voc import LIST_BYTES, VocLayout
 from segdistill.data.images import list_images
 from segdistill.data.labels import LabelSet

@@ -46,7 +46,7 @@ class FolderLayout(Layout):
         return None if described is None else cls(folder, described, read_description(described, KEYS))
 
     def splits(self) -> list[str]:
-        """What `{split}` can stand for in the path of the images; ["all"] where it is not in it."""
+        """What `{split}` can stand for in the path of the images; [ALL] where it is not in it."""
         try:
             images = self.path("images")
         except ValueError:

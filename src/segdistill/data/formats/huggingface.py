@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from segdistill.data.formats.layout import (
+    ALL,
     DESCRIPTION,
     MASK_KEYS,
     FileList,
@@ -32,8 +33,6 @@ LINE_BYTES = 2**16
 """Most that is read of the first line of such a list."""
 TRAIN = "train"
 """The split of which unlabelled images are taken, where there are several."""
-ALL = "all"
-"""The split of a data set that was saved without one."""
 
 
 class HuggingFaceLayout(Layout):

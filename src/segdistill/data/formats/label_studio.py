@@ -106,7 +106,7 @@ class LabelStudioLayout(Layout):
         return self.root / self.tasks.replace(SPLIT, split)
 
     def splits(self) -> list[str]:
-        """What `{split}` can stand for in the path of the JSON file; ["all"] where it is not in it."""
+        """What `{split}` can stand for in the path of the JSON file; [ALL] where it is not in it."""
         return find_splits(self.root, self.tasks, folders=False)
 
     def list_files(self, split: str) -> FileList:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, Self
 
+from segdistill.config.prompts import BACKGROUND
 from segdistill.data.formats.annotation_files import (
     JSON_BYTES,
     AnnotationMasks,
@@ -13,7 +14,7 @@ from segdistill.data.formats.annotation_files import (
 )
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
-    BACKGROUND,
+    ALL,
     DESCRIPTION,
     FileList,
     Layout,
@@ -34,8 +35,6 @@ LABELME_BACKGROUND, LABELME_IGNORE = "_background_", "__ignore__"
 """What labelme calls the background, and pixels without a label."""
 LEAST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4, "mask": 1}
 """Types of shapes that have an area, and how many points each has at least."""
-ALL = "all"
-"""The split of a folder that is not divided."""
 
 
 class LabelmeLayout(Layout):
@@ -93,7 +92,7 @@ class LabelmeLayout(Layout):
         return sorted(found - {LABELME_IGNORE, LABELME_BACKGROUND})
 
     def splits(self) -> list[str]:
-        """The folders that hold JSON files, where there are several; else `all`."""
+        """The folders that hold JSON files, where there are several; else `ALL`."""
         return [ALL] if self.one_split else sorted(path.name for path in self.folders)
 
     def list_files(self, split: str) -> FileList:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
+from segdistill.config.prompts import BACKGROUND
 from segdistill.config.values import did_you_mean
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.division import Division
@@ -27,8 +28,8 @@ DESCRIPTION = "dataset.yaml"
 """Name of the file that describes a data set, in its folder."""
 LABEL_KEYS = frozenset({"names", "palette", "void"})
 """What a description of classes holds."""
-BACKGROUND = "background"
-"""Class of the pixels that nobody has drawn on: index 0 where a format has no indices of its own."""
+ALL = "all"
+"""The split of a data set that is not divided into splits."""
 SPLIT = "{split}"
 """Stands, in a description's paths, for the name of the split."""
 MASK_KEYS = LABEL_KEYS | CLASS_KEYS | {"mask_format", "ids"}
@@ -241,7 +242,7 @@ def leads_out(path: str) -> bool:
 
 
 def find_splits(root: Path, path: str, *, folders: bool) -> list[str]:
-    """What `{split}` can stand for in a `path` below `root`, sorted; ["all"] where it is not in it.
+    """What `{split}` can stand for in a `path` below `root`, sorted; [ALL] where it is not in it.
 
     Args:
         root: the folder that the data set is below.
@@ -249,7 +250,7 @@ def find_splits(root: Path, path: str, *, folders: bool) -> list[str]:
         folders: whether it is one of folders, or of files.
     """
     if SPLIT not in path:
-        return ["all"]
+        return [ALL]
     steps = Path(path).parts
     depth = next(number for number, step in enumerate(steps) if SPLIT in step)
     before, after = steps[depth].split(SPLIT, 1)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from segdistill.config.prompts import BACKGROUND
 from segdistill.data.formats.classes import ClassMap
 from segdistill.data.formats.layout import (
-    BACKGROUND,
     DESCRIPTION,
     FileList,
     Layout,
