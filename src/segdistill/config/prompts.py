@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from segdistill.config.values import require
 
 BACKGROUND = "background"
-"""The class of pixels that no prompt fits, or that nobody has drawn on: index 0 where a data set names none."""
+"""The class of pixels that no prompt fits, or that nobody has drawn on: index 0 where a format has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from urllib.error import URLError
 
 from torchvision.datasets import VOCSegmentation
 
+from segdistill.data.formats.voc import AUGMENTED_MASKS, DEVKIT, LISTS
+
 
 def download_voc(root: Path) -> Path:
     """Download and unpack VOC 2012 (2 GB) below `root`; what is already there is checked and kept.
@@ -23,7 +25,7 @@ def download_voc(root: Path) -> Path:
             f"PASCAL VOC 2012 could not be downloaded ({error}). Where there is no network, bring "
             f"VOCtrainval_11-May-2012.tar and put it into {root}; it is checked and unpacked from there"
         ) from None
-    devkit = root / "VOCdevkit" / "VOC2012"
+    devkit = root / DEVKIT
     write_augmented_list(devkit)
     return devkit
 
@@ -37,10 +39,10 @@ def write_augmented_list(devkit: Path) -> Path | None:
     Returns:
         The list, or None where the folder is absent.
     """
-    masks = devkit / "SegmentationClassAug"
+    masks = devkit / AUGMENTED_MASKS
     if not masks.is_dir():
         return None
-    lists = devkit / "ImageSets" / "Segmentation"
+    lists = devkit / LISTS
     val = set((lists / "val.txt").read_text().split())
     ids = sorted(path.stem for path in masks.glob("*.png") if path.stem not in val)
     path = lists / "train_aug.txt"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 VOID = 255
 """Index of pixels without a label, in every mask inside the package."""
 
+VOC_VOID = (224, 224, 192)
+"""Colour in which VOC's mask files show void."""
 VOC_NAMES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor"
@@ -69,7 +71,7 @@ class LabelSet:
         """768 palette bytes for a PIL "P" image; the void index is shown in VOC's pale grey."""
         table = [channel for colour in self.palette for channel in colour]
         table += [0] * (768 - len(table))
-        table[VOID * 3 :] = [224, 224, 192]
+        table[VOID * 3 :] = VOC_VOID
         return table
 
     def index(self, names: list[str]) -> list[int]:

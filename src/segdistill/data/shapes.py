@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from segdistill.data.formats.layout import dump_description
+from segdistill.data.formats.voc import DEVKIT, IMAGES, LISTS, MASKS
 from segdistill.data.labels import VOID, LabelSet
 
 Field = NDArray[np.float32]
@@ -65,11 +66,11 @@ def write_shapes(root: Path, *, seed: int = 0, train: int = 600, val: int = 150,
     for name, least in {"seed": 0, "train": 1, "val": 1, "size": 32}.items():
         if wanted[name] < least:
             raise ValueError(f"{name} is {wanted[name]}, but must be {least} or more")
-    devkit, mark = root / "VOCdevkit" / "VOC2012", root / "shapes.json"
+    devkit, mark = root / DEVKIT, root / "shapes.json"
     if mark.exists():
         _refuse_other(mark, wanted)
         return devkit
-    images, masks, lists = (devkit / f for f in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
+    images, masks, lists = (devkit / path for path in (IMAGES, MASKS, LISTS))
     _refuse_foreign(images)
     for folder in (images, masks, lists):
         folder.mkdir(parents=True, exist_ok=True)

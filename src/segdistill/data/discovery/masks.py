@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segdistill.data.formats.cvat import VOC_VOID
 from segdistill.data.images import open_image, read_colours, read_mask
-from segdistill.data.labels import VOC, VOID
+from segdistill.data.labels import VOC, VOC_VOID, VOID
 from segdistill.files import read_text
 
 MASKS_READ = 40

@@ -11,7 +11,7 @@ from segdistill.data.formats.coco import CocoLayout, read_instances
 from segdistill.data.formats.folders import STEM, FolderLayout
 from segdistill.data.formats.layout import DESCRIPTION, SPLIT
 from segdistill.data.formats.table import LAYOUTS
-from segdistill.data.formats.voc import VocLayout, mask_folder
+from segdistill.data.formats.voc import MASKS, SETS, VocLayout, find_devkit
 from segdistill.data.images import list_images
 
 DESCRIBED = (VocLayout, CocoLayout, FolderLayout)
@@ -68,17 +68,16 @@ def _self_described(folder: Path) -> Iterator[Reading]:
 
 
 def _devkits(folder: Path) -> Iterator[Reading]:
-    """A VOC devkit, here or in VOCdevkit/VOC2012."""
-    for devkit in (folder, folder / "VOCdevkit" / "VOC2012"):
-        masks = devkit / mask_folder("")
-        if (devkit / "ImageSets").is_dir() and masks.is_dir():
-            files = list(list_images(masks))
-            if not files:
-                raise ValueError(f"{masks} is empty: put the masks there, PNG files called as their images")
-            notes = voc_names(describe_masks(files, devkit))
-            why = f"a VOC devkit (ImageSets and {masks.name}); {notes.why}"
-            yield Reading("voc", why, devkit / DESCRIPTION, notes.description, notes.named)
-            return
+    """The VOC devkit that the folder is or holds."""
+    devkit = find_devkit(folder)
+    if devkit is None or not (devkit / MASKS).is_dir():
+        return
+    files = list(list_images(devkit / MASKS))
+    if not files:
+        raise ValueError(f"{devkit / MASKS} is empty: put the masks there, PNG files called as their images")
+    notes = voc_names(describe_masks(files, devkit))
+    why = f"a VOC devkit ({SETS} and {MASKS}); {notes.why}"
+    yield Reading("voc", why, devkit / DESCRIPTION, notes.description, notes.named)
 
 
 def _instances(folder: Path, files: list[Path]) -> Iterator[Reading]:

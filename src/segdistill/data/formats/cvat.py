@@ -5,35 +5,34 @@ from typing import Self
 
 from segdistill.config.prompts import BACKGROUND
 from segdistill.data.formats.layout import FileList, leads_out, read_classes_only
-from segdistill.data.formats.voc import LIST_BYTES, VocLayout
+from segdistill.data.formats.voc import IMAGES, LIST_BYTES, MASKS, SETS, VocLayout
 from segdistill.data.images import list_images
-from segdistill.data.labels import LabelSet
+from segdistill.data.labels import VOC_VOID, LabelSet
 from segdistill.data.masks import Colour, ColourMasks
 from segdistill.files import read_text
 
 LABEL_MAP = "labelmap.txt"
 """Name of the file with a line `name:R,G,B:parts:actions` for each class."""
-VOC_VOID = (224, 224, 192)
-"""Colour of unlabelled pixels in the masks of VOC, and here where no class has it."""
 
 
 class CvatLayout(VocLayout):
     """A devkit with a labelmap.txt: images in JPEGImages, at the same places masks in SegmentationClass."""
 
     title = "CVAT's Segmentation mask 1.1"
-    signs = f"{LABEL_MAP} beside the folder ImageSets"
+    signs = f"{LABEL_MAP} beside the folder {SETS}"
 
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
         """The export that `folder` is; a dataset.yaml, here or named, comes first where it names classes."""
         label_map = folder / LABEL_MAP
-        if not label_map.is_file() or not (folder / "ImageSets").is_dir():
+        if not label_map.is_file() or not (folder / SETS).is_dir():
             return None
         labels = read_label_map(label_map)
         classes = read_classes_only(folder, description, labels)
         if classes is None:
             return None
         try:
+            # As in VOC, unless a class has this colour.
             reader = ColourMasks(labels, None if VOC_VOID in labels.palette else VOC_VOID)
         except ValueError as error:
             raise ValueError(f"{label_map}: {error}") from None
@@ -46,7 +45,7 @@ class CvatLayout(VocLayout):
         for name in ids:
             if leads_out(name):
                 raise ValueError(f"{self.list_file(split)} lists {name!r}, which is outside the data set")
-        folder, masks = self.root / "JPEGImages", self.root / "SegmentationClass"
+        folder, masks = self.root / IMAGES, self.root / MASKS
         images = list_images(folder) if folder.is_dir() else iter(())
         found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in images}
         return FileList(

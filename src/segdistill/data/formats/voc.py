@@ -21,10 +21,14 @@ from segdistill.files import read_text
 LIST_BYTES = 2**28
 """Largest list of a split: some ten million names."""
 
-LISTS = Path("ImageSets", "Segmentation")
+DEVKIT = Path("VOCdevkit", "VOC2012")
+"""The devkit, below the folder that its archive is unpacked into."""
+SETS = "ImageSets"
+"""Folder that a devkit is recognised by."""
+LISTS = Path(SETS, "Segmentation")
 """Folder of the lists, in the devkit."""
-IMAGES = "JPEGImages"
-"""Name of the folder of images."""
+IMAGES, MASKS, AUGMENTED_MASKS = "JPEGImages", "SegmentationClass", "SegmentationClassAug"
+"""Folders of images, of masks, and of SBD's masks, in the devkit."""
 
 
 class VocLayout(Layout):
@@ -37,7 +41,7 @@ class VocLayout(Layout):
     """
 
     title = "a VOC devkit"
-    signs = "the folder ImageSets, here or in VOCdevkit/VOC2012"
+    signs = f"the folder {SETS}, here or in {DEVKIT.as_posix()}"
 
     def __init__(self, devkit: Path, labels: LabelSet, reader: MaskReader) -> None:
         self.root, self.labels, self.reader = devkit, labels, reader
@@ -46,8 +50,7 @@ class VocLayout(Layout):
     @classmethod
     def find(cls, folder: Path, description: Path | None) -> Self | None:
         """The devkit that `folder` is or holds."""
-        candidates = (folder, folder / "VOCdevkit" / "VOC2012")
-        devkit = next((path for path in candidates if (path / "ImageSets").is_dir()), None)
+        devkit = find_devkit(folder)
         if devkit is None:
             return None
         described = find_description(description, devkit / DESCRIPTION)
@@ -91,9 +94,14 @@ class VocLayout(Layout):
         return listed
 
 
+def find_devkit(folder: Path) -> Path | None:
+    """The devkit that `folder` is or holds."""
+    return next((path for path in (folder, folder / DEVKIT) if (path / SETS).is_dir()), None)
+
+
 def mask_folder(split: str) -> str:
     """Name of the folder of a split's masks: SBD's are in one of their own."""
-    return "SegmentationClassAug" if split.endswith("_aug") else "SegmentationClass"
+    return AUGMENTED_MASKS if split.endswith("_aug") else MASKS
 
 
 def other_images(folder: Path) -> dict[str, Path]:
