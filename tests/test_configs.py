@@ -16,7 +16,7 @@ from segdistill.config.architecture import Architecture
 from segdistill.config.evaluate import EvaluateConfig
 from segdistill.config.train import RuntimeConfig, TeacherConfig, TrainConfig
 from segdistill.config.yaml import load
-from segdistill.data.datasets import open_labels
+from segdistill.data.formats.table import open_layout
 from segdistill.data.labels import VOC, LabelSet
 from segdistill.distillation.table import check_losses
 
@@ -45,7 +45,7 @@ def write_pair(image: Path, mask: Path, labels: LabelSet, seed: int) -> None:
 def tiny_data(config: TrainConfig, root: Path) -> LabelSet:
     """Write four images for each split that `config` names, in its layout; returns their label set."""
     root.mkdir()
-    labels = open_labels(root, config.data.layout) if config.data.layout else VOC
+    labels = open_layout(root, config.data.layout).labels if config.data.layout else VOC
     devkit = root / "VOCdevkit" / "VOC2012"
     for split in (config.data.split, config.data.val_split):
         names = [f"{split}_{index}" for index in range(4)]

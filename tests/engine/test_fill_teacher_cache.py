@@ -19,7 +19,8 @@ from segdistill.build import build_experiment
 from segdistill.config.train import AugmentConfig, DataConfig, ObjectiveConfig, StudentConfig, TeacherConfig
 from segdistill.config.yaml import to_yaml
 from segdistill.data.cache.teacher import cut_logits, image_key
-from segdistill.data.datasets import open_dataset, open_labels
+from segdistill.data.datasets import open_dataset
+from segdistill.data.formats.table import open_layout
 from segdistill.data.labels import LabelSet
 from segdistill.data.loaders import training_batches
 from segdistill.data.transforms import Crop, normalise
@@ -145,7 +146,7 @@ def photos(folder: Path, size: tuple[int, int]) -> DataConfig:
 
 def experiment_of(config: Any, network: nn.Module) -> Experiment:
     """An experiment whose teacher is `network`."""
-    labels = open_labels(config.data.root)
+    labels = open_layout(config.data.root).labels
     samples = open_dataset(config.data.root, "train")
     card = ModelCard(spec="dsunet", width=0.1, labels=labels, size=config.size, evaluate_size=None)
     return Experiment(

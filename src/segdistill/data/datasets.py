@@ -32,11 +32,6 @@ def open_dataset(
     return open_split(open_layout(root, layout), split, strict=strict)
 
 
-def open_labels(root: str | Path, layout: str | Path | None = None) -> LabelSet:
-    """The label set of the data set below `root`; see `open_layout`."""
-    return open_layout(root, layout).labels
-
-
 def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
     """Names of the splits of the data set below `root`, sorted; see `open_layout`."""
     return open_layout(root, layout).splits()

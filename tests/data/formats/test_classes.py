@@ -9,8 +9,9 @@ from PIL import Image
 
 from segdistill.data.cache.images import sample_key
 from segdistill.data.check import Survey, check
-from segdistill.data.datasets import open_dataset, open_labels
+from segdistill.data.datasets import open_dataset
 from segdistill.data.formats.classes import ClassMap
+from segdistill.data.formats.table import open_layout
 from segdistill.data.labels import VOC, VOID, LabelSet
 from segdistill.data.masks import IdMasks, IndexMasks
 
@@ -108,7 +109,7 @@ def test_folders(tmp_path: Path) -> None:
     before = sample_key(open_dataset(tmp_path, "all"), 0)
     (tmp_path / "dataset.yaml").write_text(text + MERGE)
     samples = open_dataset(tmp_path, "all")
-    assert open_labels(tmp_path).names == samples.labels.names == ("background", "vehicle")
+    assert open_layout(tmp_path).labels.names == samples.labels.names == ("background", "vehicle")
     assert samples[0].mask.tolist() == samples.mask(0).tolist() == [[0, 255, 1, 0, 1, 255]]
     assert sample_key(samples, 0) != before
     counted = Survey(samples.labels, 1)
@@ -190,7 +191,7 @@ def test_more_classes_than_8_bits_hold_are_refused_with_the_reason(every_layout:
     with pytest.raises(
         ValueError, match="has 2 to 254 classes, not 300: masks have 8 bits, of which 255 is void"
     ):
-        open_labels(root)
+        open_layout(root)
 
 
 def test_what_is_void_is_said_of_the_files_and_of_what_is_ignored() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from segdistill.config.train import DataConfig
 from segdistill.data.formats.folders import FolderLayout
-from segdistill.data.formats.table import LAYOUTS, describe_layout, open_layout, open_training_layout
+from segdistill.data.formats.table import LAYOUTS, open_layout, open_training_layout
 from segdistill.data.formats.voc import VocLayout
 
 pytestmark = pytest.mark.unit
@@ -60,12 +60,6 @@ def test_images_without_a_split_are_told_apart_before_a_training(tmp_path: Path)
     with pytest.raises(ValueError, match="training and validation would read the same ones"):
         open_training_layout(config)
     assert open_training_layout(DataConfig(root=str(tmp_path), val_share=0.1)).splits() == ["all"]
-
-
-def test_a_layout_is_described_by_what_it_is_recognised_by(tmp_path: Path) -> None:
-    (tmp_path / "dataset.yaml").write_text(FOLDERS)
-    expected = "folders of images and masks, recognised by dataset.yaml with `images` and `masks`"
-    assert describe_layout(tmp_path) == expected
 
 
 def test_the_docs_list_each_layout_and_its_signs() -> None:

@@ -78,12 +78,6 @@ def divide(layout: Layout, named: Path | None) -> Layout:
     return DividedLayout(layout, described) if layout.division.val else layout
 
 
-def describe_layout(root: str | Path, layout: str | Path | None = None) -> str:
-    """Which layout a folder has and why, in words; see `open_layout`."""
-    found = open_layout(root, layout)
-    return f"{found.title}, recognised by {found.signs}"
-
-
 def open_training_layout(config: DataConfig) -> Layout:
     """The data set of a training, which must have images to validate on that are not trained on.
 
