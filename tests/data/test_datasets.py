@@ -255,9 +255,7 @@ def ids(samples: Samples) -> list[str]:
 @pytest.mark.parametrize("val_split", ["val", "nosuch"])
 def test_validation_on_the_training_images_is_refused_with_the_fix(tmp_path: Path, val_split: str) -> None:
     config = DataConfig(root=str(one_split(tmp_path, 4)), val_split=val_split)
-    with pytest.raises(
-        ValueError, match=r"no \{split\} in .* same ones: hold some out with --data\.val_share"
-    ):
+    with pytest.raises(ValueError, match=r"no \{split\} in .* same ones: hold some out with data\.val_share"):
         open_validation(config)
 
 
@@ -306,9 +304,7 @@ def test_a_share_and_a_split_for_validation_exclude_each_other() -> None:
 
 
 def test_a_validation_split_that_is_not_there_names_both_ways_out(folders: Callable[..., Path]) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"splits here: train; .*--data\.val_split.*--data\.val_share"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"splits here: train; .*data\.val_split.*data\.val_share"):
         open_validation(DataConfig(root=str(folders())))
 
 

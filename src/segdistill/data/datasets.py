@@ -106,8 +106,8 @@ def open_validation(config: DataConfig) -> FileSamples:
         return open_split(layout, config.val_split)
     except UnknownSplitError as error:
         raise UnknownSplitError(
-            f"{error}; name another with --data.val_split, or hold images of {config.split!r} out with "
-            "--data.val_share 0.2"
+            f"{error}; name another as data.val_split, or hold images of {config.split!r} out: "
+            "data.val_share 0.2"
         ) from None
 
 

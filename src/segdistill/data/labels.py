@@ -191,7 +191,7 @@ class LabelMap:
                 f"its classes that the data set lacks: {', '.join(unmapped) or 'none'}; "
                 f"classes of the data set that it lacks: {', '.join(missing) or 'none'}; "
                 f"names in the map that it lacks: {', '.join(unused) or 'none'}. "
-                "Pair names that differ with --teacher.map.NETWORK_CLASS DATA_CLASS (evaluate: --map....); "
+                "Pair names that differ in teacher.map (of evaluate: map), NETWORK_CLASS: DATA_CLASS; "
                 "'*' stands for all classes of the network that are left"
             )
         self.sources = [[i for i, name in enumerate(names) if name == wanted] for wanted in target.names]

@@ -64,7 +64,7 @@ def plain_failures() -> Iterator[None]:
             problem: OSError = ChildProcessError(LOADER_ENDED)
         elif re.search("gloo|NCCL", text) and re.search("[Cc]onnection (reset|closed|refused)", text):
             problem = ChildProcessError(
-                "another process of this training has ended; --resume goes on from the last checkpoint"
+                "another process of this training has ended: resume it, from its last checkpoint"
             )
         elif isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY.search(text):
             problem = OSError(

@@ -42,8 +42,8 @@ class DividedLayout(Layout):
         if divided is None:
             raise ValueError(
                 f"{source}: `val: {self.division.val}` divides the split {TRAIN!r}, but the splits are "
-                f"{', '.join(found)}: remove the line, and name two of them with --data.split and "
-                "--data.val_split"
+                f"{', '.join(found)}: remove the line, and name two of them as data.split and "
+                "data.val_split"
             )
         self.divided = divided
 

@@ -49,7 +49,7 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
     folder = Path(root)
     if root == "" or not folder.is_dir():
         raise FileNotFoundError(
-            f"data.root {str(root)!r} is not a folder; name the data set with --data.root"
+            f"data.root {str(root)!r} is not a folder: name that of the data set as data.root"
         )
     description = Path(layout) if layout else None
     found = next(filter(None, (reader.find(folder, description) for reader in LAYOUTS)), None)
@@ -94,7 +94,7 @@ def open_training_layout(config: DataConfig) -> Layout:
     if layout.one_split and not config.val_share:
         raise ValueError(
             f"the data set in {config.root} {layout.same_images}, so that training and "
-            "validation would read the same ones: hold some out with --data.val_share 0.2 "
+            "validation would read the same ones: hold some out with data.val_share 0.2 "
             f"(or `val: 0.2` in {layout.described_by}), or "
             f"{layout.to_divide}"
         )
