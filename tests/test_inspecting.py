@@ -1,6 +1,7 @@
 """The verbs of `segdistill data` that look at a whole data set, as a user types them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def test_check_names_images_that_two_splits_share(capsys: Any, copied: Path) -> 
     assert record["sizes"] == {"train": 12, "trainval": 19, "val": 7}
     assert (record["duplicates"], record["problems"]) == (2, 0)
     assert "val copy: has the pixels of train shape_000003" in said
-    assert "val near: looks like train shape_000003 (" in said
+    (near,) = [line for line in said.splitlines() if "looks like" in line]
+    assert re.search(r"val near: looks like train shape_000003 \(\d+ of 128 bits differ\)$", near)
     assert "train and val have 1 files in common" in said
     assert "train and trainval have 12 files in common" in said
     assert "trainval copy" not in said
@@ -88,7 +90,7 @@ def test_check_names_groups_that_are_in_two_splits(capsys: Any, copied: Path) ->
         file.write("group: '^([a-z]+)'\n")
     record, said = check_dataset(copied), capsys.readouterr().err
     assert "train and val have the group shape in common" in said
-    assert record["warnings"] >= 1
+    assert record["warnings"] == 1
 
 
 def test_colour_masks_are_not_told_of_an_index(capsys: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from segdistill.data.check import Survey, check, count_masks
 from segdistill.data.convert import convert, plan
 from segdistill.data.datasets import open_split
 from segdistill.data.devkit_folder import DevkitFolder
-from segdistill.data.duplicates import Fingerprint, find_duplicates
+from segdistill.data.duplicates import BITS, Fingerprint, find_duplicates
 from segdistill.data.formats.layout import Layout
 from segdistill.data.formats.table import open_layout
 from segdistill.data.images import write_image
@@ -24,7 +24,7 @@ GROUPS_NAMED = 5
 
 
 class Inspection:
-    """What is found in the splits of a data set, said as it is found.
+    """What is found in the splits of a data set, logged as it is found.
 
     Args:
         layout: the data set.
@@ -60,7 +60,7 @@ class Inspection:
                 bar.advance(task)
         self.fingerprints[split], self.statistics[split] = prints, counted.record
         for warning in counted.warnings:
-            self.warn(f"{split}: {warning}")
+            self.log_warning(f"{split}: {warning}")
         groups = f", {len(self.groups[split]):,} groups" if split in self.groups else ""
         console.print(class_table(f"{split}: {len(samples):,} images{groups}", counted.record))
 
@@ -69,21 +69,23 @@ class Inspection:
         files = [{image.file for image in self.fingerprints[split]} for split in (first, second)]
         common = files[0] & files[1]
         if common:
-            self.warn(f"{first} and {second} have {len(common):,} files in common")
+            self.log_warning(f"{first} and {second} have {len(common):,} files in common")
         if common in files:  # such as train and trainval, which are meant so
             return
         for found in find_duplicates(self.fingerprints[second], self.fingerprints[first]):
             self.duplicates += 1
             likeness = "has the pixels of" if found.distance is None else "looks like"
-            bits = "" if found.distance is None else f" ({found.distance} of 128 bits differ)"
+            bits = "" if found.distance is None else f" ({found.distance} of {BITS} bits differ)"
             log(f"{second} {found.id}: {likeness} {first} {found.other}{bits}")
         both = sorted(self.groups.get(first, set()) & self.groups.get(second, set()))
         if both:
             more = f" and {len(both) - GROUPS_NAMED:,} more" if len(both) > GROUPS_NAMED else ""
-            self.warn(f"{first} and {second} have the group {', '.join(both[:GROUPS_NAMED])}{more} in common")
+            self.log_warning(
+                f"{first} and {second} have the group {', '.join(both[:GROUPS_NAMED])}{more} in common"
+            )
 
-    def warn(self, text: str) -> None:
-        """Say what is no error."""
+    def log_warning(self, text: str) -> None:
+        """Log and count what is suspicious, but no error."""
         self.warnings += 1
         log(text)
 

@@ -70,11 +70,11 @@ def find_duplicates(images: Sequence[Fingerprint], others: Sequence[Fingerprint]
     """Each image that is among the others, with the one it is most like; the same file is none."""
     equal = {other.digest: other for other in others}
     plain = [other for other in others if other.bits is not None]
-    theirs = _words(plain)
+    other_words = _words(plain)
     for first in range(0, len(images), CHUNK):
         chunk = images[first : first + CHUNK]
         hashed = [image for image in chunk if image.bits is not None and image.digest not in equal]
-        distances = np.bitwise_count(_words(hashed)[:, None] ^ theirs).sum(axis=2, dtype=np.int64)
+        distances = np.bitwise_count(_words(hashed)[:, None] ^ other_words).sum(axis=2, dtype=np.int64)
         rows = {image.id: row for image, row in zip(hashed, distances, strict=True)}
         for image in chunk:
             if image.digest in equal:
