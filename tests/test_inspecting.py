@@ -157,5 +157,13 @@ def test_convert_init_and_show_from_the_command_line(capsys: Any, shapes: Path, 
     assert (record["layout"], record["splits"]) == ("voc", {"train": 12, "val": 4})
     record = answer(capsys, "data", "show", out, "--out", tmp_path / "a.png", "--class", "background")
     assert (record["images"], record["out"]) == (12, [str(tmp_path / "a.png")])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width == 1600
+    assert cli.main(["data", "show", str(out)]) == 2
+    assert "the following arguments are required: --out (" in capsys.readouterr().err
+    settings = tmp_path / "show.yaml"
+    settings.write_text(f"out: {tmp_path / 'b.png'}\nsplit: val\nimages: 3\n")
+    record = answer(capsys, "data", "show", out, "--config", settings, "--images", 2)
+    assert (record["split"], record["images"], record["out"]) == ("val", 2, [str(tmp_path / "b.png")])
     assert cli.main(["data", "show", str(out), "--out", "a.png", "--class", "dogg"]) == 1
     assert "no class is called dogg; classes are background, aeroplane" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segdistill.config.show import IMAGES, ShowConfig
+from segdistill.config.show import ShowConfig
 from segdistill.config.verbs import Options, Result, Verb
 from segdistill.data.devkit_folder import DevkitFolder
 from segdistill.data.formats.table import open_layout
@@ -29,21 +29,16 @@ def run_init(options: Options) -> Result:
     return init_dataset(options.path, options.layout, overwrite=options.overwrite)
 
 
-def show_config(options: Options) -> ShowConfig:
-    return ShowConfig(out=options.out, split=options.split, images=options.images, shows=options["class"])
-
-
 def check_show(options: Options) -> None:
-    config = show_config(options)
     labels = open_layout(options.path, options.layout).labels
-    if config.shows is not None:
-        labels.index([config.shows])
+    if options.settings.shows is not None:
+        labels.index([options.settings.shows])
 
 
 def run_show(options: Options) -> Result:
     from segdistill.inspecting import show_dataset
 
-    return show_dataset(options.path, show_config(options), options.layout)
+    return show_dataset(options.path, options.settings, options.layout)
 
 
 def check_convert(options: Options) -> None:
@@ -96,14 +91,8 @@ DATA_VERBS = {
         help="draw images with their masks, a legend and the shares of the classes",
         run=run_show,
         check=check_show,
-        arguments={
-            "path": PATH,
-            "--out": {"required": True, "help": "FILE.png, FILE.html, or a folder that gets both"},
-            "--layout": LAYOUT,
-            "--split": {"help": "one split; train where absent, or the first", **TEXT},
-            "--images": {"type": int, "default": IMAGES, "help": "how many, evenly chosen"},
-            "--class": {"help": "only images that show this class", **TEXT},
-        },
+        settings=ShowConfig,
+        arguments={"path": PATH, "--layout": LAYOUT},
     ),
     "convert": Verb(
         help="write a data set of any layout as a VOC devkit with index masks",

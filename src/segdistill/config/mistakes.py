@@ -34,6 +34,8 @@ def usage_error(error: Exception, given: list[str], verbs: Mapping[str, Verb]) -
     for argument in verb.arguments if verb is not None else ():
         text = text.replace(".".join([*words, argument.lstrip("-")]), argument)
     text = text.replace(f'"{".".join([*words, "subcommand"])}"', "a command")
+    if "arguments are required" in text:  # a setting goes by its place: data.show.out
+        text = text.replace(f" {'.'.join([*words, ''])}", " --")
     text = _unknown_option(text, verb) or _wrong_value(text, words, verb) or _wrong_choice(text) or text
     lists = "options" if verb is not None and not verb.verbs else "commands"
     return f"{text} ({' '.join([PROGRAM, *words])} --help lists the {lists})"
