@@ -10,6 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from segdistill.data.formats.table import LAYOUTS
+
 Make = Callable[..., Path]
 NAMES = ["background", "road", "roof"]
 PALETTE = [[0, 0, 0], [128, 64, 128], [200, 30, 30]]
@@ -100,15 +102,134 @@ def yolo(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
     write_description(root, {**before, split: f"{split}/images", **more}, "data.yaml")
 
 
-WRITERS = {"folders": folders, "voc": voc, "cvat": cvat, "coco": coco, "yolo": yolo}
+def ade(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
+    for folder in ("images", "annotations"):
+        (root / folder / split).mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(ids):
+        write_image(root / "images" / split / f"{name}.png", seed)
+        write_mask(root / "annotations" / split / f"{name}.png", index_mask(seed) + 1)
+    names = {"palette": None, "names": NAMES, **more}["names"]
+    lines = [f"{number}\t0.1\t1\t1\t{name}" for number, name in enumerate(names, start=1)]
+    (root / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *lines]))
+    write_rest(root, more)
+
+
+def cityscapes(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
+    """Road, sidewalk and building, the first three of its classes."""
+    images, masks = root / "leftImg8bit" / split / "ulm", root / "gtFine" / split / "ulm"
+    for seed, name in enumerate(ids):
+        write_image(images / f"{name}_leftImg8bit.png", seed)
+        write_mask(masks / f"{name}_gtFine_labelIds.png", np.array([7, 8, 11], np.uint8)[index_mask(seed)])
+    write_rest(root, more)
+
+
+BOXES = {"road": (1, 2, 3, 5), "roof": (8, 4, 11, 7)}
+"""Left, top, right and bottom of a rectangle of each class."""
+
+
+def supervisely(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
+    size = {"height": HEIGHT, "width": WIDTH}
+    objects = [
+        {
+            "classTitle": name,
+            "geometryType": "rectangle",
+            "points": {"exterior": [[left, top], [right, bottom]], "interior": []},
+        }
+        for name, (left, top, right, bottom) in BOXES.items()
+    ]
+    for seed, name in enumerate(ids):
+        write_image(root / split / "img" / f"{name}.png", seed)
+        write_json(root / split / "ann" / f"{name}.png.json", {"size": size, "objects": objects})
+    names = more.get("names", NAMES)
+    write_json(root / "meta.json", {"classes": [{"title": name, "color": "#102030"} for name in names]})
+    write_rest(root, more)
+
+
+def labelme(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
+    shapes = [
+        {"label": name, "shape_type": "rectangle", "points": [[left, top], [right, bottom]]}
+        for name, (left, top, right, bottom) in BOXES.items()
+    ]
+    for seed, name in enumerate(ids):
+        write_image(root / split / f"{name}.png", seed)
+        write_json(
+            root / split / f"{name}.json",
+            {"imagePath": f"{name}.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": shapes},
+        )
+    (root / "labels.txt").write_text("\n".join(more.get("names", NAMES)))
+    write_rest(root, more)
+
+
+def labelstudio(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
+    regions = [
+        {
+            "original_width": WIDTH,
+            "original_height": HEIGHT,
+            "value": {
+                "x": 100 * left / WIDTH,
+                "y": 100 * top / HEIGHT,
+                "width": 100 * (right - left) / WIDTH,
+                "height": 100 * (bottom - top) / HEIGHT,
+                "rectanglelabels": [name],
+            },
+        }
+        for name, (left, top, right, bottom) in BOXES.items()
+    ]
+    for seed, name in enumerate(ids):
+        write_image(root / split / f"{name}.png", seed)
+    tasks = [{"data": {"image": f"{name}.png"}, "annotations": [{"result": regions}]} for name in ids]
+    write_json(root / f"tasks-{split}.json", tasks)
+    paths = {"tasks": "tasks-{split}.json", "images": "{split}"}
+    write_description(root, {"names": NAMES, "palette": PALETTE, **paths, **more})
+
+
+def huggingface(root: Path, ids: list[str], split: str, more: dict[str, Any]) -> None:
+    lines = []
+    for seed, name in enumerate(ids):
+        write_image(root / split / f"{name}.png", seed)
+        write_mask(root / split / f"{name}.mask.png", index_mask(seed))
+        lines.append(json.dumps({"file_name": f"{name}.png", "mask_file_name": f"{name}.mask.png"}))
+    (root / split / "metadata.jsonl").write_text("\n".join(lines))
+    write_description(root, {"names": NAMES, "palette": PALETTE, **more})
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_rest(root: Path, more: dict[str, Any]) -> None:
+    """The dataset.yaml of a layout that has its classes elsewhere."""
+    rest = {key: value for key, value in more.items() if key not in {"names", "palette"}}
+    if rest:
+        write_description(root, rest)
+
+
+WRITERS = {
+    "ade": ade,
+    "cityscapes": cityscapes,
+    "coco": coco,
+    "cvat": cvat,
+    "folders": folders,
+    "huggingface": huggingface,
+    "labelme": labelme,
+    "labelstudio": labelstudio,
+    "supervisely": supervisely,
+    "voc": voc,
+    "yolo": yolo,
+}
+assert len(WRITERS) == len(LAYOUTS)
 
 
 @pytest.fixture(params=sorted(WRITERS))
-def every_layout(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+def every_layout(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Writes a split of a data set of one layout: ids, name of the split, further keys of its description.
 
-    Each image has background, road and roof.
+    Each image has the first three classes: background, road and roof, but in Cityscapes, which has its own.
     """
+    if request.param == "huggingface":
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def make(ids: list[str], split: str = "train", **more: Any) -> Path:
         root = tmp_path / request.param

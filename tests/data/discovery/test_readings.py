@@ -17,6 +17,8 @@ from segdistill.describing import init_dataset
 
 pytestmark = pytest.mark.unit
 Make = Callable[..., Path]
+DESCRIBED = ["coco", "folders", "voc"]
+"""Layouts that a dataset.yaml is written for."""
 
 
 def photo(path: Path, seed: int = 0) -> None:
@@ -36,6 +38,9 @@ def description(root: Path) -> dict[str, Any]:
     return yaml.safe_load((root / "dataset.yaml").read_text())
 
 
+@pytest.mark.parametrize(
+    "every_layout", [*DESCRIBED, "ade", "cityscapes", "cvat", "labelme", "supervisely", "yolo"], indirect=True
+)
 def test_every_layout_is_found_and_read_as_it_was(every_layout: Make, capsys: Any) -> None:
     every_layout(["a", "b"])
     root = every_layout(["c"], "val")
@@ -43,16 +48,28 @@ def test_every_layout_is_found_and_read_as_it_was(every_layout: Make, capsys: An
     (root / "dataset.yaml").unlink(missing_ok=True)
     record = init_dataset(root)
     assert (record["layout"], record["splits"]) == (root.name, {"train": 2, "val": 1})
-    assert record["written"] == (root / "dataset.yaml").is_file() == (root.name not in {"cvat", "yolo"})
+    assert record["written"] == (root / "dataset.yaml").is_file() == (root.name in DESCRIBED)
     assert f"{root} is read as {root.name}: " in capsys.readouterr().err
     after = {split: [sample.mask.tolist() for sample in open_dataset(root, split)] for split in splits(root)}
     assert after == before
 
 
+@pytest.mark.parametrize(
+    "every_layout",
+    "ade cityscapes cvat huggingface labelme labelstudio supervisely yolo".split(),
+    indirect=True,
+)
+def test_a_data_set_that_describes_itself_is_left_as_it_is(every_layout: Make) -> None:
+    root = every_layout(["a"])
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    record = init_dataset(root)
+    assert (record["layout"], record["written"]) == (root.name, False)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("every_layout", DESCRIBED, indirect=True)
 def test_a_description_is_not_overwritten_unasked(every_layout: Make) -> None:
     root = every_layout(["a"])
-    if root.name in {"cvat", "yolo"}:
-        return
     before = (root / "dataset.yaml").read_text()
     with pytest.raises(ValueError, match=r"dataset\.yaml is there already: --overwrite replaces it"):
         init_dataset(root)

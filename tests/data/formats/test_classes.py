@@ -185,6 +185,11 @@ def test_cocos_json(tmp_path: Path) -> None:
     assert samples[0].mask[0].tolist() == [255, 1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    "every_layout",
+    "ade coco cvat folders huggingface labelme labelstudio supervisely voc yolo".split(),
+    indirect=True,
+)
 def test_more_classes_than_8_bits_hold_are_refused_with_the_reason(every_layout: Callable[..., Path]) -> None:
     names = ["background", *(f"class{number}" for number in range(299))]
     root = every_layout(["a"], names=names, palette=None)

@@ -14,12 +14,13 @@ from segdistill.data.samples import Samples
 
 pytestmark = pytest.mark.unit
 Make = Callable[..., Path]
+GROUP = r"([a-z])_\d+(?:\.png)?$"
 IDS = [f"{scene}_{number}" for scene in "abcdefgh" for number in range(4)]
 
 
 def names(samples: Samples) -> set[str]:
-    """The last part of each id: that of YOLO's is a path."""
-    return {Path(samples.files(index).id).name for index in range(len(samples))}
+    """The last part of each id, that of YOLO's is a path, without the suffix that Supervisely's have."""
+    return {Path(samples.files(index).id).name.removesuffix(".png") for index in range(len(samples))}
 
 
 def drawn(name: str) -> float:
@@ -44,7 +45,7 @@ def test_every_layout_divides_its_one_split(every_layout: Make) -> None:
 
 
 def test_groups_stay_together_in_every_layout(every_layout: Make) -> None:
-    root = every_layout(IDS, val=0.4, group=r"([a-z])_\d+$")
+    root = every_layout(IDS, val=0.4, group=GROUP)
     scenes = {split: {name[0] for name in names(open_dataset(root, split))} for split in ("train", "val")}
     assert scenes["val"] == {scene for scene in "abcdefgh" if drawn(scene) < 0.4}
     assert scenes["train"] == set("abcdefgh") - scenes["val"]
@@ -67,7 +68,8 @@ def test_a_split_of_another_name_is_divided_where_it_is_the_only_one(every_layou
 
 def test_a_group_alone_serves_the_option(every_layout: Make) -> None:
     """`--data.val_share` holds whole groups out, too."""
-    config = DataConfig(root=str(every_layout(IDS, group=r"([a-z])_\d+$")), val_share=0.4)
+    root = every_layout(IDS, group=GROUP)
+    config = DataConfig(root=str(root), split=splits(root)[0], val_share=0.4)
     val = names(open_validation(config))
     assert {name[0] for name in val} == {scene for scene in "abcdefgh" if drawn(scene) < 0.4}
     assert names(open_training(config)) == set(IDS) - val
@@ -88,7 +90,9 @@ def test_a_group_alone_serves_the_option(every_layout: Make) -> None:
 def test_what_cannot_divide_is_refused_before_images_are_looked_for(
     every_layout: Make, key: str, value: object, reason: str
 ) -> None:
-    root = every_layout([], **{key: value})
+    root = every_layout(["a_0"], **{key: value})
+    for image in root.rglob("*.png"):
+        image.unlink()
     with pytest.raises(ValueError, match=rf"\.yaml: {reason}"):
         open_layout(root)
 
@@ -104,19 +108,21 @@ def test_an_id_without_group_is_named() -> None:
 def test_a_split_val_that_is_there_is_not_replaced(every_layout: Make) -> None:
     every_layout(IDS[:4])
     root = every_layout(IDS[4:], "val")
-    description = root / "dataset.yaml"
-    if description.is_file():  # YOLO names the images of its split under the same key
-        description.write_text(description.read_text() + "val: 0.1\n")
-        with pytest.raises(ValueError, match=r"but there is a split 'val' already: remove the line"):
-            open_layout(root)
-    else:
-        assert splits(root) == ["train", "val"]
+    assert splits(root) == ["train", "val"]
+    if root.name == "yolo":  # which names the images of its split under the same key
+        assert names(open_dataset(root, "val")) == set(IDS[4:])
+        return
+    with (root / "dataset.yaml").open("a") as file:
+        file.write("val: 0.1\n")
+    with pytest.raises(ValueError, match=r"but there is a split 'val' already: remove the line"):
+        open_layout(root)
 
 
 def test_of_several_splits_it_must_be_clear_which_is_divided(every_layout: Make) -> None:
     every_layout(IDS[:4], "test")
     root = every_layout(IDS[4:], "other", val=0.3)
-    if root.name == "yolo":  # which has no split of another name
+    if root.name == "yolo":  # which knows no split of another name: its only one is divided
+        assert splits(root) == ["train", "val"]
         return
     with pytest.raises(
         ValueError, match=r"divides the split 'train', but the splits are other, test: remove"
@@ -136,10 +142,9 @@ def test_the_option_and_the_description_exclude_each_other(every_layout: Make) -
         open_training_layout(config)
 
 
-def test_folders_without_a_split_are_divided(tmp_path: Path, every_layout: Make) -> None:
+@pytest.mark.parametrize("every_layout", ["folders"], indirect=True)
+def test_folders_without_a_split_are_divided(every_layout: Make) -> None:
     root = every_layout(IDS)
-    if root.name != "folders":
-        return
     description = "names: [a, b, c]\nimages: train/images\nmasks: train/masks\nval: 0.3\n"
     (root / "dataset.yaml").write_text(description)
     assert splits(root) == ["train", "val"]

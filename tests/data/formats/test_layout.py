@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,8 @@ def test_pytorch_is_not_loaded_to_find_a_layout() -> None:
     code = "import sys, segdistill.data.formats.table; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_fixture_writes_every_layout(every_layout: Callable[..., Path]) -> None:
+    root = every_layout(["a"])
+    assert root.name.startswith(type(open_layout(root)).__name__.removesuffix("Layout").lower())
