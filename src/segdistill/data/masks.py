@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdistill.data.images import File, read_colours, read_mask
+from segdistill.data.images import File, image_size, read_colours, read_mask, refuse_large
 from segdistill.data.labels import VOID, LabelSet
 
 OUTSIDE = VOID - 1
@@ -47,8 +47,8 @@ class MaskReader(ABC):
     """Reads the masks of a data set.
 
     Attributes:
-        form: what decides the indices beside the files, the number of classes and the void index; decoded
-            masks of another form are another entry of the cache.
+        form: part of the cache's key: what the indices depend on beside the files, the number of classes and
+            the void index. Decoded masks of another form are another entry.
         optional: whether a sample whose mask file does not exist has a mask all the same.
         void: what void is in the files, and what to do where it was meant to be a class; "" where they have
             none.
@@ -214,24 +214,24 @@ class MappedMasks(MaskReader):
     """Masks of other classes than their files have.
 
     Args:
-        files: reads the classes of the files.
+        reader: reads the classes of the files.
         table: of 256 entries: what each index becomes.
         ignored: names of the classes that become void.
     """
 
-    def __init__(self, files: MaskReader, table: Mask, ignored: Sequence[str] = ()) -> None:
-        self.files, self.table = files, table
-        self.optional = files.optional
+    def __init__(self, reader: MaskReader, table: Mask, ignored: Sequence[str] = ()) -> None:
+        self.reader, self.table = reader, table
+        self.optional = reader.optional
         more = f" and {len(ignored) - MOST_NAMES} more" if len(ignored) > MOST_NAMES else ""
         classes = (
             f"the classes {', '.join(ignored[:MOST_NAMES])}{more} become void by `ignore`" if ignored else ""
         )
-        self.void = "; ".join(filter(None, [classes, files.void]))
-        self.form = f"{files.form} {table.tolist()}"
+        self.void = "; ".join(filter(None, [classes, reader.void]))
+        self.form = f"{reader.form} {table.tolist()}"
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The mapped indices."""
-        return self.table[self.files.read(files, size)]
+        return self.table[self.reader.read(files, size)]
 
 
 def palette_image(mask: Mask, labels: LabelSet) -> Image.Image:
@@ -253,6 +253,17 @@ def require_size(path: File, shape: tuple[int, ...], size: tuple[int, int] | Non
     """
     if size is not None and shape != size:
         raise ValueError(f"{path} is {shape[1]}x{shape[0]} pixels, but its image is {size[1]}x{size[0]}")
+
+
+def drawn_size(files: SampleFiles, size: tuple[int, int] | None) -> tuple[int, int]:
+    """H, W of a mask that is drawn from annotations: those of its image, which is opened where unknown.
+
+    Raises:
+        ValueError: the image is unreadable, or larger than images may be.
+    """
+    height, width = size or image_size(files.image)
+    refuse_large(files.image, (width, height))
+    return height, width
 
 
 def text_of_numbers(numbers: Sequence[int]) -> str:

@@ -69,7 +69,7 @@ class FileSamples(Samples):
         images: image files, in the order of `ids`.
         masks: mask files in the same order, or None for an unlabelled data set.
         reader: of the mask files; None for files of indices.
-        find: the file of a name; others than paths are stored within files.
+        find: turns `str(file)` back into the file, see `FileList.find`.
     """
 
     def __init__(

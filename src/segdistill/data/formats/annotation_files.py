@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segdistill.data.images import image_size, refuse_large
 from segdistill.data.labels import class_name
-from segdistill.data.masks import Mask, MaskReader, SampleFiles
+from segdistill.data.masks import Mask, MaskReader, SampleFiles, drawn_size
 from segdistill.data.polygons import Region, overlay
 from segdistill.files import read_json
 
@@ -53,8 +52,7 @@ class AnnotationMasks(MaskReader):
         assert isinstance(files.mask, Path)
         content = read_annotation(files.mask, self.list_key)
         stored = self.stored_size(content)
-        height, width = size or image_size(files.image)
-        refuse_large(files.image, (width, height))
+        height, width = drawn_size(files, size)
         if None not in stored and stored != (height, width):
             raise ValueError(
                 f"{files.mask} is for an image of {str(stored[1])[:20]}x{str(stored[0])[:20]} pixels, but "

@@ -48,7 +48,7 @@ READERS: dict[str, MaskReader] = {
     ),
     "labelTrainIds": IndexMasks(LABELS),
 }
-"""What reads the masks of each kind; the first kind that a split has is taken."""
+"""What reads the masks, by the end of their names; the first one that a split has is taken."""
 
 
 class CityscapesLayout(Layout):
@@ -83,8 +83,8 @@ class CityscapesLayout(Layout):
         require_split(self, split)
         kind = next(name for name in MASKS if (self.root / name / split).is_dir())
         images, masks = self.root / IMAGES / split, self.root / kind / split
-        form = next((form for form in READERS if next(masks.rglob(f"*_{form}.png"), None)), None)
-        if form is None:
+        ending = next((name for name in READERS if next(masks.rglob(f"*_{name}.png"), None)), None)
+        if ending is None:
             raise FileNotFoundError(f"{masks} has no masks: neither *_{' nor *_'.join(READERS)}.png")
         found = list(list_images(images))
         ids = [
@@ -93,6 +93,6 @@ class CityscapesLayout(Layout):
         return FileList(
             ids,
             found,
-            [masks / f"{name}_{kind}_{form}.png" for name in ids],
-            self.classes.reader(READERS[form]),
+            [masks / f"{name}_{kind}_{ending}.png" for name in ids],
+            self.classes.reader(READERS[ending]),
         )

@@ -81,9 +81,9 @@ class ClassMap:
         kept = tuple(name for name in names if name in targets)
         return LabelMap(network, LabelSet(names=kept), dict(zip(network.names, targets, strict=True)))
 
-    def reader(self, files: MaskReader) -> MaskReader:
-        """What reads the masks that `files` reads, as these classes."""
-        return files if self.identity else MappedMasks(files, self.table, self.ignored)
+    def reader(self, reader: MaskReader) -> MaskReader:
+        """What reads the masks that another reader reads, as these classes."""
+        return reader if self.identity else MappedMasks(reader, self.table, self.ignored)
 
 
 def read_groups(description: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:

@@ -19,9 +19,8 @@ from segdistill.data.formats.layout import (
     require_unique,
 )
 from segdistill.data.formats.packed import PackedEntries
-from segdistill.data.images import image_size, refuse_large
 from segdistill.data.labels import VOID, LabelSet, class_name, label_set, read_yaml
-from segdistill.data.masks import Mask, MaskReader, SampleFiles
+from segdistill.data.masks import Mask, MaskReader, SampleFiles, drawn_size
 from segdistill.data.polygons import Runs, draw, load_rasteriser, polygon_runs, stored_runs
 from segdistill.files import read_json
 
@@ -141,24 +140,23 @@ class CocoMasks(MaskReader):
             regions[one["image_id"]].append([one.get("id"), index, one.get("segmentation")])
         images = instances["images"]
         sizes = [(image.get("height"), image.get("width")) for image in images]
-        whole = [
+        usable = [
             size if all(type(side) is int and 0 < side < 2**31 for side in size) else None for size in sizes
         ]
         self.entries = PackedEntries(
-            ids, ((size, regions[image["id"]]) for size, image in zip(whole, images, strict=True))
+            ids, ((size, regions[image["id"]]) for size, image in zip(usable, images, strict=True))
         )
 
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The instances of an image, the smaller on top; crowds are void."""
         assert files.mask is not None
         stored, regions = self.entries[files.id]
-        height, width = stored or size or image_size(files.image)
+        height, width = drawn_size(files, stored or size)
         if size is not None and (height, width) != size:
             raise ValueError(
                 f"{files.mask} has {files.image.name} as {width}x{height} pixels, but the image is "
                 f"{size[1]}x{size[0]}"
             )
-        refuse_large(files.image, (width, height))
         drawn = []
         for number, index, segmentation in regions:
             try:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Self
 
 from segdistill.config.prompts import BACKGROUND
-from segdistill.data.formats.layout import FileList, leads_out, read_classes_only
-from segdistill.data.formats.voc import IMAGES, LIST_BYTES, MASKS, SETS, VocLayout
+from segdistill.data.formats.layout import LIST_BYTES, FileList, leads_out, read_classes_only
+from segdistill.data.formats.voc import IMAGES, MASKS, SETS, VocLayout
 from segdistill.data.images import list_images
 from segdistill.data.labels import VOC_VOID, LabelSet
 from segdistill.data.masks import Colour, ColourMasks

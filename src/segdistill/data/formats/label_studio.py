@@ -120,7 +120,7 @@ class LabelStudioLayout(Layout):
             found = [Annotated(images.find(task, path), r, path) for task, r in chosen if r is not None]
         else:
             layers = self.find_layers(self.root / self.layers.replace(SPLIT, split))
-            tasks = (task for task in read_tasks(path, plain=True) if task.get("id") in layers)
+            tasks = (task for task in read_tasks(path, annotated=False) if task.get("id") in layers)
             found = [Annotated(images.find(task, path), *layers[task["id"]]) for task in tasks]
         ids = [one.image.relative_to(images.folder).with_suffix("").as_posix() for one in found]
         require_unique(ids, path)
@@ -216,12 +216,12 @@ def image_name(task: dict[str, Any]) -> Path | None:
     return None
 
 
-def read_tasks(path: Path, *, plain: bool = False) -> list[dict[str, Any]]:
+def read_tasks(path: Path, *, annotated: bool = True) -> list[dict[str, Any]]:
     """The tasks of an export.
 
     Args:
         path: of the JSON file.
-        plain: whether the tasks need no annotations (JSON-MIN), since these are elsewhere.
+        annotated: whether the tasks must have annotations; those of JSON-MIN have none.
 
     Raises:
         ValueError: it is another file.
@@ -229,7 +229,7 @@ def read_tasks(path: Path, *, plain: bool = False) -> list[dict[str, Any]]:
     content = read_json(path, JSON_BYTES)
     if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         raise ValueError(f"{path} is no list of tasks: export from Label Studio as JSON")
-    if not plain and not all(isinstance(task.get("annotations"), list) for task in content):
+    if annotated and not all(isinstance(task.get("annotations"), list) for task in content):
         raise ValueError(
             f"{path} has tasks without `annotations`: export from Label Studio as JSON, not JSON-MIN"
         )

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segdistill.data.formats.packed import PackedEntries
-from segdistill.data.images import image_size, read_bitmap, refuse_large
+from segdistill.data.images import read_bitmap
 from segdistill.data.labels import class_name
-from segdistill.data.masks import Mask, MaskReader, SampleFiles, require_size
+from segdistill.data.masks import Mask, MaskReader, SampleFiles, drawn_size, require_size
 from segdistill.data.polygons import Region, load_rasteriser, overlay, polygon_runs, runs_to_region
 
-LABEL_KEYS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+REGION_LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
 """Keys of a region's value that list its classes."""
 SHAPE_KEYS = {"rle", "points", "width", "radiusX"}
 """Keys of a region's value of which one says that it has a shape."""
@@ -53,8 +53,7 @@ class LabelStudioMasks(MaskReader):
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The regions of an image; where there is none it is background."""
         assert files.mask is not None
-        height, width = size or image_size(files.image)
-        refuse_large(files.image, (width, height))
+        height, width = drawn_size(files, size)
         return overlay(self.regions(files, (height, width)), (height, width))
 
     def regions(self, files: SampleFiles, size: tuple[int, int]) -> Iterator[tuple[int, Region]]:
@@ -103,7 +102,7 @@ def region_label(region: Annotation) -> str | None:
         return region.label
     value = region.get("value")
     value = value if isinstance(value, dict) else {}
-    labels: list[Any] = next((value[key] for key in LABEL_KEYS if isinstance(value.get(key), list)), [])
+    labels: list[Any] = next((value[key] for key in REGION_LABELS if isinstance(value.get(key), list)), [])
     return class_name(labels[0]) if len(labels) == 1 else None
 
 

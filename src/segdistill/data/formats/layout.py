@@ -30,6 +30,8 @@ LABEL_KEYS = frozenset({"names", "palette", "void"})
 """What a description of classes holds."""
 ALL = "all"
 """The split of a data set that is not divided into splits."""
+LIST_BYTES = 2**28
+"""Largest list of a split's images: some million paths."""
 SPLIT = "{split}"
 """Stands, in a description's paths, for the name of the split."""
 MASK_KEYS = LABEL_KEYS | CLASS_KEYS | {"mask_format", "ids"}
@@ -48,7 +50,7 @@ class FileList(NamedTuple):
     reader: MaskReader
     """Of the mask files."""
     find: Callable[[str], File] = Path
-    """The file of a name that `str` gives of one; others than paths are stored within files."""
+    """Turns `str(file)` back into the file: for those on the disk `Path`, for rows of a table a look-up."""
 
 
 class UnknownSplitError(FileNotFoundError):
@@ -63,9 +65,9 @@ class Layout(ABC):
         signs: what a folder of this layout is recognised by.
         root: the folder that its files are below.
         labels: what the indices of its masks mean.
-        one_split: whether all splits are the same images.
-        same_images: what it has, or has not, where they are.
-        to_divide: what to do about that.
+        one_split: whether all splits are the same images, so that none is left to validate on.
+        same_images: why, for that error: "the data set in FOLDER has one split".
+        to_divide: how to change that, for the same error: "save it with `train` and `val`".
         described_by: the name of its description, in `root`.
         val_is_path: whether the description's `val` may name images, and not only be a fraction.
         division: what its description says about holding samples out for validation.

@@ -6,6 +6,7 @@ from typing import Self
 from segdistill.data.formats.classes import CLASS_KEYS, ClassMap
 from segdistill.data.formats.layout import (
     DESCRIPTION,
+    LIST_BYTES,
     MASK_KEYS,
     FileList,
     Layout,
@@ -17,9 +18,6 @@ from segdistill.data.images import SUFFIXES
 from segdistill.data.labels import VOC, LabelSet
 from segdistill.data.masks import IndexMasks, MaskReader
 from segdistill.files import read_text
-
-LIST_BYTES = 2**28
-"""Largest list of a split: some ten million names."""
 
 DEVKIT = Path("VOCdevkit", "VOC2012")
 """The devkit, below the folder that its archive is unpacked into."""

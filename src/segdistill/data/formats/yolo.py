@@ -8,6 +8,7 @@ from segdistill.config.prompts import BACKGROUND
 from segdistill.data.formats.classes import ClassMap
 from segdistill.data.formats.layout import (
     DESCRIPTION,
+    LIST_BYTES,
     FileList,
     Layout,
     UnknownSplitError,
@@ -15,9 +16,9 @@ from segdistill.data.formats.layout import (
     leads_out,
     require_split,
 )
-from segdistill.data.images import image_size, list_images, refuse_large
+from segdistill.data.images import list_images
 from segdistill.data.labels import class_name, label_set, read_yaml
-from segdistill.data.masks import Mask, MaskReader, SampleFiles
+from segdistill.data.masks import Mask, MaskReader, SampleFiles, drawn_size
 from segdistill.data.polygons import FAR, Runs, draw, load_rasteriser, polygon_runs
 from segdistill.files import read_text
 
@@ -25,8 +26,6 @@ DATA = "data.yaml"
 """Name of the file that describes a data set, in its folder."""
 SPLITS = ("test", "train", "val")
 """Its keys that name folders of images, or lists of them."""
-LIST_BYTES = 2**28
-"""Largest list of images: some million paths."""
 
 
 class YoloLayout(Layout):
@@ -152,8 +151,7 @@ class YoloMasks(MaskReader):
     def read(self, files: SampleFiles, size: tuple[int, int] | None = None) -> Mask:
         """The polygons of an image, the smaller on top."""
         assert isinstance(files.mask, Path)
-        height, width = size or image_size(files.image)
-        refuse_large(files.image, (width, height))
+        height, width = drawn_size(files, size)
         drawn = []
         lines = read_text(files.mask).splitlines() if files.mask.is_file() else []
         for number, line in enumerate(lines, start=1):
