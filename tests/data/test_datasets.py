@@ -225,7 +225,7 @@ def test_a_split_without_folder_or_images_is_named(folders: Callable[..., Path])
 
 @pytest.mark.parametrize("root", ["", "no/such/folder"])
 def test_no_root_says_how_to_name_one(root: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--data\.root"):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder: name that of the data set as data\.root"):
         open_dataset(root, "train")
 
 

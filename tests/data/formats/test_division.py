@@ -105,7 +105,13 @@ def test_an_id_without_group_is_named() -> None:
     assert Division().groups(["a_1", "single"]) == ["a_1", "single"]
 
 
+@pytest.mark.parametrize(
+    "every_layout",
+    "ade cityscapes coco cvat folders labelme labelstudio supervisely voc yolo".split(),
+    indirect=True,
+)
 def test_a_split_val_that_is_there_is_not_replaced(every_layout: Make) -> None:
+    """`datasets` calls it validation."""
     every_layout(IDS[:4])
     root = every_layout(IDS[4:], "val")
     assert splits(root) == ["train", "val"]
@@ -118,12 +124,15 @@ def test_a_split_val_that_is_there_is_not_replaced(every_layout: Make) -> None:
         open_layout(root)
 
 
+@pytest.mark.parametrize(
+    "every_layout",
+    "ade cityscapes coco cvat folders labelme labelstudio supervisely voc".split(),
+    indirect=True,
+)
 def test_of_several_splits_it_must_be_clear_which_is_divided(every_layout: Make) -> None:
+    """Of those that have splits of any name: YOLO and `datasets` know train, validation and test alone."""
     every_layout(IDS[:4], "test")
     root = every_layout(IDS[4:], "other", val=0.3)
-    if root.name == "yolo":  # which knows no split of another name: its only one is divided
-        assert splits(root) == ["train", "val"]
-        return
     with pytest.raises(
         ValueError, match=r"divides the split 'train', but the splits are other, test: remove"
     ):
