@@ -90,7 +90,8 @@ def test_check_names_groups_that_are_in_two_splits(capsys: Any, copied: Path) ->
         file.write("group: '^([a-z]+)'\n")
     record, said = check_dataset(copied), capsys.readouterr().err
     assert "train and val have the group shape in common" in said
-    assert record["warnings"] == 1
+    assert "val: no pixel of " in said
+    assert record["warnings"] == 2, "the group, and a class that the 4 images of val lack"
 
 
 def test_colour_masks_are_not_told_of_an_index(capsys: Any, tmp_path: Path) -> None:
