@@ -130,11 +130,11 @@ def test_show_takes_images_of_one_class(shapes: Path, tmp_path: Path) -> None:
     there = next(name for name, count in found.items() if 0 < count < 4)
     absent = next(name for name, count in found.items() if not count)
     out = tmp_path / "one.html"
-    record = show_dataset(shapes, ShowConfig(out=str(out), split="val", shows=there))
+    record = show_dataset(shapes, ShowConfig(out=str(out), split="val", class_name=there))
     assert (record["out"], record["images"]) == ([str(out)], found[there])
     assert f"{found[there]} images that show {there}</h1>" in out.read_text()
     with pytest.raises(ValueError, match=f"no mask of split 'val' shows {absent}"):
-        show_dataset(shapes, ShowConfig(out=str(out), split="val", shows=absent))
+        show_dataset(shapes, ShowConfig(out=str(out), split="val", class_name=absent))
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ def run_init(options: Options) -> Result:
 
 def check_show(options: Options) -> None:
     labels = open_layout(options.path, options.layout).labels
-    if options.settings.shows is not None:
-        labels.index([options.settings.shows])
+    if options.settings.class_name is not None:
+        labels.index([options.settings.class_name])
 
 
 def run_show(options: Options) -> Result:

@@ -144,7 +144,7 @@ def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None
         ValueError: its description is wrong, it has no such class, or a mask cannot be read.
     """
     opened = open_layout(root, layout)
-    wanted = None if config.shows is None else opened.labels.index([config.shows])[0]
+    wanted = None if config.class_name is None else opened.labels.index([config.class_name])[0]
     found = opened.splits()
     split = config.split or ("train" if "train" in found or not found else found[0])
     samples = open_split(opened, split)
@@ -157,9 +157,9 @@ def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None
                 candidates.append(index)
             bar.advance(task)
     if not candidates:
-        raise ValueError(f"no mask of split {split!r} shows {config.shows}")
+        raise ValueError(f"no mask of split {split!r} shows {config.class_name}")
     chosen = choose(config.images, candidates)
-    that = "" if wanted is None else f" that show {config.shows}"
+    that = "" if wanted is None else f" that show {config.class_name}"
     some = "" if len(chosen) == len(candidates) else f"{len(chosen)} of "
     evenly = ", evenly chosen" if some else ""
     title = f"{Path(root).resolve().name}, {split}: {some}{len(candidates):,} images{that}{evenly}"

@@ -15,7 +15,7 @@ SHORT_NAMES = {
     "student": "student.spec",
     "teacher": "teacher.spec",
     "init": "student.init",
-    "class": "shows",
+    "class": "class_name",
 }
 """Short names of settings, here and on the command line; that of a group takes a mapping here, too."""
 

@@ -25,7 +25,7 @@ class ShowConfig:
     """One split; null for train, or the first one where none has that name."""
     images: int = IMAGES
     """How many images are shown, at most; evenly chosen."""
-    shows: str | None = None
+    class_name: str | None = None
     """A class that each of the images has; null for any image."""
 
     def __post_init__(self) -> None:
