@@ -78,7 +78,10 @@ def _click_self_test(page: Any, page_file: Path, failures: list[str]) -> dict[st
     if message := page.locator("#error").text_content():
         raise ValueError(f"the page does not work in the browser: {message}")
     page.click("#self-test")
-    result = page.wait_for_selector("#self-test-result[data-result]")
+    ended = "#self-test-result[data-result], #self-test-result[data-error]"
+    result = page.wait_for_selector(ended)
+    if message := result.get_attribute("data-error"):
+        raise ValueError(f"the page's self-test fails in the browser: {'; '.join([*failures, message])}")
     return json.loads(result.get_attribute("data-result"))
 
 
