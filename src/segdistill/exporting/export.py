@@ -20,6 +20,7 @@ from segdistill.exporting.quantize import QUANTIZERS, halve_weights
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork, FileFormat
 from segdistill.models.hub_runs import find_run
+from segdistill.models.spec import display_name
 from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.version import __version__
 
@@ -137,7 +138,8 @@ def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
     """
     return ExportCard(
         labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
-        output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
+        output=config.output, source=display_name(network.spec), version=__version__,
+        output_stride=network.output_stride,
         temperature=1.0 if config.output == "mask" else network.temperature,
         side=_square_side(network, config),
     )  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from segdistill.console import log
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import first_line, write_atomic
 from segdistill.models.card import ModelCard, read_model
-from segdistill.models.spec import parse_architecture
+from segdistill.models.spec import display_name, parse_architecture
 from segdistill.version import __version__
 
 PAGE = "README.md"
@@ -110,8 +111,9 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     for name in pictures:
         (out / "figures").mkdir(exist_ok=True)
         shutil.copyfile(run.figures / f"{name}.png", out / "figures" / f"{name}.png")
-    for file in (WEIGHTS, CARD):
-        shutil.copyfile(run.path / file, out / file)
+    card = without_paths(card)
+    shutil.copyfile(run.path / WEIGHTS, out / WEIGHTS)
+    write_atomic(out / CARD, card.to_json())
     parameters = sum(value.numel() for name, value in state.items() if not _is_buffer(name))
     settings = run.config if run.config_file.is_file() else None
     best = run.metrics["best"] or card.metrics
@@ -131,6 +133,16 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     )  # fmt: skip
     write_atomic(out / PAGE, page)
     return sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+
+
+def without_paths(card: ModelCard) -> ModelCard:
+    """The card with student and teacher by their names, without the folders of this machine."""
+    teacher = card.teacher
+    if teacher is not None and "spec" in teacher:
+        specs = teacher["spec"]
+        named = [display_name(spec) for spec in specs] if isinstance(specs, list) else display_name(specs)
+        teacher = teacher | {"spec": named}
+    return replace(card, spec=display_name(card.spec), teacher=teacher)
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> dict[str, Any]:
@@ -205,7 +217,7 @@ def _data_set(settings: TrainConfig | None, config: PushConfig) -> str:
         return named
     held_out = f"{settings.data.val_share:.0%} of {settings.data.split}"
     split = held_out if settings.data.val_share else settings.data.val_split
-    return f"{named or Path(settings.data.root).resolve().name}, {split}"
+    return f"{named or display_name(settings.data.root)}, {split}"
 
 
 def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
@@ -213,7 +225,7 @@ def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
     rows = {"student": f"`{card.spec}`"}
     specs = (card.teacher or {}).get("spec")
     teachers = [specs] if isinstance(specs, str) else list(specs or [])
-    rows["teacher"] = ", ".join(f"`{_without_folders(spec)}`" for spec in teachers) or "none"
+    rows["teacher"] = ", ".join(f"`{spec}`" for spec in teachers) or "none"
     rows["crops"] = f"{card.size} x {card.size}"
     if settings is not None:
         objective, optim = settings.objective, settings.optim
@@ -222,11 +234,6 @@ def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
         rows["steps"] = f"{settings.steps or f'{settings.epochs:g} epochs'}, batch {settings.batch}"
         rows["optimizer"] = f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}"
     return rows
-
-
-def _without_folders(spec: str) -> str:
-    """A spec without the folders of the machine that it was used on."""
-    return spec if spec.startswith(("hf:", "timm:", "smp:")) else Path(spec).name
 
 
 def _is_score(value: object) -> bool:

@@ -134,6 +134,8 @@ def write_onnx(program: ExportedProgram, path: Path, card: ExportCard) -> None:
             program, input_names=["image"], output_names=[card.output], dynamo=True, verbose=False
         )
     assert written is not None
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in the source code it came from, with paths of this machine
     written.model.metadata_props.update({key: json.dumps(value) for key, value in card.to_dict().items()})
     written.save(path, external_data=False)
 
