@@ -18,9 +18,9 @@ from PIL import Image
 from segdistill import api
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.pins import CONVERTER_PACKAGES
 from segdistill.data.datasets import open_dataset
 from segdistill.data.transforms import normalise
-from segdistill.exporting import writers
 from segdistill.exporting.export import runs_here
 from segdistill.exporting.parity import draw_images
 from segdistill.exporting.quantize import QUANTIZERS
@@ -29,8 +29,6 @@ from segdistill.models.isolated import IsolatedRun, command
 from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration
-
-CONVERTERS = {"litert": writers.LITERT, "ncnn": writers.PNNX, "coreml": writers.COREML}
 
 
 @pytest.fixture
@@ -42,7 +40,11 @@ def require_converter(tmp_path: Path) -> Callable[[str], None]:
         program.touch()
         try:
             made = subprocess.run(
-                command(CONVERTERS[form], program), capture_output=True, text=True, check=False, timeout=120
+                command(CONVERTER_PACKAGES[form], program),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
             )
         except (ValueError, subprocess.TimeoutExpired) as error:
             pytest.skip(f"no environment for {form}: {error}")

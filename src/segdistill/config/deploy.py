@@ -10,6 +10,9 @@ from segdistill.config.values import require
 TILE = 1024
 """Side, in pixels, of the tiles that a large image is cut into by default."""
 
+LONGEST_SIDE = 1024
+"""Of the input of a network without a size of its own, in pixels, in a page and on a server."""
+
 LEAST_SIDE = 64
 """Side, in pixels, of the smallest square that a file may take: networks are tried with an image of it."""
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, HfApi, ModelCardData, errors
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segdistill.config.deploy import PushConfig
 from segdistill.config.paths import CARD, WEIGHTS
@@ -23,6 +22,7 @@ from segdistill.engine.run_folder import RunFolder
 from segdistill.files import first_line, write_atomic
 from segdistill.models.card import ModelCard, read_model
 from segdistill.models.spec import display_name, parse_architecture
+from segdistill.page.templates import open_template
 from segdistill.version import __version__
 
 PAGE = "README.md"
@@ -118,7 +118,7 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     settings = run.config if run.config_file.is_file() else None
     best = run.metrics["best"] or card.metrics
     data = _data_set(settings, config)
-    page = _environment().get_template("model_page.md.j2").render(
+    page = open_template("segdistill.exporting", "model_page.md.j2").render(
         metadata=_metadata(repository, config, best, data).to_yaml(),
         repository=repository,
         card=card,
@@ -243,16 +243,3 @@ def _is_score(value: object) -> bool:
 def _is_buffer(name: str) -> bool:
     """Whether a tensor of a state dict is a statistic of a norm, and no parameter."""
     return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, which the hub sanitises
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment

@@ -10,8 +10,8 @@ from segdistill.data.check import Survey
 from segdistill.data.labels import VOID
 from segdistill.data.samples import FileSamples
 from segdistill.inference.prediction import Prediction, blend
-from segdistill.reporting.examples import data_uri
-from segdistill.reporting.pages import open_template
+from segdistill.page.templates import open_template
+from segdistill.reporting.examples import picture_url
 from segdistill.reporting.style import INK, LINE, MUTED
 from segdistill.version import __version__
 
@@ -144,13 +144,15 @@ def render_page(sheet: Sheet) -> str:
     pairs = [make_pair(sheet.samples, index, PAGE_BOX) for index in sheet.indices]
     lines = sheet.lines()
     return str(
-        open_template("contact_sheet.html.j2").render(
+        open_template("segdistill.reporting", "contact_sheet.html.j2").render(
             version=__version__,
             title=sheet.title,
             masks=sheet.counted.masks,
             lines=lines,
             largest=max(line.share for line in lines) or 1,
-            pairs=[(pair, data_uri(pair.image), data_uri(pair.overlay), void_note(pair)) for pair in pairs],
+            pairs=[
+                (pair, picture_url(pair.image), picture_url(pair.overlay), void_note(pair)) for pair in pairs
+            ],
         )
     )
 

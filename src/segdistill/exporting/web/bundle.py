@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdistill.exporting.web.runtime import PACKAGE, VERSION, Runtime
+from segdistill.config.pins import ORT_WEB
+from segdistill.exporting.web.runtime import Runtime, runtime_version
 from segdistill.exporting.web.selftest import SelfTest
+from segdistill.files import data_url
 from segdistill.page.render import (
     BROWSER_SCRIPTS,
     ICON,
@@ -25,9 +27,6 @@ MODEL = "model.onnx"
 
 INDEX = "index.html"
 """The page itself, where its parts lie beside it."""
-
-ABOUT = f"Made with segdistill {__version__} (Apache-2.0) and {PACKAGE} {VERSION} (MIT)."
-"""What the page was made with, and the terms of what it brings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +79,16 @@ class PageParts:
         """The module of a runtime."""
         return (self.runtime_folder / runtime.script).read_text(encoding="utf-8")
 
+    @property
+    def about(self) -> str:
+        """What the page was made with, and the terms of what it brings."""
+        package = f"{ORT_WEB} {runtime_version(self.script(self.runtimes[0]))}".rstrip()
+        return f"Made with segdistill {__version__} (Apache-2.0) and {package} (MIT)."
+
     def page(self, imports: dict[str, str], inlined: dict[str, str]) -> WebPage:
         """What the template is filled in with."""
         return WebPage(
-            name=self.card["name"], about=ABOUT, imports=imports, manifest=self.manifest, parts=inlined
+            name=self.card["name"], about=self.about, imports=imports, manifest=self.manifest, parts=inlined
         )
 
 
@@ -92,7 +97,7 @@ def write_file(path: Path, parts: PageParts) -> Path:
     imports = {specifier: script_url(read_part(name)) for specifier, name in BROWSER_SCRIPTS.items()}
     imports |= {each.module: script_url(parts.script(each)) for each in parts.runtimes}
     web = parts.page(imports, {name: pack(content) for name, content in parts.data.items()})
-    icon = f"data:image/svg+xml;base64,{base64.b64encode(read_part(ICON).encode()).decode()}"
+    icon = data_url(read_part(ICON).encode(), "image/svg+xml")
     html = render_page(web, icon=icon, style=read_part(STYLE), script=read_part(SCRIPT))
     path.write_text(html, encoding="utf-8")
     return path
@@ -121,4 +126,4 @@ def pack(content: bytes) -> str:
 
 def script_url(text: str) -> str:
     """A module as a data URL."""
-    return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
+    return data_url(text.encode(), "text/javascript")

@@ -3,7 +3,6 @@
 H, W: rows and columns of a picture.
 """
 
-import base64
 import io
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from segdistill.data.shapes import draw
+from segdistill.files import data_url
 from segdistill.inference.prediction import predict_image
 from segdistill.models.trained import TrainedNetwork
 
@@ -30,14 +30,12 @@ class SelfTest:
 
     def to_urls(self) -> dict[str, str]:
         """Both as data URLs of PNG files; the mask is grey."""
-        return {"picture": data_url(self.picture), "mask": data_url(Image.fromarray(self.mask))}
-
-
-def data_url(image: Image.Image) -> str:
-    """An image as the data URL of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        urls = {}
+        for name, image in {"picture": self.picture, "mask": Image.fromarray(self.mask)}.items():
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG", optimize=True)
+            urls[name] = data_url(buffer.getvalue(), "image/png")
+        return urls
 
 
 def draw_tests(network: TrainedNetwork, longest: int) -> list[SelfTest]:
@@ -53,13 +51,6 @@ def draw_tests(network: TrainedNetwork, longest: int) -> list[SelfTest]:
         pictures = [draw(0, index, side)[0].crop((0, 0, width, height)) for index in range(CANDIDATES)]
         size = network.size or min(side, longest)
         masks = [predict_image(network, each, size=size, probabilities=False).mask for each in pictures]
-        best = max(range(CANDIDATES), key=lambda index: entropy(masks[index]))
+        best = max(range(CANDIDATES), key=lambda index: Image.fromarray(masks[index]).entropy())
         tests.append(SelfTest(pictures[best], masks[best]))
     return tests
-
-
-def entropy(mask: np.ndarray) -> float:
-    """Of the fractions of the classes, in nats: a mask of one class has 0, and would compare little."""
-    fractions = np.bincount(mask.ravel()) / mask.size
-    fractions = fractions[fractions > 0]
-    return float(-(fractions * np.log(fractions)).sum())
