@@ -21,6 +21,7 @@ from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.pins import CONVERTER_PACKAGES
 from segdistill.data.datasets import open_dataset
 from segdistill.data.transforms import normalise
+from segdistill.exporting import writers
 from segdistill.exporting.export import runs_here
 from segdistill.exporting.parity import draw_images
 from segdistill.exporting.quantize import QUANTIZERS

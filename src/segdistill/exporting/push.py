@@ -26,12 +26,12 @@ from segdistill.page.templates import open_template
 from segdistill.version import __version__
 
 PAGE = "README.md"
-TASK = "image-segmentation"
+HUB_TASK = "image-segmentation"
 """The hub's name of the task."""
 MESSAGE = "Upload a student of segdistill"
 """Of the commit."""
 TAGS = ["semantic-segmentation", "knowledge-distillation"]
-SCORES = {
+HUB_SCORES = {
     "miou": ("mean_iou", "mean IoU"),
     "pixel_accuracy": ("pixel_accuracy", "pixel accuracy"),
     "mean_accuracy": ("mean_accuracy", "mean accuracy of the classes"),
@@ -125,7 +125,7 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
         parameters=parameters,
         is_code=parse_architecture(card.spec).is_code,
         data=data,
-        scores=[(title, best[key]) for key, (_, title) in SCORES.items() if _is_score(best.get(key))],
+        scores=[(title, best[key]) for key, (_, title) in HUB_SCORES.items() if _is_score(best.get(key))],
         classes=list((best.get("iou") or {}).items()),
         training=_training(card, settings),
         pictures=[(name, PICTURES[name]) for name in pictures],
@@ -188,19 +188,19 @@ def _metadata(repository: str, config: PushConfig, best: dict[str, Any], data: s
     """The head of the page, with the scores where the hub looks for them (`model-index`)."""
     results = [
         EvalResult(
-            task_type=TASK,
+            task_type=HUB_TASK,
             dataset_type=config.datasets[0] if config.datasets else data,
             dataset_name=data,
             metric_type=kind,
             metric_name=title,
             metric_value=round(best[key], 4),
         )
-        for key, (kind, title) in SCORES.items()
+        for key, (kind, title) in HUB_SCORES.items()
         if data and _is_score(best.get(key))
     ]
     return ModelCardData(
         library_name="segdistill",
-        pipeline_tag=TASK,
+        pipeline_tag=HUB_TASK,
         tags=TAGS,
         license=config.license,
         datasets=config.datasets or None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from segdistill.page.templates import open_template
 
-STYLE, SCRIPT, ICON = "page.css", "page.js", "icon.svg"
+STYLE_FILE, SCRIPT, ICON = "page.css", "page.js", "icon.svg"
 BROWSER_SCRIPTS = {
     "./backend.js": "browser.js",
     "./drawing.js": "drawing.js",

@@ -19,7 +19,7 @@ from segdistill.reporting.examples import (
     picture_url,
 )
 from segdistill.reporting.style import SERIES
-from segdistill.reporting.tables import SCORES, floored_percent
+from segdistill.reporting.tables import SCORE_TITLES, floored_percent
 from segdistill.version import __version__
 
 Record = Mapping[str, Any]
@@ -45,7 +45,9 @@ def certificate_page(record: Record, worst: Sequence[DifferingImage], labels: La
         record=record,
         names=names,
         scores=[
-            _score_row(SCORES[score], [n[score] for n in record["networks"]], record["differences"][0][score])
+            _score_row(
+                SCORE_TITLES[score], [n[score] for n in record["networks"]], record["differences"][0][score]
+            )
             for score in ("miou", "pixel_accuracy")
         ],
         classes=[_score_row(name, f["networks"], f["difference"]) for name, f in record["iou"].items()],

@@ -9,7 +9,7 @@ import pytest
 from segdistill.config.deploy import ExportConfig, WebConfig
 from segdistill.exporting.web import runtime
 from segdistill.exporting.web.bundle import PageParts
-from segdistill.exporting.web.runtime import WASM, find_runtime, runtime_version, unpack
+from segdistill.exporting.web.runtime import WASM, find_runtime, stated_version, unpack
 
 pytestmark = pytest.mark.unit
 
@@ -73,5 +73,5 @@ def test_a_page_states_the_version_that_it_brings(script: str, version: str, tmp
         card={}, model=tmp_path, size=None, max_side=1, tests=[], same_class=1, runtimes=[WASM],
         runtime_folder=tmp_path,
     )  # fmt: skip
-    assert runtime_version(script) == version
+    assert stated_version(script) == version
     assert parts.about.endswith(f"and onnxruntime-web {version}".rstrip() + " (MIT).")

@@ -21,7 +21,7 @@ NPM_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Runtime:
+class WebRuntime:
     """A build of onnxruntime-web that brings its own loader, and its WebAssembly.
 
     Attributes:
@@ -42,12 +42,12 @@ class Runtime:
         return f"{ORT_WEB}/{self.provider}"
 
 
-WEBGPU = Runtime("WebGPU", "webgpu", "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
-WASM = Runtime("WebAssembly", "wasm", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+WEBGPU = WebRuntime("WebGPU", "webgpu", "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+WASM = WebRuntime("WebAssembly", "wasm", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """It has a file of its own, for that of WebGPU takes more than twice its time on a CPU."""
 
 
-def choose_runtimes(config: WebConfig) -> tuple[Runtime, ...]:
+def choose_runtimes(config: WebConfig) -> tuple[WebRuntime, ...]:
     """The runtimes of a page, in the order in which they are tried."""
     return (WEBGPU, WASM) if config.gpu else (WASM,)
 
@@ -71,12 +71,12 @@ def find_runtime(config: WebConfig) -> Path:
     folder = cache_folder()
     if not all((folder / name).is_file() for name in names):
         with tempfile.TemporaryDirectory() as temporary:
-            archive = download(Path(temporary))
+            archive = download_package(Path(temporary))
             write_together({folder / name: content for name, content in unpack(archive, names).items()})
     return folder
 
 
-def runtime_version(script: str) -> str:
+def stated_version(script: str) -> str:
     """The version that the banner of a module of onnxruntime-web states; empty where it states none."""
     found = re.search(r"ONNX Runtime Web v([\w.+-]+)", script[:1000])
     return found[1] if found else ""
@@ -91,7 +91,7 @@ def cache_folder() -> Path:
     return user_cache_path("segdistill") / f"{ORT_WEB}-{ORT_WEB_VERSION}"
 
 
-def download(folder: Path) -> Path:
+def download_package(folder: Path) -> Path:
     """Have npm bring the package's archive, from the registry that it is configured for.
 
     Raises:

@@ -14,7 +14,7 @@ from segdistill.files import data_url
 from segdistill.inference.prediction import predict_image
 from segdistill.models.trained import TrainedNetwork
 
-SIZES = ((300, 400), (240, 180))
+PICTURE_SIZES = ((300, 400), (240, 180))
 """H, W of the pictures: one across and one upright."""
 
 CANDIDATES = 8
@@ -39,14 +39,14 @@ class SelfTest:
 
 
 def draw_tests(network: TrainedNetwork, longest: int) -> list[SelfTest]:
-    """A picture of each of `SIZES` with its mask.
+    """A picture of each of `PICTURE_SIZES` with its mask.
 
     Args:
         network: in PyTorch, on the CPU.
         longest: long side of the network's input in pixels, where it has no size.
     """
     tests = []
-    for height, width in SIZES:
+    for height, width in PICTURE_SIZES:
         side = max(height, width)
         pictures = [draw(0, index, side)[0].crop((0, 0, width, height)) for index in range(CANDIDATES)]
         size = network.size or min(side, longest)
