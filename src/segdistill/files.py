@@ -1,5 +1,6 @@
 """Files as a program may trust them: written whole or not at all, and read only up to a stated size."""
 
+import base64
 import json
 import os
 import zipfile
@@ -121,6 +122,11 @@ def read_json(path: Path, most: int = JSON_BYTES) -> Any:
         raise ValueError(f"{path} is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def data_url(content: bytes, media_type: str) -> str:
+    """Bytes as an address that holds them."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def first_line(error: Exception) -> str:

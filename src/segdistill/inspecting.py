@@ -16,7 +16,7 @@ from segdistill.data.formats.table import open_layout
 from segdistill.data.images import write_image
 from segdistill.data.objects import find_labeller
 from segdistill.files import write_atomic
-from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet, render_page
+from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet, render_sheet
 from segdistill.reporting.tables import class_table
 
 GROUPS_NAMED = 5
@@ -166,7 +166,7 @@ def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None
     sheet = Sheet(title=title, samples=samples, indices=chosen, counted=counted)
     for path in config.files:
         if path.suffix.lower() == ".html":
-            write_atomic(path, render_page(sheet))
+            write_atomic(path, render_sheet(sheet))
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, draw_sheet(sheet), "PNG")

@@ -12,7 +12,7 @@ from segdistill.files import read_json
 from segdistill.models.identity import weight_digests
 from segdistill.models.spec import require_trust
 from segdistill.models.trained import TrainedNetwork
-from segdistill.reporting.tables import SCORES as SCORE_TITLES
+from segdistill.reporting.tables import SCORE_TITLES
 from segdistill.verification import (
     KIND,
     SCORES,

@@ -1,6 +1,5 @@
 """Results that show themselves in a notebook, and otherwise are the path or the dict that they hold."""
 
-import base64
 import io
 import sys
 from typing import Any
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from segdistill.engine.run_folder import RunFolder
 from segdistill.exporting.parity import parity_line
+from segdistill.files import data_url
 from segdistill.reporting.tables import (
     benchmark_lines,
     benchmark_table,
@@ -49,9 +49,8 @@ class Run(SystemPath):
         for name in FIGURES:
             file = folder.figures / f"{name}.png"
             if file.is_file():
-                source = base64.b64encode(file.read_bytes()).decode()
-                picture = '<img alt="{}" src="data:image/png;base64,{}" style="max-width: 100%">'
-                parts.append(Markup(picture).format(name, source))
+                picture = Markup('<img alt="{}" src="{}" style="max-width: 100%">')
+                parts.append(picture.format(name, data_url(file.read_bytes(), "image/png")))
         return Markup("\n").join(parts)
 
 

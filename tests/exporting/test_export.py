@@ -59,7 +59,7 @@ def test_a_file_computes_what_its_run_does(exported: Export, run: Path, form: st
 def test_the_record_lies_beside_the_file(exported: Export, run: Path, form: str) -> None:
     path = exported(form)
     record = json.loads(path.with_name(f"{path.name}.json").read_text())
-    assert (record["file"], record["format"], record["source"]) == (path.name, form, str(run))
+    assert (record["file"], record["format"], record["source"]) == (path.name, form, run.name)
     assert record["labels"]["names"] == list(load_network(str(run)).labels.names)
     assert record["parity"]["same_class"] >= 0.999
     assert record["parity"]["logit_difference"] < 1e-4

@@ -18,6 +18,7 @@ from PIL import Image
 from segdistill import api
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.pins import CONVERTER_PACKAGES
 from segdistill.data.datasets import open_dataset
 from segdistill.data.transforms import normalise
 from segdistill.exporting import writers
@@ -30,8 +31,6 @@ from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration
 
-CONVERTERS = {"litert": writers.LITERT, "ncnn": writers.PNNX, "coreml": writers.COREML}
-
 
 @pytest.fixture
 def require_converter(tmp_path: Path) -> Callable[[str], None]:
@@ -42,7 +41,11 @@ def require_converter(tmp_path: Path) -> Callable[[str], None]:
         program.touch()
         try:
             made = subprocess.run(
-                command(CONVERTERS[form], program), capture_output=True, text=True, check=False, timeout=120
+                command(CONVERTER_PACKAGES[form], program),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
             )
         except (ValueError, subprocess.TimeoutExpired) as error:
             pytest.skip(f"no environment for {form}: {error}")

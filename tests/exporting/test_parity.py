@@ -19,10 +19,10 @@ def test_sizes_that_the_network_itself_refuses_are_left_out() -> None:
             return super().forward(torch.nn.functional.pad(image, (3, 3, 3, 3), mode="reflect"))
 
     network = TrainedNetwork(Padded(3, 2, 7), LabelSet(names=("a", "b")), "padded")
-    assert parity.compare(network, network)["sizes"] == [[7, 5], [33, 65], [64, 64], [97, 128]]
+    assert parity.compare_logits(network, network)["sizes"] == [[7, 5], [33, 65], [64, 64], [97, 128]]
     never = TrainedNetwork(torch.nn.Conv2d(4, 2, 1), LabelSet(names=("a", "b")), "never")
     with pytest.raises(ValueError, match="never cannot be run on any"):
-        parity.compare(never, network)
+        parity.compare_logits(never, network)
 
 
 def test_drawn_images_are_the_same_each_time_and_not_grey() -> None:
@@ -36,12 +36,12 @@ def test_a_network_agrees_with_itself_and_not_with_another() -> None:
     torch.manual_seed(0)
     labels = LabelSet(names=("a", "b"))
     one, other = (TrainedNetwork(torch.nn.Conv2d(3, 2, 1), labels, name) for name in ("one", "other"))
-    same = parity.compare(one, one)
+    same = parity.compare_logits(one, one)
     assert same == {
         "sizes": [list(size) for size in parity.SIZES], "batches": [1, 3], "logit_difference": 0.0,
         "same_class": 1.0,
     }  # fmt: skip
-    differing = parity.compare(one, other)
+    differing = parity.compare_logits(one, other)
     assert differing["logit_difference"] > 0.1
     assert differing["same_class"] < 0.99
 
@@ -52,7 +52,7 @@ def test_a_network_with_outputs_of_another_shape_is_refused() -> None:
         for count in (2, 3)
     )
     with pytest.raises(ValueError, match=r"3 outputs \[1, 3, 1, 1\] for \[1, 3, 1, 1\], not \[1, 2, 1, 1\]"):
-        parity.compare(two, three)
+        parity.compare_logits(two, three)
 
 
 def test_scores_are_of_the_images_that_were_asked_for(run: Path, shapes: Path) -> None:

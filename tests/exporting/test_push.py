@@ -173,8 +173,10 @@ def test_the_page_says_what_the_hub_and_people_want_to_know(
     assert pushed["commit"] == commit
     assert pushed["url"] == f"{hub.url}/me/student"
     assert sorted(files) == pushed["files"]
-    for name in ("model.json", "model.safetensors"):
-        assert files[name] == (distilled / name).read_bytes()
+    assert files["model.safetensors"] == (distilled / "model.safetensors").read_bytes()
+    card = json.loads((distilled / "model.json").read_text())
+    card["teacher"]["spec"] = Path(card["teacher"]["spec"]).name
+    assert json.loads(files["model.json"]) == card
     page = ModelCard(files["README.md"].decode())
     best = json.loads((distilled / "metrics.json").read_text())["best"]
     assert page.data.library_name == "segdistill"
@@ -190,7 +192,8 @@ def test_the_page_says_what_the_hub_and_people_want_to_know(
     for picture in re.findall(r"\]\((figures/\w+\.png)\)", page.text):
         assert files[picture].startswith(b"\x89PNG")
     assert "figures/examples.png" in files
-    assert str(distilled.parent) not in page.text  # the teacher by its name alone
+    assert str(distilled.parent.parent) not in page.text  # the teacher by its name alone
+    assert str(distilled.parent.parent) not in files["model.json"].decode()
 
 
 def test_a_pushed_run_is_used_like_the_folder(

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from segdistill.models.card import CARD
-from segdistill.models.spec import KINDS, NetworkSpec, parse_architecture, parse_spec, require_trust
+from segdistill.models.spec import (
+    KINDS,
+    NetworkSpec,
+    display_name,
+    parse_architecture,
+    parse_spec,
+    require_trust,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -100,3 +107,21 @@ def test_code_that_a_file_names_needs_trust(monkeypatch: pytest.MonkeyPatch) -> 
         require_trust(text, Path("model.json"))
     monkeypatch.setenv("SEGDISTILL_TRUST", "1")
     require_trust("evil.py:build", Path("model.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("/home/me/runs/teacher", "teacher"),
+        ("../nets/mine.py:build", "mine.py:build"),
+        ("mine.nets:build", "mine.nets:build"),
+        ("runs/teacher/model.onnx", "model.onnx"),
+        ("hf:/home/me/segformer", "hf:segformer"),
+        ("hf:nvidia/segformer-b0@main", "hf:nvidia/segformer-b0@main"),
+        ("smp:unet/resnet18", "smp:unet/resnet18"),
+        ("timm:resnet18", "timm:resnet18"),
+        ("fcn_resnet50", "fcn_resnet50"),
+    ],
+)
+def test_the_name_for_others_has_no_folders_of_this_machine(text: str, name: str) -> None:
+    assert display_name(text) == name

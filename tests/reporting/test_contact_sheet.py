@@ -16,15 +16,15 @@ from segdistill.reporting.contact_sheet import (
     GAP,
     LINE_HEIGHT,
     MARGIN,
-    TEXT,
-    WIDTH,
+    SHEET_WIDTH,
+    TEXT_HEIGHT,
     Sheet,
     choose,
     class_bars,
     draw_sheet,
-    fit,
+    fit_text,
     make_pair,
-    render_page,
+    render_sheet,
     void_note,
 )
 
@@ -51,9 +51,9 @@ def sheet(samples: FileSamples) -> Sheet:
 
 def test_an_image_has_its_overlay_beside_it(sheet: Sheet) -> None:
     picture = draw_sheet(sheet)
-    assert picture.width == WIDTH
+    assert picture.width == SHEET_WIDTH
     # The middle of the row of images, which are half as high as wide.
-    row, overlay = MARGIN + 2 * TEXT + BOX // 4, MARGIN + BOX + GAP
+    row, overlay = MARGIN + 2 * TEXT_HEIGHT + BOX // 4, MARGIN + BOX + GAP
     assert picture.getpixel((MARGIN + BOX // 2, row)) == (0, 0, 255)
     assert picture.getpixel((overlay + BOX // 6, row)) == (0, 0, 255)  # background is not coloured
     assert picture.getpixel((overlay + BOX // 2, row)) == (110, 0, 115)  # 0.55 * 200, 0.45 * 255
@@ -70,11 +70,11 @@ def test_the_images_are_spread_evenly() -> None:
 
 
 def test_a_caption_fits_below_its_image(samples: FileSamples) -> None:
-    font = ImageFont.load_default(TEXT)
+    font = ImageFont.load_default(TEXT_HEIGHT)
     pair = make_pair(samples, 7, BOX)
     assert (pair.names, pair.image.size) == (("background", "red"), (BOX, BOX // 2))
-    assert fit(pair.id, void_note(pair), 2 * BOX + GAP, font) == "07, 33% void"
-    text = fit("folder/" * 30 + "name", ", <1% void", 2 * BOX + GAP, font)
+    assert fit_text(pair.id, void_note(pair), 2 * BOX + GAP, font) == "07, 33% void"
+    text = fit_text("folder/" * 30 + "name", ", <1% void", 2 * BOX + GAP, font)
     assert text.startswith("…")
     assert text.endswith("folder/name, <1% void")
     assert font.getlength(text) <= 2 * BOX + GAP
@@ -92,7 +92,7 @@ def test_bars_are_as_long_as_the_classes_shares(sheet: Sheet) -> None:
     def dark(line: int) -> int:
         """Pixels of the bar: those of the muted grey in the upper part of the bar's rows."""
         column, row = divmod(line, 2)
-        left = MARGIN + column * ((WIDTH - MARGIN) // 3)
+        left = MARGIN + column * ((SHEET_WIDTH - MARGIN) // 3)
         y = row * LINE_HEIGHT + 4
         bar = range(left + 242, left + 242 + 96)
         return sum(strip.getpixel((x, y)) == (0x5D, 0x65, 0x71) for x in bar)
@@ -100,7 +100,7 @@ def test_bars_are_as_long_as_the_classes_shares(sheet: Sheet) -> None:
     assert dark(1) > 80
     assert dark(0) / dark(1) == pytest.approx(33 / 34, abs=0.03)
     assert dark(2) == 0
-    assert strip.getpixel((MARGIN + TEXT // 2, LINE_HEIGHT + TEXT // 2)) == (200, 0, 0)
+    assert strip.getpixel((MARGIN + TEXT_HEIGHT // 2, LINE_HEIGHT + TEXT_HEIGHT // 2)) == (200, 0, 0)
 
 
 def test_many_classes_take_a_line_each() -> None:
@@ -110,7 +110,7 @@ def test_many_classes_take_a_line_each() -> None:
 
 
 def test_a_page_has_everything_in_it_and_escapes_names(sheet: Sheet) -> None:
-    page = render_page(sheet)
+    page = render_sheet(sheet)
     assert page.count("data:image/jpeg;base64,") == 2 * 3
     assert "<h1>&lt;title&gt;</h1>" in page
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []

@@ -21,11 +21,11 @@ from segdistill.reporting.examples import (
     WRONG,
     Example,
     colour_legend,
-    data_uri,
     error_map,
     example_grid,
     make_examples,
     pick_examples,
+    picture_url,
     tiles,
 )
 
@@ -141,7 +141,7 @@ def test_masks_come_out_in_the_palette_and_errors_in_grey_red_and_white():
     row = tiles(example(truth, teacher=truth % 255, student=prediction), LABELS)
     assert [tile.title for tile in row] == ["image", "ground truth", "teacher", "student", "errors"]
     assert [tile.caption for tile in row] == ["a", "", "", "mIoU 50.0\u00a0%", ""]
-    pictures = [np.asarray(decoded(data_uri(tile.picture)).convert("RGB")) for tile in row]
+    pictures = [np.asarray(decoded(picture_url(tile.picture)).convert("RGB")) for tile in row]
     zero, one, two = LABELS.palette
     np.testing.assert_array_equal(pictures[1], [[zero, one, VOID_COLOUR], [two, two, VOID_COLOUR]])
     np.testing.assert_array_equal(pictures[3], [[zero, zero, zero], [two, one, two]])

@@ -10,12 +10,15 @@ from segdistill.config.values import require
 TILE = 1024
 """Side, in pixels, of the tiles that a large image is cut into by default."""
 
+LONGEST_SIDE = 1024
+"""Of the input of a network without a size of its own, in pixels, in a page and on a server."""
+
 LEAST_SIDE = 64
 """Side, in pixels, of the smallest square that a file may take: networks are tried with an image of it."""
 
 Format = Literal["onnx", "openvino", "pt2", "executorch", "litert", "ncnn", "coreml"]
 """Formats of files that segdistill runs again."""
-Runtime = Literal["auto", "openvino", "onnx", "pytorch"]
+RuntimeName = Literal["auto", "openvino", "onnx", "pytorch"]
 
 WEB_SUFFIX = ".html"
 
@@ -57,7 +60,7 @@ class LoadConfig(PromptedNetworkConfig):
 
     flip: bool = False
     """Average the probabilities with those of the mirrored image."""
-    runtime: Runtime = "pytorch"
+    runtime: RuntimeName = "pytorch"
     """What computes a run folder: pytorch; openvino or onnx, with a file that is made once, checked and kept
     in the folder; auto takes the fastest that is installed. A file has its own runtime."""
 
@@ -261,7 +264,7 @@ class ServeConfig(NetworkConfig):
     """Clients must send `Authorization: Bearer TOKEN`; null takes SEGDISTILL_TOKEN of the environment."""
     size: int | None = None
     """Long side of the network's input in pixels; null takes its run's, else the image's up to 1024."""
-    runtime: Runtime = "pytorch"
+    runtime: RuntimeName = "pytorch"
     """What computes a run folder: pytorch; openvino or onnx, with a file that is made once, checked and kept
     in the folder; auto takes the fastest that is installed. A file has its own runtime."""
     max_batch: int = 8

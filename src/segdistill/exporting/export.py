@@ -15,11 +15,12 @@ from torch import Tensor
 from segdistill.config.deploy import LEAST_SIDE, WEB_SUFFIX, ExportConfig
 from segdistill.data.samples import FileSamples
 from segdistill.engine.agreement import Pair
-from segdistill.exporting.parity import agreement, compare, compare_scores, scores_record
+from segdistill.exporting.parity import compare_logits, compare_scores, same_class_fraction, scores_record
 from segdistill.exporting.quantize import QUANTIZERS, halve_weights
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork, FileFormat
 from segdistill.models.hub_runs import find_run
+from segdistill.models.spec import display_name
 from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.version import __version__
 
@@ -112,7 +113,7 @@ def write_checked(
             stack.callback(close, written)
         parity, pair = _compare(network, written, samples, config)
         if written is not None and pair is None and calibration:
-            parity["calibration_pixels"] = agreement(network, written, calibration)
+            parity["calibration_pixels"] = same_class_fraction(network, written, calibration)
         if written is not None and "fp16" in form.precisions:  # what phones compute in
             parity["fp16"] = _compare_half(network, draft)
         require_parity(parity, config, path)
@@ -137,17 +138,18 @@ def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
     """
     return ExportCard(
         labels=network.labels, mean=network.mean, std=network.std, size=network.size, input=config.input,
-        output=config.output, source=network.spec, version=__version__, output_stride=network.output_stride,
+        output=config.output, source=display_name(network.spec), version=__version__,
+        output_stride=network.output_stride,
         temperature=1.0 if config.output == "mask" else network.temperature,
         side=_square_side(network, config),
     )  # fmt: skip
 
 
 def _compare_half(network: TrainedNetwork, draft: Path) -> dict[str, Any]:
-    """What `compare` finds of the file where it computes in fp16."""
+    """What `compare_logits` finds of the file where it computes in fp16."""
     half = load_network(str(draft), LoadOptions(precision="fp16", isolated=True))
     try:
-        return compare(network, half)
+        return compare_logits(network, half)
     finally:
         close(half)
 
@@ -172,12 +174,12 @@ def _square_side(network: TrainedNetwork, config: ExportConfig) -> int | None:
 def _compare(
     network: TrainedNetwork, written: TrainedNetwork | None, samples: FileSamples | None, config: ExportConfig
 ) -> tuple[dict[str, Any], Pair | None]:
-    """What `compare` and `compare_scores` find; all of it None where the file cannot be run."""
+    """What `compare_logits` and `compare_scores` find; all of it None where the file cannot be run."""
     if written is None:
         nothing: dict[str, Any] = {"sizes": [], "batches": [], "logit_difference": None, "same_class": None}
         return nothing | scores_record(None), None
     pair = compare_scores(network, written, samples, config.images)
-    return compare(network, written) | scores_record(pair), pair
+    return compare_logits(network, written) | scores_record(pair), pair
 
 
 def export_path(spec: str, config: ExportConfig) -> Path:

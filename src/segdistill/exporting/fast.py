@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from segdistill.config.deploy import ExportConfig, Runtime
+from segdistill.config.deploy import ExportConfig, RuntimeName
 from segdistill.console import log
 from segdistill.data.datasets import open_validation
 from segdistill.data.samples import FileSamples
@@ -22,7 +22,7 @@ IMAGES = 8
 """Validation images on which file and PyTorch are compared, where the run's are at hand."""
 
 
-def fast_file(target: str, runtime: Runtime, precision: str, device: torch.device) -> Path | None:
+def fast_file(target: str, runtime: RuntimeName, precision: str, device: torch.device) -> Path | None:
     """The file that computes a run folder in the runtime that is asked for; None where PyTorch does.
 
     What is chosen is said in one line. An exported file has its own runtime: it is left as it is.

@@ -36,7 +36,7 @@ def draw_images(count: int, height: int, width: int, generator: torch.Generator)
 
 
 @torch.inference_mode()
-def compare(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, Any]:
+def compare_logits(reference: TrainedNetwork, exported: TrainedNetwork) -> dict[str, Any]:
     """Run both networks on the same drawn images of every size and batch.
 
     Returns:
@@ -113,7 +113,9 @@ def compare_scores(
 
 
 @torch.inference_mode()
-def agreement(reference: TrainedNetwork, exported: TrainedNetwork, images: Sequence[Tensor]) -> float:
+def same_class_fraction(
+    reference: TrainedNetwork, exported: TrainedNetwork, images: Sequence[Tensor]
+) -> float:
     """Fraction of the pixels that have the same class in both; images are 3 x H x W uint8 each."""
     same, pixels = 0, 0
     for image in images:

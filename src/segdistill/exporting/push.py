@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, HfApi, ModelCardData, errors
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segdistill.config.deploy import PushConfig
 from segdistill.config.paths import CARD, WEIGHTS
@@ -21,16 +21,17 @@ from segdistill.console import log
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import first_line, write_atomic
 from segdistill.models.card import ModelCard, read_model
-from segdistill.models.spec import parse_architecture
+from segdistill.models.spec import display_name, parse_architecture
+from segdistill.page.templates import open_template
 from segdistill.version import __version__
 
 PAGE = "README.md"
-TASK = "image-segmentation"
+HUB_TASK = "image-segmentation"
 """The hub's name of the task."""
 MESSAGE = "Upload a student of segdistill"
 """Of the commit."""
 TAGS = ["semantic-segmentation", "knowledge-distillation"]
-SCORES = {
+HUB_SCORES = {
     "miou": ("mean_iou", "mean IoU"),
     "pixel_accuracy": ("pixel_accuracy", "pixel accuracy"),
     "mean_accuracy": ("mean_accuracy", "mean accuracy of the classes"),
@@ -110,20 +111,21 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     for name in pictures:
         (out / "figures").mkdir(exist_ok=True)
         shutil.copyfile(run.figures / f"{name}.png", out / "figures" / f"{name}.png")
-    for file in (WEIGHTS, CARD):
-        shutil.copyfile(run.path / file, out / file)
+    card = without_paths(card)
+    shutil.copyfile(run.path / WEIGHTS, out / WEIGHTS)
+    write_atomic(out / CARD, card.to_json())
     parameters = sum(value.numel() for name, value in state.items() if not _is_buffer(name))
     settings = run.config if run.config_file.is_file() else None
     best = run.metrics["best"] or card.metrics
     data = _data_set(settings, config)
-    page = _environment().get_template("model_page.md.j2").render(
+    page = open_template("segdistill.exporting", "model_page.md.j2").render(
         metadata=_metadata(repository, config, best, data).to_yaml(),
         repository=repository,
         card=card,
         parameters=parameters,
         is_code=parse_architecture(card.spec).is_code,
         data=data,
-        scores=[(title, best[key]) for key, (_, title) in SCORES.items() if _is_score(best.get(key))],
+        scores=[(title, best[key]) for key, (_, title) in HUB_SCORES.items() if _is_score(best.get(key))],
         classes=list((best.get("iou") or {}).items()),
         training=_training(card, settings),
         pictures=[(name, PICTURES[name]) for name in pictures],
@@ -131,6 +133,16 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     )  # fmt: skip
     write_atomic(out / PAGE, page)
     return sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+
+
+def without_paths(card: ModelCard) -> ModelCard:
+    """The card with student and teacher by their names, without the folders of this machine."""
+    teacher = card.teacher
+    if teacher is not None and "spec" in teacher:
+        specs = teacher["spec"]
+        named = [display_name(spec) for spec in specs] if isinstance(specs, list) else display_name(specs)
+        teacher = teacher | {"spec": named}
+    return replace(card, spec=display_name(card.spec), teacher=teacher)
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> dict[str, Any]:
@@ -176,19 +188,19 @@ def _metadata(repository: str, config: PushConfig, best: dict[str, Any], data: s
     """The head of the page, with the scores where the hub looks for them (`model-index`)."""
     results = [
         EvalResult(
-            task_type=TASK,
+            task_type=HUB_TASK,
             dataset_type=config.datasets[0] if config.datasets else data,
             dataset_name=data,
             metric_type=kind,
             metric_name=title,
             metric_value=round(best[key], 4),
         )
-        for key, (kind, title) in SCORES.items()
+        for key, (kind, title) in HUB_SCORES.items()
         if data and _is_score(best.get(key))
     ]
     return ModelCardData(
         library_name="segdistill",
-        pipeline_tag=TASK,
+        pipeline_tag=HUB_TASK,
         tags=TAGS,
         license=config.license,
         datasets=config.datasets or None,
@@ -203,7 +215,7 @@ def _data_set(settings: TrainConfig | None, config: PushConfig) -> str:
     named = ", ".join(config.datasets)
     if settings is None or not settings.data.root:
         return named
-    return f"{named or Path(settings.data.root).resolve().name}, {settings.data.scored_split}"
+    return f"{named or display_name(settings.data.root)}, {settings.data.scored_split}"
 
 
 def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
@@ -211,7 +223,7 @@ def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
     rows = {"student": f"`{card.spec}`"}
     specs = (card.teacher or {}).get("spec")
     teachers = [specs] if isinstance(specs, str) else list(specs or [])
-    rows["teacher"] = ", ".join(f"`{_without_folders(spec)}`" for spec in teachers) or "none"
+    rows["teacher"] = ", ".join(f"`{spec}`" for spec in teachers) or "none"
     rows["crops"] = f"{card.size} x {card.size}"
     if settings is not None:
         objective, optim = settings.objective, settings.optim
@@ -222,11 +234,6 @@ def _training(card: ModelCard, settings: TrainConfig | None) -> dict[str, str]:
     return rows
 
 
-def _without_folders(spec: str) -> str:
-    """A spec without the folders of the machine that it was used on."""
-    return spec if spec.startswith(("hf:", "timm:", "smp:")) else Path(spec).name
-
-
 def _is_score(value: object) -> bool:
     return isinstance(value, float)
 
@@ -234,16 +241,3 @@ def _is_score(value: object) -> bool:
 def _is_buffer(name: str) -> bool:
     """Whether a tensor of a state dict is a statistic of a norm, and no parameter."""
     return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, which the hub sanitises
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment

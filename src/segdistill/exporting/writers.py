@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from segdistill.config.pins import CONVERTER_PACKAGES
 from segdistill.files import first_line
 from segdistill.models.exported import ENTRY, FORMATS, ExportCard
 from segdistill.models.fused import fuse_for_runtimes
@@ -29,11 +30,6 @@ TRACED = (2, 69, 91)
 
 CONVERTERS = Path(__file__).parent / "converters"
 """Programs that convert a graph in an environment of their own, because their packages hold back others."""
-
-LITERT = ("litert-torch==0.10.0", "torch==2.14.1")
-PNNX = ("pnnx==20261020",)
-COREML = ("coremltools==9.0", "torch==2.14.1")
-"""What the converters need."""
 
 
 class ExportGraph(nn.Module):
@@ -134,6 +130,8 @@ def write_onnx(program: ExportedProgram, path: Path, card: ExportCard) -> None:
             program, input_names=["image"], output_names=[card.output], dynamo=True, verbose=False
         )
     assert written is not None
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in the source code it came from, with paths of this machine
     written.model.metadata_props.update({key: json.dumps(value) for key, value in card.to_dict().items()})
     written.save(path, external_data=False)
 
@@ -244,7 +242,7 @@ def convert_litert(
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "graph.pt2"
         write_pt2(program, graph, card)
-        run_isolated(LITERT, CONVERTERS / "litert.py", graph, path, number_type)
+        run_isolated(CONVERTER_PACKAGES["litert"], CONVERTERS / "litert.py", graph, path, number_type)
 
 
 def write_ncnn(program: ExportedProgram, path: Path, card: ExportCard) -> None:
@@ -253,7 +251,9 @@ def write_ncnn(program: ExportedProgram, path: Path, card: ExportCard) -> None:
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "graph.onnx"
         write_onnx(program, graph, card)
-        run_isolated(PNNX, CONVERTERS / "ncnn.py", graph, path, f"[1,3,{card.side},{card.side}]")
+        run_isolated(
+            CONVERTER_PACKAGES["ncnn"], CONVERTERS / "ncnn.py", graph, path, f"[1,3,{card.side},{card.side}]"
+        )
 
 
 def write_coreml(program: ExportedProgram, path: Path, card: ExportCard) -> None:
@@ -263,7 +263,9 @@ def write_coreml(program: ExportedProgram, path: Path, card: ExportCard) -> None
         graph = Path(folder) / "graph.pt2"
         write_pt2(program, graph, card)
         text = json.dumps(card.to_dict())
-        run_isolated(COREML, CONVERTERS / "coreml.py", graph, path, card.input, card.output, text)
+        run_isolated(
+            CONVERTER_PACKAGES["coreml"], CONVERTERS / "coreml.py", graph, path, card.input, card.output, text
+        )
 
 
 def _write_card(path: Path, card: ExportCard) -> None:

@@ -25,7 +25,7 @@ from segdistill.models.state_files import read_state, read_statistics
 from segdistill.models.timm_encoder import import_timm
 from segdistill.models.trained import update_with_weights
 
-PROBE_SIDE = 224
+STRIDE_PROBE_SIDE = 224
 """Pixels of the square that the stride of a feature map is found on: all usual patches and strides divide it,
 14 and 16 among them."""
 RESIZABLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -73,11 +73,11 @@ class FeatureTeacher(nn.Module):
         self.spec, self.layer, self.scale = spec, layer, scale
         self.eval()
         with torch.no_grad():
-            features = self.module(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+            features = self.module(torch.zeros(1, 3, STRIDE_PROBE_SIDE, STRIDE_PROBE_SIDE))
         if not isinstance(features, Tensor) or features.ndim != 4:
             kind = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"it gives {kind} for an image, not a feature map N x C x h x w")
-        self.channels, self.stride = features.shape[1], round(PROBE_SIDE / features.shape[2])
+        self.channels, self.stride = features.shape[1], round(STRIDE_PROBE_SIDE / features.shape[2])
 
     def train(self, mode: bool = True) -> Self:
         """Does nothing but keep eval mode: a teacher never trains."""
@@ -138,12 +138,12 @@ def load_feature_teacher(
         FileNotFoundError: the file of the weights does not exist.
     """
     prefix, _, name = spec.partition(":")
-    if prefix not in OPENERS:
-        forms = " or ".join(f"{known}:NAME" for known in OPENERS)
+    if prefix not in ENCODER_OPENERS:
+        forms = " or ".join(f"{known}:NAME" for known in ENCODER_OPENERS)
         raise ValueError(
             f"teacher {spec!r} has a head: teacher.features_only is for an encoder without one, {forms}"
         )
-    backbone = OPENERS[prefix](name, weights, layer)
+    backbone = ENCODER_OPENERS[prefix](name, weights, layer)
     try:
         return FeatureTeacher(backbone, spec, layer=layer, scale=scale)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # a network of texts, say
@@ -272,7 +272,7 @@ def _open_transformers(name: str, weights: str | Path | None, layer: str | None)
     return Backbone(module=TransformersFeatures(model, index), mean=form.mean, std=form.std)
 
 
-OPENERS: dict[str, Callable[[str, str | Path | None, str | None], Backbone]] = {
+ENCODER_OPENERS: dict[str, Callable[[str, str | Path | None, str | None], Backbone]] = {
     "timm": _open_timm,
     "hf": _open_transformers,
 }

@@ -32,7 +32,7 @@ class ExportCard:
         input: `image` for N x H x W x 3 uint8 RGB, `tensor` for N x 3 x H x W normalised floats.
         temperature: what logits, which are raw, are divided by before probabilities are made of them.
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
-        source: run folder or spec that it was made from.
+        source: name of what it was made from, see `display_name`.
         version: of segdistill.
     """
 

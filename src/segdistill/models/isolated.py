@@ -9,13 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segdistill.config.pins import RUNTIME_PACKAGES
 from segdistill.models import mobile
-
-RUNTIMES = {
-    "litert": ("ai-edge-litert==2.3.0", "numpy==2.4.6"),
-    "ncnn": ("ncnn==1.0.20261020", "numpy==2.4.6"),
-}
-"""Packages that run a file, by name of the format."""
 
 
 def command(packages: tuple[str, ...], program: Path, *arguments: object) -> list[str]:
@@ -64,7 +59,7 @@ class IsolatedRun:
 
     def __init__(self, form: str, path: Path, threads: int, precision: str) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
-        self.packages = RUNTIMES[form]
+        self.packages = RUNTIME_PACKAGES[form]
         program = command(self.packages, Path(mobile.__file__), form, path, threads, precision)
         self.process = subprocess.Popen(
             program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=_environment()

@@ -159,6 +159,20 @@ def parse_architecture(text: str) -> NetworkSpec:
     raise unknown_spec(text)
 
 
+def display_name(text: str) -> str:
+    """What to call a network or a data set where others read it: of a path its last part.
+
+    `../nets/mine.py:build` becomes `mine.py:build`; names of libraries and of the hub stay as they are.
+    """
+    prefix, colon, name = text.partition(":")
+    if colon and prefix in {"timm", "smp"}:
+        return text
+    if text.startswith(HUB):
+        is_path = Path(name).is_dir() or name.startswith(("/", ".", "~")) or len(Path(name).parts) > 2
+        return HUB + Path(name).resolve().name if is_path else text
+    return Path(text).resolve().name
+
+
 def unknown_spec(text: str) -> ValueError:
     """The error for a spec that names nothing, with the nearest name that does."""
     hint = did_you_mean(text, (*BUILTIN, *TORCHVISION)) or "."

@@ -3,7 +3,8 @@ import { classMask, resizeImage, scaledSize } from "segdistill/resize";
 
 const manifest = JSON.parse(document.getElementById("manifest").textContent);
 const requested = location.hash.slice(1); // #wasm or #webgpu after the page's address
-let session = null; // Promise of { runtime, ort, network }
+let session = null; // Promise of { runtime, network }
+let turn = Promise.resolve(); // settled once the latest pass has ended
 
 /** The bytes of a part: inlined in the page (gzip, then base64), or a file beside it. */
 async function readPart(name) {
@@ -29,13 +30,73 @@ async function hasAdapter() {
   return Boolean(adapter) && (requested === "webgpu" || !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter));
 }
 
-async function start(runtime) {
-  const ort = await import(runtime.module);
+/** Open the network; returns what runs it. This is a worker's script too, so it refers to nothing outside. */
+async function openNetwork({ module, provider, wasmBinary, model }) {
+  const ort = await import(module);
   ort.env.logLevel = "error";
-  Object.assign(ort.env.wasm, { numThreads: 1, proxy: false, wasmBinary: await readPart(runtime.wasm) });
-  const options = { executionProviders: [runtime.provider] };
-  const network = await ort.InferenceSession.create(await readPart(manifest.model), options);
-  return { runtime, ort, network };
+  Object.assign(ort.env.wasm, { numThreads: 1, proxy: false, wasmBinary });
+  const network = await ort.InferenceSession.create(model, { executionProviders: [provider] });
+  return {
+    async run(pixels, shape) {
+      const { logits } = await network.run({ image: new ort.Tensor("uint8", pixels, shape) });
+      return { values: await logits.getData(), dims: logits.dims };
+    },
+    release: () => network.release(),
+  };
+}
+
+/**
+ * As `openNetwork`, in a worker, so that the page stays responsive during a pass.
+ *
+ * From file:// browsers load no module as a worker, but a classic script that imports one. (The proxy that
+ * onnxruntime-web has for this is such a module.)
+ */
+async function openInWorker(settings) {
+  const script = `${openNetwork}
+    const opened = {};
+    const actions = {
+      open: async (settings) => void Object.assign(opened, await openNetwork(settings)),
+      run: (...given) => opened.run(...given),
+    };
+    onmessage = async ({ data: [action, ...given] }) => {
+      try {
+        postMessage({ result: await actions[action](...given) });
+      } catch (error) {
+        postMessage({ error: error.message });
+      }
+    };`;
+  const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const worker = new Worker(address);
+  const ask = (...message) =>
+    new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => ("error" in data ? reject(new Error(data.error)) : resolve(data.result));
+      worker.onerror = (event) => reject(new Error(event.message || "the worker does not start"));
+      worker.postMessage(message);
+    });
+  try {
+    await ask("open", settings);
+  } catch (error) {
+    worker.terminate();
+    throw error;
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+  return { run: (...given) => ask("run", ...given), release: () => worker.terminate() };
+}
+
+async function start(runtime) {
+  const settings = {
+    module: import.meta.resolve?.(runtime.module) ?? runtime.module, // a worker has no import map
+    provider: runtime.provider,
+    wasmBinary: await readPart(runtime.wasm),
+    model: await readPart(manifest.model),
+  };
+  if (runtime.provider !== "wasm") return { runtime, network: await openNetwork(settings) };
+  const network = await openInWorker(settings).catch((error) => {
+    console.info(`The network runs in the page, not in a worker: ${error.message}`);
+    return openNetwork(settings);
+  });
+  return { runtime, network };
 }
 
 /** Start the first runtime that works here; all but the last have to pass the self-test. */
@@ -65,18 +126,24 @@ function readPixels(picture) {
   return context.getImageData(0, 0, width, height);
 }
 
-async function computeMask({ ort, network }, picture) {
+/** One pass of the network, after those before it: a session does not take a second picture during a pass. */
+function runInTurn(network, pixels, shape) {
+  const pass = turn.then(() => network.run(pixels, shape));
+  turn = pass.catch(() => {});
+  return pass;
+}
+
+async function computeMask({ network }, picture) {
   const started = performance.now();
   const pixels = readPixels(picture);
   const { width, height } = pixels;
   const longSide = manifest.size ?? Math.min(Math.max(width, height), manifest.max_side);
   const [rows, columns] = scaledSize(height, width, longSide);
-  const input = new ort.Tensor("uint8", resizeImage(pixels, rows, columns), [1, rows, columns, 3]);
+  const input = resizeImage(pixels, rows, columns);
   const resized = performance.now();
-  const { logits } = await network.run({ image: input });
-  const values = await logits.getData();
+  const { values, dims } = await runInTurn(network, input, [1, rows, columns, 3]);
   const computed = performance.now();
-  const indices = classMask(values, logits.dims.slice(1), height, width);
+  const indices = classMask(values, dims.slice(1), height, width);
   const finished = performance.now();
   const times = [["Resizing the picture", resized - started], ["Network", computed - resized], ["Mask", finished - computed]];
   return { width, height, indices, times };

@@ -1,10 +1,10 @@
 """What the page and the server's API tell of a network: name, classes, parameters, scores."""
 
-from pathlib import Path
 from typing import Any
 
 from segdistill.models.card import read_card
 from segdistill.models.hub_runs import find_run
+from segdistill.models.spec import display_name
 from segdistill.models.trained import TrainedNetwork
 
 
@@ -19,12 +19,12 @@ def describe_network(network: TrainedNetwork) -> dict[str, Any]:
     folder = find_run(spec)
     run = None if folder is None else read_card(folder)
     return {
-        "name": Path(spec).resolve().name if Path(spec).exists() else spec,
+        "name": display_name(spec),
         "classes": [
             {"index": index, "name": name, "colour": labels.palette[index]}
             for index, name in enumerate(labels.names)
         ],
         "parameters": sum(p.numel() for p in network.parameters()) or None,
-        "architecture": run.spec if run else None,
+        "architecture": display_name(run.spec) if run else None,
         "metrics": {k: v for k, v in run.metrics.items() if isinstance(v, float)} if run else {},
     }

@@ -201,15 +201,19 @@ function takePhotograph() {
 }
 
 async function selfTest() {
+  const line = $("self-test-result");
   $("self-test").disabled = true;
-  $("self-test-result").textContent = "Running …";
+  line.textContent = "Running …";
+  delete line.dataset.result;
+  delete line.dataset.error;
   try {
     const result = await backend.selfTest();
     const same = `${(100 * result.same).toFixed(2)} % of ${result.pixels} pixels have PyTorch's class`;
-    $("self-test-result").textContent = `${result.passed ? "Passed" : "Failed"}: ${same}; ${result.milliseconds.toFixed(0)} ms per picture with ${result.runtime}.`;
-    $("self-test-result").dataset.result = JSON.stringify(result);
+    line.textContent = `${result.passed ? "Passed" : "Failed"}: ${same}; ${result.milliseconds.toFixed(0)} ms per picture with ${result.runtime}.`;
+    line.dataset.result = JSON.stringify(result);
   } catch (error) {
-    $("self-test-result").textContent = `Failed: ${error.message}`;
+    line.textContent = `Failed: ${error.message}`;
+    line.dataset.error = error.message || error.name;
   }
   $("self-test").disabled = false;
 }

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from segdistill.page.templates import open_template
 
-STYLE, SCRIPT, ICON = "page.css", "page.js", "icon.svg"
+STYLE_FILE, SCRIPT, ICON = "page.css", "page.js", "icon.svg"
 BROWSER_SCRIPTS = {
     "./backend.js": "browser.js",
     "./drawing.js": "drawing.js",
@@ -42,13 +42,6 @@ def read_part(name: str) -> str:
     return files("segdistill.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def make_environment(package: str) -> Environment:
-    """Jinja's environment for the templates of a package; what is filled in is escaped."""
-    return Environment(
-        loader=PackageLoader(package, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-
-
 def render_page(web: WebPage | None = None, *, icon: str = ICON, style: str = "", script: str = "") -> str:
     """The HTML.
 
@@ -57,5 +50,5 @@ def render_page(web: WebPage | None = None, *, icon: str = ICON, style: str = ""
         icon: URL of the icon.
         style, script: inlined; where empty, the page loads the files beside it.
     """
-    template = make_environment("segdistill.page").get_template("index.html.j2")
+    template = open_template("segdistill.page", "index.html.j2")
     return template.render(web=web, icon=icon, style=style, script=script)

@@ -7,6 +7,7 @@ from typing import Any
 from segdistill.data.labels import LabelSet
 from segdistill.engine.agreement import DifferingImage
 from segdistill.engine.bootstrap import Interval
+from segdistill.page.templates import open_template
 from segdistill.reporting.comparison import DASH, TIMES, Cell, Row, flatten, milliseconds, percent
 from segdistill.reporting.evidence import interval_cell
 from segdistill.reporting.examples import (
@@ -14,12 +15,11 @@ from segdistill.reporting.examples import (
     WRONG,
     Example,
     colour_legend,
-    data_uri,
     difference_tiles,
+    picture_url,
 )
-from segdistill.reporting.pages import open_template
 from segdistill.reporting.style import SERIES
-from segdistill.reporting.tables import SCORES, floored_percent
+from segdistill.reporting.tables import SCORE_TITLES, floored_percent
 from segdistill.version import __version__
 
 Record = Mapping[str, Any]
@@ -38,14 +38,16 @@ def certificate_page(record: Record, worst: Sequence[DifferingImage], labels: La
         _example(image, dict(zip(names, found["miou"], strict=True)))
         for image, found in zip(worst, record["worst"], strict=True)
     ]
-    return open_template("certificate.html.j2").render(
+    return open_template("segdistill.reporting", "certificate.html.j2").render(
         version=__version__,
         series=SERIES,
         many=False,
         record=record,
         names=names,
         scores=[
-            _score_row(SCORES[score], [n[score] for n in record["networks"]], record["differences"][0][score])
+            _score_row(
+                SCORE_TITLES[score], [n[score] for n in record["networks"]], record["differences"][0][score]
+            )
             for score in ("miou", "pixel_accuracy")
         ],
         classes=[_score_row(name, f["networks"], f["difference"]) for name, f in record["iou"].items()],
@@ -62,7 +64,7 @@ def certificate_page(record: Record, worst: Sequence[DifferingImage], labels: La
         ],
         class_colours=colour_legend(examples, labels),
         difference_colours=[("same class", CORRECT), ("different", WRONG)],
-        data_uri=data_uri,
+        picture_url=picture_url,
     )
 
 

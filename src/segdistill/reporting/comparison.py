@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segdistill.reporting.records import TEACHER, Records
-from segdistill.reporting.tables import SCORES
+from segdistill.reporting.tables import SCORE_TITLES
 
 LOWER_IS_BETTER = frozenset({"calibration_error", "calibration_error_before"})
 DASH, MINUS, TIMES = "\u2013", "\u2212", "\u00d7"
@@ -119,7 +119,7 @@ def headline(runs: Sequence[Records]) -> list[Row]:
         values = [run.scores.get(name) for run in runs]
         rows.append(
             Row(
-                title={"miou": "mIoU", "calibration_error": "ECE"}.get(name, SCORES[name]),
+                title={"miou": "mIoU", "calibration_error": "ECE"}.get(name, SCORE_TITLES[name]),
                 cells=cells(values, percent(1), lower_is_better=lower, compared=compared),
                 note="calibration error: lower is better" if lower else "",
             )
@@ -144,7 +144,7 @@ def scores(runs: Sequence[Records]) -> list[Row]:
     """Every score of the best evaluation, and the newest one's mIoU."""
     compared = not different_images(runs)
     rows = []
-    for name, title in SCORES.items():
+    for name, title in SCORE_TITLES.items():
         values = [run.scores.get(name) for run in runs]
         if any(value is not None for value in values):
             lower = name in LOWER_IS_BETTER

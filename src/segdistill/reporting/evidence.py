@@ -9,7 +9,7 @@ from segdistill.engine.bootstrap import LEVEL, Interval, Score, bootstrap, miou_
 from segdistill.engine.run_folder import MAY_CHANGE
 from segdistill.reporting.comparison import DASH, MINUS, Cell, Row, different_images, flatten
 from segdistill.reporting.records import Records
-from segdistill.reporting.tables import SCORES
+from segdistill.reporting.tables import SCORE_TITLES
 
 COMPARED: dict[str, Score] = {"miou": miou_of, "pixel_accuracy": pixel_accuracy_of}
 """The scores whose differences have intervals."""
@@ -25,7 +25,7 @@ def differences(runs: Sequence[Records]) -> list[Row]:
         return []
     return [
         Row(
-            title=SCORES[name],
+            title=SCORE_TITLES[name],
             cells=[Cell(text=DASH) if not scores else interval_cell(scores[name]) for scores in found],
             note=f"points, with {LEVEL:.0%} interval",
         )

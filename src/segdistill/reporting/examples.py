@@ -3,7 +3,6 @@
 H, W: rows and columns of one image.
 """
 
-import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import resize_long_side
+from segdistill.files import data_url
 from segdistill.inference.segment import largest_class, segment
 from segdistill.reporting.records import TEACHER, Records
 from segdistill.reporting.style import LINE, MUTED, WIDTH, figure_style, legend, shorten
@@ -220,15 +220,15 @@ def error_legend() -> list[tuple[str, Colour]]:
     return [("correct", CORRECT), ("wrong", WRONG), ("void", UNKNOWN)]
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A picture as a data: address, photographs as JPEG and masks losslessly as PNG."""
+def picture_url(picture: Image.Image) -> str:
+    """A picture as a data URL, photographs as JPEG and masks losslessly as PNG."""
     buffer = io.BytesIO()
     if picture.mode == "P":
         picture.save(buffer, "PNG", optimize=True)
     else:
         picture.save(buffer, "JPEG", quality=86)
     kind = "png" if picture.mode == "P" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(buffer.getvalue(), f"image/{kind}")
 
 
 def example_grid(examples: Sequence[Example], labels: LabelSet) -> Figure | None:

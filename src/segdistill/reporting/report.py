@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 
 from segdistill.data.labels import LabelSet
 from segdistill.files import write_atomic
+from segdistill.page.templates import open_template
 from segdistill.reporting import comparison, evidence, plots
 from segdistill.reporting.examples import (
     Example,
     colour_legend,
-    data_uri,
     error_legend,
     example_grid,
+    picture_url,
     tiles,
 )
-from segdistill.reporting.pages import open_template
 from segdistill.reporting.records import Records
 from segdistill.reporting.style import SERIES, save_png, to_svg
 from segdistill.version import __version__
@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
     for name, figure in _figures(runs, examples).items():
         if figure is not None:
             save_png(figure, runs[0].figures / f"{name}.png")
-    page = open_template("report.html.j2").render(
+    page = open_template("segdistill.reporting", "report.html.j2").render(
         version=__version__,
         runs=runs,
         series=SERIES,
@@ -125,7 +125,7 @@ def _example_section(examples: Sequence[Example] | str, labels: LabelSet) -> dic
         "no_examples": "" if shown else missing,
         "class_colours": colour_legend(shown, labels),
         "error_colours": error_legend(),
-        "data_uri": data_uri,
+        "picture_url": picture_url,
     }
 
 

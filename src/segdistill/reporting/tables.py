@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-SCORES = {
+SCORE_TITLES = {
     "miou": "mean IoU",
     "miou_union": "mean IoU, predicted classes without truth as 0",
     "miou_of_classes": "mean IoU of the chosen classes",
@@ -32,7 +32,7 @@ def score_table(summary: dict[str, Any]) -> Table:
     table.add_column("")
     for column in ("IoU", "accuracy", "boundary IoU"):
         table.add_column(column, justify="right")
-    for key, title in SCORES.items():
+    for key, title in SCORE_TITLES.items():
         if summary.get(key) is not None:
             table.add_row(title, f"{summary[key]:.4f}", "", "")
     table.add_section()
@@ -47,14 +47,14 @@ def score_table(summary: dict[str, Any]) -> Table:
 
 def comparison_table(record: Mapping[str, Any]) -> Table:
     """What `segdistill compare` found: the scores of networks A, B, ... and the differences to A."""
-    names = [name for name in SCORES if name in record["networks"][0]]
+    names = [name for name in SCORE_TITLES if name in record["networks"][0]]
     where = f"{record['data'] or 'the validation set'}, {record['split']}"
     table = Table(
         title=f"{record['image_count']} images of {where}; in brackets {record['level']:.0%} intervals"
     )
     table.add_column("")
     for name in names:
-        table.add_column(SCORES[name], justify="right")
+        table.add_column(SCORE_TITLES[name], justify="right")
     for index, network in enumerate(record["networks"]):
         table.add_row(_letter(index), *(_interval(network[name], "") for name in names))
     table.add_section()
@@ -72,7 +72,7 @@ def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
     if len(sizes) > 1:
         yield "The networks get images at different sizes, each at its own; --size sets one for all"
     for difference in record["differences"]:
-        for name, title in SCORES.items():
+        for name, title in SCORE_TITLES.items():
             if name in difference:
                 yield _verdict(difference, name, title, record["level"])
 

@@ -6,7 +6,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from segdistill.page.render import make_environment, read_part, render_page
+from segdistill.page.render import read_part, render_page
+from segdistill.page.templates import open_template
 from segdistill.serving.codec import ResponseFormat
 from segdistill.serving.middleware import error_response, internal_error
 from segdistill.serving.paths import (
@@ -163,7 +164,7 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get(DOCS_PATH, include_in_schema=False)
     async def docs() -> HTMLResponse:
-        template = make_environment("segdistill.serving").get_template("docs.html.j2")
+        template = open_template("segdistill.serving", "docs.html.j2")
         return HTMLResponse(template.render(api=app.openapi()))
 
 

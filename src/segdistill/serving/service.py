@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from segdistill.config.deploy import ServeConfig
+from segdistill.config.deploy import LONGEST_SIDE, ServeConfig
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import read_card
@@ -29,9 +29,6 @@ from segdistill.serving.batching import Batcher, largest_batch
 from segdistill.serving.codec import ResponseFormat, decode_upload, encode_mask, read_upload
 from segdistill.serving.metrics import ServerMetrics
 from segdistill.serving.schemas import Limits, Model, NetworkCard
-
-MAX_SIDE = 1024
-"""Longest side, in pixels, of the input of a network without a size of its own."""
 
 T = TypeVar("T")
 
@@ -54,7 +51,7 @@ class Service:
     ) -> None:
         self.labels, self.config = network.labels, config
         self.size = config.size or network.size
-        self.max_side = min(MAX_SIDE, network.largest_side or MAX_SIDE)
+        self.max_side = min(LONGEST_SIDE, network.largest_side or LONGEST_SIDE)
         if network.largest_side is not None and (self.size or 0) > self.max_side:
             raise ValueError(
                 f"the file takes no image of {self.size} pixels: serve it with --size {self.max_side}"

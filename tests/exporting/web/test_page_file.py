@@ -151,6 +151,47 @@ def test_webgpu_gives_the_same_masks(open_page: OpenPage, page_file: Path) -> No
         expect(page.locator("#self-test-result")).to_contain_text("Passed: ")
 
 
+def test_pictures_at_the_same_time_get_their_own_masks_while_the_page_responds(page: Page) -> None:
+    assert len(page.workers) == 1  # the network's
+    same = page.evaluate(
+        """async () => {
+            const { backend } = await import("./backend.js");
+            const drawn = [[300, 200], [200, 320]].map(([width, height]) => {
+                const canvas = new OffscreenCanvas(width, height);
+                canvas.getContext("2d").fillRect(0, 0, width / 2, height / 3);
+                return canvas;
+            });
+            const alone = [await backend.segment(null, drawn[0]), await backend.segment(null, drawn[1])];
+            const together = await Promise.all([0, 1, 0].map((at) => backend.segment(null, drawn[at])));
+            return together.map(({ indices }, at) => indices.every((k, i) => k === alone[at % 2].indices[i]));
+        }"""
+    )
+    assert same == [True, True, True]
+
+
+def test_a_browser_without_workers_runs_the_network_in_the_page(open_page: OpenPage, page_file: Path) -> None:
+    with open_page(page_file.as_uri(), "delete globalThis.Worker") as page:
+        expect(page.locator("#model")).to_contain_text("WebAssembly")
+        page.get_by_role("button", name="Run the self-test").click()
+        expect(page.locator("#self-test-result")).to_contain_text("Passed: ")
+
+
+def test_a_second_stream_plays_on_after_the_first_ones_start_is_broken_off(page: Page) -> None:
+    found = page.evaluate(
+        """async () => {
+            const { Live } = await import("./live.js");
+            const video = Object.assign(document.createElement("video"), { muted: true });
+            const live = new Live(video, async () => {});
+            const camera = () => navigator.mediaDevices.getUserMedia({ video: true });
+            const [first, second] = [await camera(), await camera()];
+            const broken = live.start(first).then(() => "played", (error) => error.name);
+            await live.start(second);
+            return [await broken, live.open, video.srcObject === second, first.active];
+        }"""
+    )
+    assert found == ["AbortError", True, True, False]
+
+
 def test_a_video_plays_under_its_masks(page: Page, tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "clip.webm"), "w") as video:
@@ -248,6 +289,31 @@ def test_a_page_with_other_masks_than_pytorch_is_not_left_behind(
     with pytest.raises(ValueError, match=r"x\.html was not written: in the browser .*% of the self-test's"):
         api.export(mixed, replace(quick, out=str(tmp_path / "new" / "x.html")))
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_self_test_that_throws_is_told_at_once(
+    quick: ExportConfig, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Torn(SelfTest):
+        def to_urls(self) -> dict[str, str]:
+            return super().to_urls() | {"picture": "data:image/png;base64,AAAA"}
+
+    torn = Torn(Image.new("RGB", (8, 8)), np.zeros((8, 8), np.uint8))
+    monkeypatch.setattr(exporting, "draw_tests", lambda *_: [torn])
+    with pytest.raises(ValueError, match=r"self-test fails in the browser: .*could not be decoded"):
+        api.export(mixed, replace(quick, out=str(tmp_path / "x.html")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_tells_no_path_of_this_machine(page_file: Path, mixed: Path) -> None:
+    html = page_file.read_text()
+    inlined = re.search(r'id="model\.onnx">([^<]+)<', html)
+    assert inlined is not None
+    model = gzip.decompress(base64.b64decode(inlined[1]))
+    for folder in (mixed.parent, Path(exporting.__file__).parents[2], Path(torch.__file__).parents[1]):
+        assert str(folder) not in html
+        assert str(folder).encode() not in model
+    assert b'"mixed"' in model  # its source, by name
 
 
 def test_the_parts_beside_each_other(quick: ExportConfig, mixed: Path, tmp_path: Path) -> None:

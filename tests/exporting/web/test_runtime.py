@@ -8,7 +8,8 @@ import pytest
 
 from segdistill.config.deploy import ExportConfig, WebConfig
 from segdistill.exporting.web import runtime
-from segdistill.exporting.web.runtime import WASM, find_runtime, unpack
+from segdistill.exporting.web.bundle import PageParts
+from segdistill.exporting.web.runtime import WASM, find_runtime, stated_version, unpack
 
 pytestmark = pytest.mark.unit
 
@@ -60,3 +61,17 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit_a_page(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExportConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [("/*!\n * ONNX Runtime Web v1.29.0-dev.2\n */\nvar a;", "1.29.0-dev.2"), ("var a;", "")],
+)
+def test_a_page_states_the_version_that_it_brings(script: str, version: str, tmp_path: Path) -> None:
+    (tmp_path / WASM.script).write_text(script)
+    parts = PageParts(
+        card={}, model=tmp_path, size=None, max_side=1, tests=[], same_class=1, runtimes=[WASM],
+        runtime_folder=tmp_path,
+    )  # fmt: skip
+    assert stated_version(script) == version
+    assert parts.about.endswith(f"and onnxruntime-web {version}".rstrip() + " (MIT).")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from segdistill.exporting.web.bundle import INDEX
+from segdistill.exporting.web.bundle import INDEX_FILE
 from segdistill.files import first_line
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -69,7 +69,7 @@ def _click_self_test(page: Any, page_file: Path, failures: list[str]) -> dict[st
     page.set_default_timeout(1000 * SECONDS)
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("console", lambda line: failures.append(line.text) if line.type == "error" else None)
-    if page_file.name == INDEX:
+    if page_file.name == INDEX_FILE:
         page.route(f"{HOST}**", lambda route: _serve(route, page_file.parent))
         page.goto(HOST)
     else:
@@ -78,7 +78,10 @@ def _click_self_test(page: Any, page_file: Path, failures: list[str]) -> dict[st
     if message := page.locator("#error").text_content():
         raise ValueError(f"the page does not work in the browser: {message}")
     page.click("#self-test")
-    result = page.wait_for_selector("#self-test-result[data-result]")
+    ended = "#self-test-result[data-result], #self-test-result[data-error]"
+    result = page.wait_for_selector(ended)
+    if message := result.get_attribute("data-error"):
+        raise ValueError(f"the page's self-test fails in the browser: {'; '.join([*failures, message])}")
     return json.loads(result.get_attribute("data-result"))
 
 
@@ -89,7 +92,7 @@ def find_browser() -> str | None:
 
 def _serve(route: Any, folder: Path) -> None:
     """Answer a request of the page with the file of its folder."""
-    name = urlsplit(route.request.url).path.lstrip("/") or INDEX
+    name = urlsplit(route.request.url).path.lstrip("/") or INDEX_FILE
     path = folder / name
     if not path.is_file():
         route.fulfill(status=404)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdistill.exporting.web.runtime import PACKAGE, VERSION, Runtime
+from segdistill.config.pins import ORT_WEB
+from segdistill.exporting.web.runtime import WebRuntime, stated_version
 from segdistill.exporting.web.selftest import SelfTest
+from segdistill.files import data_url
 from segdistill.page.render import (
     BROWSER_SCRIPTS,
     ICON,
     SCRIPT,
-    STYLE,
+    STYLE_FILE,
     WebPage,
     read_part,
     render_page,
@@ -23,11 +25,8 @@ from segdistill.version import __version__
 MODEL = "model.onnx"
 """The network's file, and the id of what is inlined of it."""
 
-INDEX = "index.html"
+INDEX_FILE = "index.html"
 """The page itself, where its parts lie beside it."""
-
-ABOUT = f"Made with segdistill {__version__} (Apache-2.0) and {PACKAGE} {VERSION} (MIT)."
-"""What the page was made with, and the terms of what it brings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class PageParts:
     max_side: int
     tests: Sequence[SelfTest]
     same_class: float
-    runtimes: Sequence[Runtime]
+    runtimes: Sequence[WebRuntime]
     runtime_folder: Path
 
     @property
@@ -76,14 +75,20 @@ class PageParts:
         wasm = {each.wasm: (self.runtime_folder / each.wasm).read_bytes() for each in self.runtimes}
         return {MODEL: self.model.read_bytes(), **wasm}
 
-    def script(self, runtime: Runtime) -> str:
+    def script(self, runtime: WebRuntime) -> str:
         """The module of a runtime."""
         return (self.runtime_folder / runtime.script).read_text(encoding="utf-8")
+
+    @property
+    def about(self) -> str:
+        """What the page was made with, and the terms of what it brings."""
+        package = f"{ORT_WEB} {stated_version(self.script(self.runtimes[0]))}".rstrip()
+        return f"Made with segdistill {__version__} (Apache-2.0) and {package} (MIT)."
 
     def page(self, imports: dict[str, str], inlined: dict[str, str]) -> WebPage:
         """What the template is filled in with."""
         return WebPage(
-            name=self.card["name"], about=ABOUT, imports=imports, manifest=self.manifest, parts=inlined
+            name=self.card["name"], about=self.about, imports=imports, manifest=self.manifest, parts=inlined
         )
 
 
@@ -91,9 +96,9 @@ def write_file(path: Path, parts: PageParts) -> Path:
     """Write one HTML file that has everything in it."""
     imports = {specifier: script_url(read_part(name)) for specifier, name in BROWSER_SCRIPTS.items()}
     imports |= {each.module: script_url(parts.script(each)) for each in parts.runtimes}
-    web = parts.page(imports, {name: pack(content) for name, content in parts.data.items()})
-    icon = f"data:image/svg+xml;base64,{base64.b64encode(read_part(ICON).encode()).decode()}"
-    html = render_page(web, icon=icon, style=read_part(STYLE), script=read_part(SCRIPT))
+    web = parts.page(imports, {name: compress(content) for name, content in parts.data.items()})
+    icon = data_url(read_part(ICON).encode(), "image/svg+xml")
+    html = render_page(web, icon=icon, style=read_part(STYLE_FILE), script=read_part(SCRIPT))
     path.write_text(html, encoding="utf-8")
     return path
 
@@ -103,22 +108,22 @@ def write_folder(folder: Path, parts: PageParts) -> Path:
     folder.mkdir()
     imports = {specifier: f"./{name}" for specifier, name in BROWSER_SCRIPTS.items()}
     imports |= {each.module: f"./{each.script}" for each in parts.runtimes}
-    for name in (STYLE, SCRIPT, ICON, *BROWSER_SCRIPTS.values()):
+    for name in (STYLE_FILE, SCRIPT, ICON, *BROWSER_SCRIPTS.values()):
         (folder / name).write_text(read_part(name), encoding="utf-8")
     for each in parts.runtimes:
         (folder / each.script).write_text(parts.script(each), encoding="utf-8")
     for name, content in parts.data.items():
         (folder / name).write_bytes(content)
-    page = folder / INDEX
+    page = folder / INDEX_FILE
     page.write_text(render_page(parts.page(imports, {})), encoding="utf-8")
     return page
 
 
-def pack(content: bytes) -> str:
+def compress(content: bytes) -> str:
     """Bytes as text for a page: gzip, then base64."""
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
 def script_url(text: str) -> str:
     """A module as a data URL."""
-    return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
+    return data_url(text.encode(), "text/javascript")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segdistill.config.deploy import ExportConfig
+from segdistill.config.deploy import LONGEST_SIDE, ExportConfig
 from segdistill.console import log
 from segdistill.data.samples import FileSamples
 from segdistill.exporting.export import Exported, write_checked
@@ -19,9 +19,6 @@ from segdistill.exporting.web.runtime import choose_runtimes, find_runtime
 from segdistill.exporting.web.selftest import SelfTest, draw_tests
 from segdistill.models.trained import TrainedNetwork
 from segdistill.page.card import describe_network
-
-MAX_SIDE = 1024
-"""Longest side, in pixels, of the input of a network without a size of its own."""
 
 
 def export_page(
@@ -65,7 +62,7 @@ def export_page(
             card=describe_network(network),
             model=model,
             size=network.size,
-            max_side=MAX_SIDE,
+            max_side=LONGEST_SIDE,
             tests=_self_tests(network),
             same_class=smallest_same(config),
             runtimes=choose_runtimes(config.web),
@@ -86,7 +83,7 @@ def export_page(
 
 def _self_tests(network: TrainedNetwork) -> list[SelfTest]:
     """Pictures with PyTorch's masks; warns where they compare little."""
-    tests = draw_tests(network, MAX_SIDE)
+    tests = draw_tests(network, LONGEST_SIDE)
     if all(test.mask.min() == test.mask.max() for test in tests):
         log("Warning: each mask of the page's self-test has one class only, so it compares little")
     return tests

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import shutil
 import subprocess
 import tarfile
@@ -10,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdistill.config.deploy import WebConfig
+from segdistill.config.pins import ORT_WEB, ORT_WEB_SHA512, ORT_WEB_VERSION
 from segdistill.files import write_together
-
-PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
-INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""SHA-512 of that version's archive, in base64, as npm publishes it."""
 
 DIST = "package/dist/"
 """Where the archive has its built files."""
@@ -23,7 +21,7 @@ NPM_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Runtime:
+class WebRuntime:
     """A build of onnxruntime-web that brings its own loader, and its WebAssembly.
 
     Attributes:
@@ -41,15 +39,15 @@ class Runtime:
     @property
     def module(self) -> str:
         """What the page imports it as."""
-        return f"{PACKAGE}/{self.provider}"
+        return f"{ORT_WEB}/{self.provider}"
 
 
-WEBGPU = Runtime("WebGPU", "webgpu", "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
-WASM = Runtime("WebAssembly", "wasm", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+WEBGPU = WebRuntime("WebGPU", "webgpu", "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+WASM = WebRuntime("WebAssembly", "wasm", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """It has a file of its own, for that of WebGPU takes more than twice its time on a CPU."""
 
 
-def choose_runtimes(config: WebConfig) -> tuple[Runtime, ...]:
+def choose_runtimes(config: WebConfig) -> tuple[WebRuntime, ...]:
     """The runtimes of a page, in the order in which they are tried."""
     return (WEBGPU, WASM) if config.gpu else (WASM,)
 
@@ -67,15 +65,21 @@ def find_runtime(config: WebConfig) -> Path:
         lacking = [name for name in wanted if not (Path(config.runtime) / name).is_file()]
         if lacking:
             raise FileNotFoundError(
-                f"{config.runtime} lacks {', '.join(lacking)}: name the folder dist of the package {PACKAGE}"
+                f"{config.runtime} lacks {', '.join(lacking)}: name the folder dist of the package {ORT_WEB}"
             )
         return Path(config.runtime)
     folder = cache_folder()
     if not all((folder / name).is_file() for name in names):
         with tempfile.TemporaryDirectory() as temporary:
-            archive = download(Path(temporary))
+            archive = download_package(Path(temporary))
             write_together({folder / name: content for name, content in unpack(archive, names).items()})
     return folder
+
+
+def stated_version(script: str) -> str:
+    """The version that the banner of a module of onnxruntime-web states; empty where it states none."""
+    found = re.search(r"ONNX Runtime Web v([\w.+-]+)", script[:1000])
+    return found[1] if found else ""
 
 
 def cache_folder() -> Path:
@@ -84,34 +88,34 @@ def cache_folder() -> Path:
         from platformdirs import user_cache_path
     except ModuleNotFoundError as error:
         raise ValueError(f"web needs {error.name}: install segdistill[web]") from None
-    return user_cache_path("segdistill") / f"{PACKAGE}-{VERSION}"
+    return user_cache_path("segdistill") / f"{ORT_WEB}-{ORT_WEB_VERSION}"
 
 
-def download(folder: Path) -> Path:
+def download_package(folder: Path) -> Path:
     """Have npm bring the package's archive, from the registry that it is configured for.
 
     Raises:
         ValueError: there is no npm, or it failed.
     """
     npm = shutil.which("npm")
-    command = f"npm pack {PACKAGE}@{VERSION}"
+    command = f"npm pack {ORT_WEB}@{ORT_WEB_VERSION}"
     if npm is None:
         raise ValueError(
-            f"the page needs {PACKAGE}, and there is no npm to bring it: where there is one run `{command}`, "
+            f"the page needs {ORT_WEB}, and there is no npm to bring it: where there is one run `{command}`, "
             "unpack the archive here and name its folder with --web.runtime package/dist"
         )
     try:
         subprocess.run(
-            [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", str(folder), "--ignore-scripts"],
+            [npm, *command.split()[1:], "--pack-destination", str(folder), "--ignore-scripts"],
             capture_output=True, text=True, check=True, timeout=NPM_SECONDS, cwd=folder,
         )  # fmt: skip
     except (subprocess.SubprocessError, OSError) as error:
         reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:300]
         raise ValueError(
-            f"npm could not bring {PACKAGE} ({reason}): run `{command}` where that works, unpack the archive "
+            f"npm could not bring {ORT_WEB} ({reason}): run `{command}` where that works, unpack the archive "
             "here and name its folder with --web.runtime package/dist"
         ) from None
-    return folder / f"{PACKAGE}-{VERSION}.tgz"
+    return folder / f"{ORT_WEB}-{ORT_WEB_VERSION}.tgz"
 
 
 def unpack(archive: Path, names: list[str]) -> dict[str, bytes]:
@@ -121,9 +125,10 @@ def unpack(archive: Path, names: list[str]) -> dict[str, bytes]:
         ValueError: its checksum is not that of the pinned version.
     """
     found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if found != INTEGRITY:
+    if found != ORT_WEB_SHA512:
         raise ValueError(
-            f"{archive.name} is not {PACKAGE} {VERSION} as published: its SHA-512 is {found}, not {INTEGRITY}"
+            f"{archive.name} is not {ORT_WEB} {ORT_WEB_VERSION} as published: its SHA-512 is {found}, not "
+            f"{ORT_WEB_SHA512}"
         )
     contents = {}
     with tarfile.open(archive) as members:
