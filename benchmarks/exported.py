@@ -20,7 +20,7 @@ from rich.console import Console
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.data.labels import VOC
 from segdistill.exporting.export import runs_here
-from segdistill.exporting.parity import compare, draw_images
+from segdistill.exporting.parity import compare_logits, draw_images
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.card import ModelCard, save_model
@@ -69,7 +69,7 @@ def print_parity(files: list[str], reference: TrainedNetwork) -> list[str]:
             print(f"{Path(file).name}: written, not run here ({form.system} only)")
             continue
         runnable.append(file)
-        parity = compare(reference, load_network(file))
+        parity = compare_logits(reference, load_network(file))
         difference = parity["logit_difference"]
         print(
             f"{Path(file).name}: same class {parity['same_class']:.4%}, largest logit difference "
