@@ -27,6 +27,8 @@ CORRECT, WRONG, UNKNOWN = (214, 217, 221), (213, 43, 30), (255, 255, 255)
 """Colours of an error map; unknown is where the truth is void."""
 LONG_SIDE = 480
 """Pixels of the longer side of a shown image, about twice what it has on the page."""
+THUMBNAIL = 200
+"""The same, of the small pictures of the first screen."""
 Colour = tuple[int, int, int]
 
 
@@ -87,7 +89,7 @@ def make_examples(
     samples: FileSamples,
     networks: Mapping[str, nn.Module],
     scores: Mapping[str, Mapping[str, float | None]],
-    count: int = 2,
+    count: int = 4,
 ) -> list[Example]:
     """The best, median and worst images of the first run, with the predictions of all networks.
 
@@ -218,6 +220,27 @@ def colour_legend(examples: Sequence[Example], labels: LabelSet) -> list[tuple[s
 def error_legend() -> list[tuple[str, Colour]]:
     """Name and colour of what an error map shows."""
     return [("correct", CORRECT), ("wrong", WRONG), ("void", UNKNOWN)]
+
+
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """A small copy of a tile's picture: a photograph smoothed, a mask with nearest neighbour."""
+    factor = min(1.0, THUMBNAIL / max(picture.size))
+    width, height = (max(1, round(factor * side)) for side in picture.size)
+    mask = picture.mode == "P"
+    return picture.resize((width, height), Image.Resampling.NEAREST if mask else Image.Resampling.LANCZOS)
+
+
+def few(examples: Sequence[Example], count: int) -> list[Example]:
+    """The first `count` examples of each role, in their order."""
+    roles: dict[str, list[Example]] = {}
+    for example in examples:
+        roles.setdefault(example.role, []).append(example)
+    return [example for shown in roles.values() for example in shown[:count]]
+
+
+def class_names_in(example: Example, labels: LabelSet) -> list[str]:
+    """The classes in an example's truth, in the order of their indices."""
+    return [labels.names[i] for i in np.unique(example.truth).tolist() if i < len(labels)]
 
 
 def data_uri(picture: Image.Image) -> str:

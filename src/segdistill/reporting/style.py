@@ -82,6 +82,11 @@ def dash(run: int) -> Any:
     return DASHES[run % len(DASHES)]
 
 
+def series_id(run: int) -> str:
+    """The id of what is drawn of the run at this place, by which its values are found again."""
+    return f"series-{run}"
+
+
 def shorten(name: str) -> str:
     """A name that leaves room for the figure."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
