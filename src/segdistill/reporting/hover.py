@@ -23,8 +23,8 @@ def curve_values(figure: Figure, names: Sequence[str], unit: str) -> dict[str, A
         unit: of the values; empty for none.
 
     Returns:
-        `box` (left, top, right, bottom of the axes in units of the SVG), `along` ("x") and `series`, each with
-        `name`, `tint` (the place of the run's colour) and `points`: x, y, heading and text.
+        `box` (left, top, right, bottom of the axes in units of the SVG), `along` ("x") and `series`, each
+        with `name`, `tint` (the place of the run's colour) and `points`: x, y, heading and text.
     """
     axes = figure.axes[0]
     series = []

@@ -112,13 +112,12 @@ def falls(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[str]:
             cause = "Under distillation, " if is_distilled(after) and not is_distilled(before) else ""
             number = "one class" if len(lost) == 1 else f"{len(lost)} classes"
             start = f"{cause}{number} fell by {100 * FALL:.0f} points of IoU or more"
+            start = f"{start[0].upper()}{start[1:]} ({after.name} against {before.name})"
             named = [
                 _fall(name, lost[name], each, -1 if swapped else 1) for name in list(lost)[:MOST_CLASSES]
             ]
             more = f", and {len(lost) - len(named)} more" if len(lost) > len(named) else ""
-            lines.append(
-                f"{start[0].upper()}{start[1:]} ({after.name} against {before.name}): {'; '.join(named)}{more}."
-            )
+            lines.append(f"{start}: {'; '.join(named)}{more}.")
     return lines
 
 

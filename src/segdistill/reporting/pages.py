@@ -27,7 +27,7 @@ def open_template(name: str) -> Template:
 
 def breakable(name: str) -> Markup:
     """A name that a narrow column breaks after a sign between its words, and never within a short word."""
-    pieces = re.findall(rf"[^/_.]{{1,{LONGEST_PIECE}}}[/_.]?|[/_.]", name)
+    pieces = re.findall(rf"[^/_. -]{{1,{LONGEST_PIECE}}}[/_. -]?|[/_. -]", name)
     return Markup("<wbr>").join(map(escape, pieces))
 
 
