@@ -179,7 +179,9 @@ def slower_or_faster(first: Mapping[str, Any], network: Mapping[str, Any]) -> bo
     """
     if same_size(first, network) or not first.get("latency_ms") or not network.get("latency_ms"):
         return False
-    ends = [each.get(end) for each in (first, network) for end in ("latency_low_ms", "latency_high_ms")]
+    ends: list[Any] = [
+        each.get(end) for each in (first, network) for end in ("latency_low_ms", "latency_high_ms")
+    ]
     if None in ends:
         factor = first["latency_ms"] / network["latency_ms"]
         return max(factor, 1 / factor) >= LEAST_FACTOR

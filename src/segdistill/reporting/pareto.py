@@ -80,7 +80,7 @@ def pareto_figure(points: Sequence[ParetoPoint], teacher: float | None) -> Figur
     if not points:
         return None
     with figure_style():
-        figure = Figure(figsize=(WIDTH / 2.6, 2.5))
+        figure = Figure(figsize=(WIDTH / 2.6, 2.35))
         axes = figure.add_subplot()
         for point in points:
             (miou, low, high), (latency, fast, slow) = point.miou, point.latency
