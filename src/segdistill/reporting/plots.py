@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from segdistill.reporting.style import (
+    CARD,
     INK,
     LINE,
     MUTED,
@@ -202,7 +203,10 @@ def _bars(axes: Axes, percents: np.ndarray, tint: str, group: int, groups: int) 
         size = 7.5 if groups == 1 else 6
         for place, value in zip(places, percents, strict=True):
             text = "absent" if np.isnan(value) else f"{value:.0f}"
-            axes.text(np.nan_to_num(value) + 0.8, place, text, va="center", color=MUTED, fontsize=size)
+            axes.text(
+                np.nan_to_num(value) + 1.2, place, text, va="center", color=MUTED, fontsize=size,
+                bbox={"facecolor": CARD, "edgecolor": "none", "pad": 0.4},  # over the lines of the means
+            )  # fmt: skip
     if np.isfinite(percents).any():
         mean = np.nanmean(percents)
         axes.axvline(mean, color=tint, linestyle=(0, (2, 2)), linewidth=1, zorder=0.9)
