@@ -110,6 +110,13 @@ def test_latencies_of_two_architectures_differ_beyond_their_spread(make_run, one
     assert "alone" not in row.note
 
 
+def test_the_spread_of_one_architecture_counts_for_the_others_too(make_run):
+    runs = [measured(make_run, "a", 20.0), measured(make_run, "b", 60.0)]
+    runs.append(measured(make_run, "c", 40.0, (39, 41), parameters=4_000_000))
+    assert [cell.tone for cell in latency(runs).cells] == ["", "same", "same"]
+    assert [cell.tone for cell in latency([runs[0], runs[2]]).cells] == ["", "worse"]
+
+
 def test_scores_are_coloured_where_their_interval_excludes_0(make_run):
     records = [read_records(RunFolder(make_run(n, noise=x).path), n) for n, x in (("a", 2.0), ("b", 1.0))]
     found = run_intervals(records)

@@ -24,7 +24,7 @@ def read(*runs) -> list[Records]:
 def test_points_have_score_and_latency_with_their_spreads(make_run):
     records = read(make_run("first", noise=2.0), make_run("second"))
     network = records[1].network("student")
-    network |= {"latency_low_ms": 19.0, "latency_high_ms": 23.0}
+    network |= {"latency_low_ms": 19.0, "latency_high_ms": 23.0, "parameters": 1_000_000}
     found = run_intervals(records)
     first, second = pareto_points(records, found)
     assert (first.run, first.name, first.latency) == (0, "first", (40.0, 40.0, 40.0))
@@ -32,6 +32,13 @@ def test_points_have_score_and_latency_with_their_spreads(make_run):
     interval = found[0].alone["miou"]
     assert first.miou == (records[0].scores["miou"], interval.low, interval.high)
     assert second.text.endswith("in 20\u00a0ms (19\u00a0ms to 23\u00a0ms)")
+
+
+def test_networks_of_one_size_share_a_latency(make_run):
+    records = read(make_run("first", noise=2.0), make_run("second"))
+    first, second = pareto_points(records, [RunIntervals(), RunIntervals()])
+    assert first.latency == second.latency == (30.0, 20.0, 40.0)
+    assert first.text.endswith("in 30\u00a0ms (20\u00a0ms to 40\u00a0ms)")
 
 
 def test_what_was_measured_differently_or_not_at_all_has_no_point(make_run):

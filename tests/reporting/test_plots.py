@@ -158,7 +158,7 @@ def test_names_are_taken_literally(tmp_path):
     assert "<b>" not in svg
     figures.save_png(figure, tmp_path / "figures" / "bars.png")
     with Image.open(tmp_path / "figures" / "bars.png") as image:
-        assert image.width == figures.WIDTH / 2.5 * 200
+        assert image.width == round(figures.WIDTH / 2.5 * 200)
 
 
 def test_svg_figures_share_no_ids_and_follow_the_page():

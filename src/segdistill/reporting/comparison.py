@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from segdistill.engine.bootstrap import Interval
@@ -151,7 +152,7 @@ def latency(runs: Sequence[Records]) -> Row:
     ways = {measured_on(run) for run in runs if run.cost}
     values = [network.get("latency_ms") for network in networks]
     row = cells(values, milliseconds, relative=True, lower_is_better=True, compared=len(ways) == 1)
-    row = within_spread(row, [slower_or_faster(networks[0], network) for network in networks])
+    row = within_spread(row, [slower_or_faster(network, networks) for network in networks])
     row = [
         replace(cell, spread=_range(network, milliseconds))
         for cell, network in zip(row, networks, strict=True)
@@ -171,21 +172,38 @@ def same_size(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(key) is not None and one.get(key) == other.get(key) for key in ("parameters", "flops"))
 
 
-def slower_or_faster(first: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
-    """Whether the latencies of two networks of cost.json differ by more than the measurement's spread.
+def pooled_latency(
+    network: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]
+) -> tuple[float, float, float] | None:
+    """Median, lowest and highest latency of all networks that have the size of one of them.
 
-    Networks of one size do not. Others do where the middle halves of their passes have nothing in common;
-    where only the medians were kept, as earlier versions did, from a factor of `LEAST_FACTOR` on.
+    Networks of one size take equally long: what their measurements differ by is the measurements' spread.
+    The ends are the quartiles, or the medians where only these were kept. None where nothing was measured.
     """
-    if same_size(first, network) or not first.get("latency_ms") or not network.get("latency_ms"):
+    peers = [each for each in networks if each is network or same_size(each, network)]
+    measured = [each for each in peers if each.get("latency_ms")]
+    if not network.get("latency_ms"):
+        return None
+    return (
+        median(each["latency_ms"] for each in measured),
+        min(each.get("latency_low_ms", each["latency_ms"]) for each in measured),
+        max(each.get("latency_high_ms", each["latency_ms"]) for each in measured),
+    )
+
+
+def slower_or_faster(network: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a network's latency differs from the first one's by more than the spread of the measurements.
+
+    Where one of the two has no spread, as of earlier versions, only from a factor of `LEAST_FACTOR` on.
+    """
+    first = networks[0]
+    one, other = pooled_latency(first, networks), pooled_latency(network, networks)
+    if one is None or other is None or same_size(first, network):
         return False
-    ends: list[Any] = [
-        each.get(end) for each in (first, network) for end in ("latency_low_ms", "latency_high_ms")
-    ]
-    if None in ends:
-        factor = first["latency_ms"] / network["latency_ms"]
-        return max(factor, 1 / factor) >= LEAST_FACTOR
-    return bool(ends[1] < ends[2] or ends[3] < ends[0])
+    apart = one[2] < other[1] or other[2] < one[1]
+    spread_known = one[1] < one[2] and other[1] < other[2]
+    factor = max(one[0], other[0]) / min(one[0], other[0])
+    return apart and (spread_known or factor >= LEAST_FACTOR)
 
 
 def _range(network: Mapping[str, Any], write: Formatter) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from segdistill.reporting.comparison import measured_on, milliseconds
+from segdistill.reporting.comparison import measured_on, milliseconds, pooled_latency
 from segdistill.reporting.intervals import RunIntervals
 from segdistill.reporting.records import TEACHER, Records
 from segdistill.reporting.style import MUTED, WIDTH, colour, figure_style, series_id
@@ -24,7 +24,8 @@ class ParetoPoint:
         run: its place among the runs.
         name: of the run.
         miou: mean IoU from 0 to 1, with the ends of its interval; these are equal to it where it has none.
-        latency: median milliseconds of an image, with the quartiles; equal to it where they were not kept.
+        latency: median milliseconds of an image, with its spread over all runs of this size; equal to it
+            where there is none.
     """
 
     run: int
@@ -45,11 +46,10 @@ def pareto_points(runs: Sequence[Records], found: Sequence[RunIntervals]) -> lis
     """The runs that have a score and a latency; none where they were not measured alike."""
     if len({measured_on(run) for run in runs if run.cost}) != 1:
         return []
-    points = []
+    points, networks = [], [run.network("student") for run in runs]
     for index, (run, each) in enumerate(zip(runs, found, strict=True)):
-        miou, network = run.scores.get("miou"), run.network("student")
-        median = network.get("latency_ms")
-        if miou is None or not median:
+        miou, latency = run.scores.get("miou"), pooled_latency(networks[index], networks)
+        if miou is None or latency is None:
             continue
         interval = each.alone.get("miou")
         ends = (interval.low, interval.high) if interval else (None, None)
@@ -58,7 +58,7 @@ def pareto_points(runs: Sequence[Records], found: Sequence[RunIntervals]) -> lis
                 run=index,
                 name=run.name,
                 miou=(miou, *(miou if end is None else end for end in ends)),
-                latency=(median, *(network.get(f"latency_{end}_ms", median) for end in ("low", "high"))),
+                latency=latency,
             )
         )
     return points

@@ -123,7 +123,7 @@
   function prepareViewer(viewer, list) {
     const part = (name) => viewer.querySelector(`[name=${name}]`);
     const stage = viewer.querySelector(".stage");
-    const [photo, left, right, line] = [".photo", ".left", ".right", "i"].map((name) => stage.querySelector(name));
+    const [photo, left, right, line] = [".photo", ".left", ".right", ".divider"].map((name) => stage.querySelector(name));
     let card = null;
     const shown = () => all(".example", list).filter((each) => !each.hidden);
     const pictures = () => all("img[data-tile]", card);
