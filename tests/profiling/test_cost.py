@@ -50,7 +50,9 @@ def test_the_record_says_what_was_measured_and_is_json() -> None:
     assert (record["device"], record["input"]) == ("cpu", [1, 3, 8, 8])
     assert record["threads"] == torch.get_num_threads()
     assert [row["name"] for row in record["networks"]] == ["one", "two"]
-    assert all(row["latency_ms"] > 0 for row in record["networks"])
+    assert all(
+        0 < row["latency_low_ms"] <= row["latency_ms"] <= row["latency_high_ms"] for row in record["networks"]
+    )
     assert json.loads(json.dumps(record)) == record
 
 
@@ -76,3 +78,10 @@ def test_modes_are_restored_after_an_error_too(mode: bool) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         measure_cost(networks, size=4, repeats=1)
     assert [network.training for network in networks.values()] == [mode, mode]
+
+
+def test_latency_is_the_median_between_the_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [[0.005, 0.001, 0.002, 0.003, 0.004]]
+    monkeypatch.setattr("segdistill.profiling.cost.in_turns", lambda *_, **__: seconds)
+    [row] = measure_cost({"one": nn.Conv2d(3, 5, 1)}, size=8)["networks"]
+    assert [row[f"latency_{name}ms"] for name in ("low_", "", "high_")] == pytest.approx([2.0, 3.0, 4.0])

@@ -116,3 +116,10 @@ def history(summary: dict[str, Any], teacher: bool) -> list[str]:
 def make_run(tmp_path: Path) -> Callable[..., Run]:
     """Writes a run folder of a given name."""
     return lambda name, **options: write_run(tmp_path / name, **options)
+
+
+@pytest.fixture(scope="module")
+def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """The same, for all tests of a file."""
+    folder = tmp_path_factory.mktemp("runs")
+    return lambda name, **options: write_run(folder / name, **options)

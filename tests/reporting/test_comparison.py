@@ -3,7 +3,21 @@
 import pytest
 
 from segdistill.engine.run_folder import RunFolder
-from segdistill.reporting.comparison import MINUS, Cell, amount, cells, costs, flatten, milliseconds, percent
+from segdistill.reporting.comparison import (
+    MINUS,
+    Cell,
+    amount,
+    cells,
+    classes,
+    costs,
+    flatten,
+    headline,
+    latency,
+    milliseconds,
+    percent,
+    scores,
+)
+from segdistill.reporting.intervals import RunIntervals, run_intervals
 from segdistill.reporting.records import read_records
 
 pytestmark = pytest.mark.unit
@@ -59,3 +73,63 @@ def test_costs_that_are_equal_are_no_gain(make_run):
     run.write_cost(record)
     rows = costs([read_records(run, "equal")])
     assert [row.cells[-1].text for row in rows] == ["12.5\u00d7 faster", ""]
+
+
+def measured(make_run, name, latency_ms, spread=None, parameters=2_284_969):
+    """The records of a run whose student was measured as that."""
+    run = RunFolder(make_run(name).path)
+    record = run.cost
+    record["networks"][0] |= {"latency_ms": latency_ms, "parameters": parameters}
+    if spread:
+        record["networks"][0] |= dict(zip(("latency_low_ms", "latency_high_ms"), spread, strict=True))
+    run.write_cost(record)
+    return read_records(run, name)
+
+
+def test_latencies_of_one_architecture_differ_by_their_spread_alone(make_run):
+    row = latency([measured(make_run, "a", 20.0, (19, 21)), measured(make_run, "b", 23.2, (22, 24))])
+    assert (row.cells[1].delta, row.cells[1].tone) == ("+16.0\u00a0%", "same")
+    assert row.cells[1].spread == "22\u00a0ms to 24\u00a0ms"
+    assert "differ by the spread of the measurement alone" in row.note
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "tone"),
+    [
+        ((20.0, (19, 21)), (23.2, (22, 24)), "worse"),
+        ((20.0, (19, 22.5)), (23.2, (22, 24)), "same"),
+        ((20.0, (19, 21)), (16.0, (15, 17)), "better"),
+        ((20.0, None), (23.2, None), "same"),  # medians alone
+        ((20.0, None), (26.0, None), "worse"),
+        ((20.0, (19, 21)), (14.0, None), "better"),
+    ],
+)
+def test_latencies_of_two_architectures_differ_beyond_their_spread(make_run, one, other, tone):
+    row = latency([measured(make_run, "a", *one), measured(make_run, "b", *other, parameters=1_000_000)])
+    assert row.cells[1].tone == tone
+    assert "alone" not in row.note
+
+
+def test_the_spread_of_one_architecture_counts_for_the_others_too(make_run):
+    runs = [measured(make_run, "a", 20.0), measured(make_run, "b", 60.0)]
+    runs.append(measured(make_run, "c", 40.0, (39, 41), parameters=4_000_000))
+    assert [cell.tone for cell in latency(runs).cells] == ["", "same", "same"]
+    assert [cell.tone for cell in latency([runs[0], runs[2]]).cells] == ["", "worse"]
+
+
+def test_scores_are_coloured_where_their_interval_excludes_0(make_run):
+    records = [read_records(RunFolder(make_run(n, noise=x).path), n) for n, x in (("a", 2.0), ("b", 1.0))]
+    found = run_intervals(records)
+    rows = {row.title: row for row in headline(records, found)}
+    assert rows["mean IoU"].cells[1].tone == "better"
+    interval = found[1].alone["miou"]
+    assert rows["mean IoU"].cells[1].spread == f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+    assert rows["boundary IoU"].cells[1].tone == "same"  # which has no interval
+    assert rows["parameters"].cells[1].tone == "same"
+    tones = {row.title: row.cells[1].tone for row in scores(records, found)}
+    assert tones["pixel accuracy"] == "better"
+    assert tones["mean IoU after the last step"] == tones["mean class accuracy"] == "same"
+    assert {row.title: row.cells[1].tone for row in classes(records, found)}["$cat$"] == "better"
+    nothing = [RunIntervals(), RunIntervals()]
+    rows = headline(records, nothing)[:4] + scores(records, nothing) + classes(records, nothing)
+    assert {cell.tone for row in rows for cell in row.cells} == {"", "same"}

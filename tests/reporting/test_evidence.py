@@ -7,6 +7,7 @@ from segdistill.engine.bootstrap import bootstrap, miou_of
 from segdistill.engine.run_folder import RunFolder
 from segdistill.reporting.comparison import DASH
 from segdistill.reporting.evidence import differences, over_seeds
+from segdistill.reporting.intervals import run_intervals
 from segdistill.reporting.records import read_records
 
 pytestmark = pytest.mark.unit
@@ -18,7 +19,7 @@ def read(*runs):
 
 def test_a_difference_has_the_interval_of_a_paired_bootstrap(make_run):
     records = read(make_run("first", noise=2.0), make_run("second"))
-    rows = differences(records)
+    rows = differences(run_intervals(records))
     assert [row.title for row in rows] == ["mean IoU", "pixel accuracy"]
     [cell] = rows[0].cells
     tables = [np.stack([run.image_counts[name] for name in sorted(run.image_counts)]) for run in records]
@@ -30,12 +31,12 @@ def test_a_difference_has_the_interval_of_a_paired_bootstrap(make_run):
 
 
 def test_what_is_not_resolved_has_no_colour(make_run):
-    [row, _] = differences(read(make_run("first"), make_run("same")))
+    [row, _] = differences(run_intervals(read(make_run("first"), make_run("same"))))
     assert (row.cells[0].text, row.cells[0].delta, row.cells[0].tone) == ("±0.00", "±0.00 to ±0.00", "")
 
 
 def test_worse_is_worse(make_run):
-    [row, _] = differences(read(make_run("first"), make_run("noisy", noise=2.0)))
+    [row, _] = differences(run_intervals(read(make_run("first"), make_run("noisy", noise=2.0))))
     assert row.cells[0].tone == "worse"
 
 
@@ -43,11 +44,11 @@ def test_a_run_without_counts_or_of_other_images_has_no_interval(make_run):
     first, old, few = make_run("first", noise=2.0), make_run("old"), make_run("few", images=6)
     (old.path / "image_counts.safetensors").unlink()
     second = make_run("second")
-    [row, _] = differences(read(first, old, few, second))
+    [row, _] = differences(run_intervals(read(first, old, few, second)))
     assert [cell.text == DASH for cell in row.cells] == [True, True, False]
-    assert differences(read(first, old)) == []
-    assert differences(read(old, first)) == []
-    assert differences(read(first)) == []
+    assert differences(run_intervals(read(first, old))) == []
+    assert differences(run_intervals(read(old, first))) == []
+    assert differences(run_intervals(read(first))) == []
 
 
 def test_counts_of_another_evaluation_are_not_used(make_run):
@@ -89,3 +90,21 @@ def test_the_same_seed_twice_or_other_images_are_no_seeds(make_run):
     assert over_seeds(read(first, again)) == []
     assert over_seeds(read(first)) == []
     assert over_seeds(read(first, make_run("few", seed=1, images=6))) == []
+
+
+def test_each_class_has_an_interval_of_its_difference(make_run):
+    records = read(make_run("first", noise=2.0), make_run("second"))
+    first, second = run_intervals(records)
+    assert first.classes == {}
+    assert list(second.classes) == list(records[0].class_names)
+    for name in ("background", "$cat$"):
+        found = second.classes[name]
+        expected = records[1].best["iou"][name] - records[0].best["iou"][name]
+        assert found.value == pytest.approx(expected)
+        assert found.low < found.value < found.high
+        assert second.resolved_class(name) == (found.low > 0)
+    assert second.classes["never"].value is None
+    assert not second.resolved_class("never")
+    assert not first.resolved("miou")
+    assert second.resolved("miou")
+    assert second.alone["miou"].value == pytest.approx(records[1].scores["miou"])

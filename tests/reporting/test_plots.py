@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from segdistill.reporting import plots
@@ -52,6 +53,36 @@ def test_curves_leave_out_what_is_not_finite_and_mark_the_best_evaluation():
     np.testing.assert_allclose(miou.lines[1].get_xydata(), [[2, 25]])
     assert "25.0" in texts(panels["miou"])
     assert miou.get_ylabel() == "%"
+
+
+def test_two_evaluations_are_points_and_three_a_line():
+    for count, joined in ((2, "None"), (3, "-")):
+        run = [{"step": step, "miou": 0.1 * step} for step in range(1, count + 1)]
+        panel = plots.curve_panels({"a": []}, {"a": run})["miou"]
+        assert panel.axes[0].lines[0].get_linestyle() == joined
+        assert panel.axes[0].lines[0].get_marker() == "o"
+
+
+@pytest.mark.parametrize("panels", range(1, 16))
+def test_no_panel_is_alone_in_its_row(panels):
+    columns = plots.panel_columns(panels)
+    assert 1 <= columns <= min(panels, 5)
+    assert panels == 1 or panels % columns != 1
+
+
+def test_no_number_of_a_curve_is_over_another():
+    evaluations = {
+        name: [{"step": step, "miou": 0.5 - 0.001 * i + best * (step == 10)} for step in (10, 20, 30)]
+        for i, (name, best) in enumerate({"a": 0.01, "b": 0.01, "c": 0.0}.items())
+    }
+    panel = plots.curve_panels({key: [] for key in evaluations}, evaluations)["miou"]
+    canvas = FigureCanvasAgg(panel)
+    canvas.draw()
+    axes = panel.axes[0]
+    written = [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()]
+    boxes = [text.get_window_extent() for text in written if text.get_text()]
+    assert [text.get_text() for text in axes.texts] == ["51.0"]
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
 
 
 def test_condensing_keeps_mean_and_range():
@@ -127,7 +158,7 @@ def test_names_are_taken_literally(tmp_path):
     assert "<b>" not in svg
     figures.save_png(figure, tmp_path / "figures" / "bars.png")
     with Image.open(tmp_path / "figures" / "bars.png") as image:
-        assert image.width == figures.WIDTH / 2 * 200
+        assert image.width == round(figures.WIDTH / 2.5 * 200)
 
 
 def test_svg_figures_share_no_ids_and_follow_the_page():

@@ -1,6 +1,7 @@
 """The page holds everything, says what is missing, and trusts no name."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -10,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from report_pages import examples, write_page
 
 from segdistill.engine.run_folder import RunFolder
+from segdistill.page.templates import breakable, read_script
 from segdistill.reporting import comparison
 from segdistill.reporting.comparison import MINUS
-from segdistill.reporting.examples import Example, pick_examples
+from segdistill.reporting.intervals import run_intervals
 from segdistill.reporting.records import read_records, run_names
-from segdistill.reporting.report import SECTIONS, write_report
+from segdistill.reporting.report import SECTIONS
 
 pytestmark = pytest.mark.unit
 
-VOID_ELEMENTS = {"meta", "img", "br", "link", "input", "hr"}
-FIGURES = {"curves.png", "iou.png", "confusion.png", "calibration.png", "examples.png"}
+VOID_ELEMENTS = {"meta", "img", "br", "wbr", "link", "input", "hr"}
+FIGURES = {"pareto.png", "curves.png", "iou.png", "confusion.png", "calibration.png", "examples.png"}
 
 
 class Page(HTMLParser):
@@ -70,28 +73,6 @@ def images(page: Page) -> list[Image.Image]:
     return decoded
 
 
-def examples(*runs, teacher=True) -> list[Example]:
-    found = []
-    for role, name in pick_examples(runs[0].summary["images"], 1):
-        truth = runs[0].truths[name]
-        predictions = {"teacher": np.where(truth == 255, 0, truth)} if teacher else {}
-        predictions |= {run.path.name: run.predictions[name] for run in runs}
-        scores = {run.path.name: run.summary["images"][name] for run in runs}
-        image = np.full((*truth.shape, 3), 90, dtype=np.uint8)
-        found.append(
-            Example(id=name, role=role, scores=scores, image=image, truth=truth, predictions=predictions)
-        )
-    return found
-
-
-def write_page(runs, out: Path, shown) -> Path:
-    """`write_report` on the records of run folders."""
-    names = run_names(runs)
-    return write_report(
-        [read_records(RunFolder(run), name) for run, name in zip(runs, names, strict=True)], out, shown
-    )
-
-
 def test_a_page_about_two_runs(make_run):
     first, second = make_run("first", noise=2.0, teacher=False), make_run("second", noise=1.0)
     runs = [first.path, second.path]
@@ -103,14 +84,14 @@ def test_a_page_about_two_runs(make_run):
     ids = page.values("id")
     assert set(SECTIONS) <= set(ids)
     assert len(ids) == len(set(ids))
-    assert [href for tag, name, href in page.attributes if (tag, name) == ("a", "href")] == [
-        f"#{s}" for s in SECTIONS
-    ]
+    links = [href for tag, name, href in page.attributes if (tag, name) == ("a", "href")]
+    assert links == ["#examples", *(f"#{section}" for section in SECTIONS)]
     for name in ("src", "xlink:href", "href"):
         assert all(value.startswith(("data:image/", "#")) for value in page.values(name))
     assert "http:" not in page.source
     assert "https:" not in page.source
-    assert not {"script", "link", "iframe", "object", "image/svg+xml"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert not {"link", "iframe", "object", "image/svg+xml"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", page.source)
     assert {path.name for path in (first.path / "figures").iterdir()} == FIGURES
     assert not (second.path / "figures").exists()
@@ -146,17 +127,20 @@ def test_two_runs_on_the_same_images_have_intervals(make_run):
     assert "a difference is coloured where its interval excludes 0" in page.texts["headline"]
     (runs[1] / "image_counts.safetensors").unlink()
     page = Page(write_page(runs, runs[0] / "report.html", []))
-    assert "interval" not in page.texts["headline"]
+    assert "interval excludes 0" not in page.texts["headline"]
+    assert "cannot be computed" in page.texts[""]
 
 
 def test_runs_scored_on_different_images_are_shown_without_differences(make_run):
     runs = [make_run("first", noise=2.0).path, make_run("second", images=6).path]
     page = Page(write_page(runs, runs[0] / "report.html", []))
     warning = "scored on different images: first on 8, second on 6, of which 6 are the same"
-    assert warning in page.texts["headline"]
+    assert warning in page.texts[""]
     assert f"{MINUS}50.0\u00a0%" in page.texts["headline"]  # latency is compared all the same
     records = [read_records(RunFolder(run), run.name) for run in runs]
-    rows = comparison.headline(records)[:4] + comparison.scores(records) + comparison.classes(records)
+    found = run_intervals(records)
+    rows = comparison.headline(records, found)[:4]
+    rows += comparison.scores(records, found) + comparison.classes(records, found)
     assert {(cell.delta, cell.tone) for row in rows for cell in row.cells} == {("", "")}
 
 
@@ -173,15 +157,23 @@ def test_the_pictures_of_a_page(make_run):
     pictures = images(page)
     height, width = shown[0].truth.shape
     masks = [image for image in pictures if image.size == (width, height)]
-    # Image, truth, teacher, two predictions and two error maps, three times; then two confusion matrices.
-    assert len(masks) == 7 * 3
-    assert len(pictures) == 7 * 3 + 2
-    assert {image.size for image in pictures[21:]} <= {(4, 4), (5, 4)}
-    prediction = np.asarray(masks[3].convert("RGB"))
+    # On the first screen image, truth and two predictions, three times; then those with the teacher and two
+    # error maps; then two confusion matrices.
+    assert len(masks) == (4 + 7) * 3
+    assert len(pictures) == (4 + 7) * 3 + 2
+    assert {image.size for image in pictures[33:]} <= {(4, 4), (5, 4)}
+    np.testing.assert_array_equal(
+        np.asarray(masks[2].convert("RGB")), np.asarray(masks[12 + 3].convert("RGB"))
+    )
+    prediction = np.asarray(masks[12 + 3].convert("RGB"))
     expected = np.array(first.labels.palette, dtype=np.uint8)[shown[0].predictions["first"]]
     np.testing.assert_array_equal(prediction, expected)
     alternatives = page.values("alt")
-    assert alternatives[:3] == [f"{what} of {shown[0].id}" for what in ("image", "ground truth", "teacher")]
+    titles = ["image", "ground truth", "first", "second"]
+    assert alternatives[:4] == [f"{what} of {shown[0].id}" for what in titles]
+    assert alternatives[12:15] == [
+        f"{what} of {shown[0].id}" for what in ("image", "ground truth", "teacher")
+    ]
 
 
 def test_names_are_escaped(make_run):
@@ -199,11 +191,14 @@ def test_a_page_about_one_run(make_run):
     run = make_run("only")
     page = Page(write_page([run.path], run.path / "report.html", "the data set has moved to <mars>"))
     assert f"{100 * run.summary['miou']:.1f}\u00a0%" in page.texts["headline"]
-    assert "after step 30 of 40" in page.texts[""]
+    assert "distilled from fcn_resnet50 of torchvision" in page.texts[""]
+    assert "40 steps" in page.texts[""]
+    assert "weights of step 30 were kept" in page.texts[""]
+    assert "95\u00a0% interval" in page.texts[""]
     assert "15.5\u00d7 fewer than its teacher" in page.texts["headline"]
     assert "the data set has moved to <mars>" in page.texts["examples"]
     assert "absent" in page.texts["classes"]
-    assert "better" not in page.values("class")
+    assert "better" not in " ".join(page.values("class"))
     assert {path.name for path in (run.path / "figures").iterdir()} == FIGURES - {"examples.png"}
 
 
@@ -306,3 +301,28 @@ def test_runs_get_different_names(tmp_path):
         run_names([tmp_path, tmp_path / "a" / ".."])
     with pytest.raises(ValueError, match="none"):
         run_names([])
+
+
+def test_names_break_between_their_words():
+    assert breakable("demo/student-alone") == "demo/<wbr>student-<wbr>alone"
+    assert breakable("a<b>.onnx") == "a&lt;b&gt;.<wbr>onnx"
+    pieces = breakable("x" * 50).split("<wbr>")
+    assert [len(piece) for piece in pieces] == [20, 20, 10]
+    assert breakable("") == ""
+
+
+def test_no_other_script_may_run(make_run):
+    run = make_run("only")
+    page = Page(write_page([run.path], run.path / "report.html", examples(run)))
+    script, name = read_script("segdistill.reporting", "report.js")
+    assert f"<script>{script}</script>" in page.source
+    [policy] = [value for value in page.values("content") if "default-src" in value]
+    assert f"script-src '{name}'" in policy
+    assert name == "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "on" not in {name[:2] for _, name, _ in page.attributes}
+
+
+def test_classes_that_fell_are_on_the_first_screen(make_run):
+    runs = [make_run("alone", teacher=False).path, make_run("distilled", noise=2.0).path]
+    page = Page(write_page(runs, runs[0] / "report.html", []))
+    assert "Under distillation, 4 classes fell by 3 points of IoU or more" in page.texts[""]

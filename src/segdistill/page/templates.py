@@ -1,6 +1,15 @@
 """Templates of pages. Into HTML what is filled in is escaped, for anyone may have chosen those names."""
 
+import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+LONGEST_PIECE = 20
+"""Letters of a name after which it may be broken, where it has no other place for that."""
 
 
 def open_template(package: str, name: str) -> Template:
@@ -13,8 +22,20 @@ def open_template(package: str, name: str) -> Template:
         keep_trailing_newline=True,
         autoescape=not name.endswith(".md.j2"),
     )
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": _cell, "breakable": breakable}
     return environment.get_template(name)
+
+
+def read_script(package: str, name: str) -> tuple[Markup, str]:
+    """A script of a package, to be inlined, and what a page's policy calls it: no other one may run."""
+    text = (files(package) / name).read_text(encoding="utf-8")
+    return Markup(text), f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def breakable(name: str) -> Markup:
+    """A name that a narrow column breaks after a sign between its words, and never within a short word."""
+    pieces = re.findall(rf"[^/_. -]{{1,{LONGEST_PIECE}}}[/_. -]?|[/_. -]", name)
+    return Markup("<wbr>").join(map(escape, pieces))
 
 
 def _cell(text: object) -> str:

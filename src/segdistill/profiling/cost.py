@@ -1,10 +1,10 @@
 """What networks cost: parameters, floating-point operations and latency, measured in this process."""
 
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,7 +27,8 @@ def measure_cost(
 
     Returns:
         `device`, `threads`, `input` and, per network, `parameters`, `flops` (a multiplication and an
-        addition are two) and the median `latency_ms`.
+        addition are two), the median `latency_ms`, and the quartiles `latency_low_ms` and `latency_high_ms`,
+        between which the middle half of the passes lies.
     """
     device = device or torch.device("cpu")
     image = torch.rand(1, 3, size, size, device=device)
@@ -51,8 +52,14 @@ def measure_cost(
                 "name": name,
                 "parameters": count_parameters(network),
                 "flops": operations[i],
-                "latency_ms": 1000 * statistics.median(seconds[i]),
+                **_latency(seconds[i]),
             }
             for i, (name, network) in enumerate(networks.items())
         ],
     }
+
+
+def _latency(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles of the passes, in milliseconds."""
+    low, median, high = (1000 * float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75]))
+    return {"latency_ms": median, "latency_low_ms": low, "latency_high_ms": high}

@@ -2,13 +2,18 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
+from segdistill.engine.bootstrap import Interval
+from segdistill.reporting.intervals import RunIntervals
 from segdistill.reporting.records import TEACHER, Records
 from segdistill.reporting.tables import SCORE_TITLES
 
 LOWER_IS_BETTER = frozenset({"calibration_error", "calibration_error_before"})
+LEAST_FACTOR = 1.25
+"""Latencies without a spread differ from this factor on."""
 DASH, MINUS, TIMES = "\u2013", "\u2212", "\u00d7"
 Formatter = Callable[[float], str]
 
@@ -20,12 +25,14 @@ class Cell:
     Attributes:
         text: the value.
         delta: its signed difference to the first run's, empty where there is nothing to compare.
-        tone: whether the difference is "better", "worse" or neither.
+        tone: whether the difference is "better" or "worse"; "same" where it lies within the spread.
+        spread: the range that the value has over other images, or over passes; empty where it is unknown.
     """
 
     text: str
     delta: str = ""
     tone: str = ""
+    spread: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,14 @@ def cells(
     return row
 
 
+def within_spread(row: Sequence[Cell], certain: Sequence[bool]) -> list[Cell]:
+    """The cells without the colour of those differences that are not certain."""
+    return [
+        cell if sure or not cell.tone else replace(cell, tone="same")
+        for cell, sure in zip(row, certain, strict=True)
+    ]
+
+
 def percent(digits: int) -> Formatter:
     """Writes a fraction as a percentage."""
     return lambda value: f"{100 * value:.{digits}f}\u00a0%"
@@ -110,60 +125,140 @@ def different_images(runs: Sequence[Records]) -> str:
     )
 
 
-def headline(runs: Sequence[Records]) -> list[Row]:
+def headline(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[Row]:
     """The six numbers that a reader wants first."""
-    compared = not different_images(runs)
     rows = []
     for name in ("miou", "pixel_accuracy", "boundary_iou", "calibration_error"):
         lower = name in LOWER_IS_BETTER
-        values = [run.scores.get(name) for run in runs]
         rows.append(
             Row(
-                title={"miou": "mIoU", "calibration_error": "ECE"}.get(name, SCORE_TITLES[name]),
-                cells=cells(values, percent(1), lower_is_better=lower, compared=compared),
+                title={"miou": "mean IoU", "calibration_error": "ECE"}.get(name, SCORE_TITLES[name]),
+                cells=_score_cells(runs, found, name, digits=1),
                 note="calibration error: lower is better" if lower else "",
             )
         )
-    networks = [run.network("student") for run in runs]
-    parameters = [network.get("parameters") for network in networks]
-    rows.append(
-        Row(
-            title="parameters",
-            cells=cells(parameters, amount, relative=True, lower_is_better=True),
-            note=_against_teacher(runs, "parameters", ("fewer than its teacher", "more than its teacher")),
-        )
+    parameters = [run.network("student").get("parameters") for run in runs]
+    row = Row(
+        title="parameters",
+        cells=cells(parameters, amount, relative=True, lower_is_better=True),
+        note=_against_teacher(runs, "parameters", ("fewer than its teacher", "more than its teacher")),
     )
-    latencies = [network.get("latency_ms") for network in networks]
+    return [*rows, row, latency(runs)]
+
+
+def latency(runs: Sequence[Records]) -> Row:
+    """The students' latencies; a difference is coloured where it is more than the passes' spread."""
+    networks = [run.network("student") for run in runs]
     ways = {measured_on(run) for run in runs if run.cost}
-    note = next(iter(ways)) if len(ways) == 1 else "measured in different ways" if ways else ""
-    row = cells(latencies, milliseconds, relative=True, lower_is_better=True, compared=len(ways) == 1)
-    return [*rows, Row(title="latency", cells=row, note=note and f"one image: {note}")]
+    values = [network.get("latency_ms") for network in networks]
+    row = cells(values, milliseconds, relative=True, lower_is_better=True, compared=len(ways) == 1)
+    row = within_spread(row, [slower_or_faster(network, networks) for network in networks])
+    row = [
+        replace(cell, spread=_range(network, milliseconds))
+        for cell, network in zip(row, networks, strict=True)
+    ]
+    notes = [
+        f"one image: {next(iter(ways))}" if len(ways) == 1 else "measured in different ways" if ways else ""
+    ]
+    if len(ways) == 1 and any(
+        cell.delta and same_size(networks[0], n) for cell, n in zip(row, networks, strict=True)
+    ):
+        notes.append("networks of the same size and operations differ by the spread of the measurement alone")
+    return Row(title="latency", cells=row, note="; ".join(filter(None, notes)))
 
 
-def scores(runs: Sequence[Records]) -> list[Row]:
+def same_size(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two networks of cost.json have as many parameters and as many operations."""
+    return all(one.get(key) is not None and one.get(key) == other.get(key) for key in ("parameters", "flops"))
+
+
+def pooled_latency(
+    network: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]
+) -> tuple[float, float, float] | None:
+    """Median, lowest and highest latency of all networks that have the size of one of them.
+
+    Networks of one size take equally long: what their measurements differ by is the measurements' spread.
+    The ends are the quartiles, or the medians where only these were kept. None where nothing was measured.
+    """
+    peers = [each for each in networks if each is network or same_size(each, network)]
+    measured = [each for each in peers if each.get("latency_ms")]
+    if not network.get("latency_ms"):
+        return None
+    return (
+        median(each["latency_ms"] for each in measured),
+        min(each.get("latency_low_ms", each["latency_ms"]) for each in measured),
+        max(each.get("latency_high_ms", each["latency_ms"]) for each in measured),
+    )
+
+
+def slower_or_faster(network: Mapping[str, Any], networks: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a network's latency differs from the first one's by more than the spread of the measurements.
+
+    Where one of the two has no spread, as of earlier versions, only from a factor of `LEAST_FACTOR` on.
+    """
+    first = networks[0]
+    one, other = pooled_latency(first, networks), pooled_latency(network, networks)
+    if one is None or other is None or same_size(first, network):
+        return False
+    apart = one[2] < other[1] or other[2] < one[1]
+    spread_known = one[1] < one[2] and other[1] < other[2]
+    factor = max(one[0], other[0]) / min(one[0], other[0])
+    return apart and (spread_known or factor >= LEAST_FACTOR)
+
+
+def _range(network: Mapping[str, Any], write: Formatter) -> str:
+    """The middle half of the passes of a network, in words; empty where only the median was kept."""
+    ends = [network.get(end) for end in ("latency_low_ms", "latency_high_ms")]
+    return "" if None in ends else " to ".join(write(end) for end in ends if end is not None)
+
+
+def _score_cells(
+    runs: Sequence[Records], found: Sequence[RunIntervals], name: str, *, digits: int
+) -> list[Cell]:
+    """One score of all runs, with its intervals; a difference is coloured where its interval excludes 0."""
+    values, lower = [run.scores.get(name) for run in runs], name in LOWER_IS_BETTER
+    row = cells(
+        values, percent(digits), lower_is_better=lower, digits=digits, compared=not different_images(runs)
+    )
+    row = within_spread(row, [each.resolved(name) for each in found])
+    return [
+        replace(cell, spread=spread_of(each.alone[name])) if name in each.alone else cell
+        for cell, each in zip(row, found, strict=True)
+    ]
+
+
+def spread_of(interval: Interval) -> str:
+    """The ends of a score's interval in percent; empty where there is none."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def scores(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[Row]:
     """Every score of the best evaluation, and the newest one's mIoU."""
-    compared = not different_images(runs)
     rows = []
     for name, title in SCORE_TITLES.items():
-        values = [run.scores.get(name) for run in runs]
-        if any(value is not None for value in values):
-            lower = name in LOWER_IS_BETTER
-            row = cells(values, percent(2), lower_is_better=lower, digits=2, compared=compared)
-            rows.append(Row(title=title, cells=row, note="lower is better" if lower else ""))
+        if any(run.scores.get(name) is not None for run in runs):
+            row = _score_cells(runs, found, name, digits=2)
+            rows.append(
+                Row(title=title, cells=row, note="lower is better" if name in LOWER_IS_BETTER else "")
+            )
     last = [(run.last or {}).get("miou") for run in runs]
     if any(value is not None for value in last):
-        row = cells(last, percent(2), digits=2, compared=compared)
+        row = cells(last, percent(2), digits=2, compared=not different_images(runs))
+        row = within_spread(row, [False] * len(row))  # the counts are those of the best evaluation
         rows.append(Row(title="mean IoU after the last step", cells=row))
     return rows
 
 
-def classes(runs: Sequence[Records]) -> list[Row]:
+def classes(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[Row]:
     """IoU of each class, and beside it, where there is one run only, its other scores."""
     iou = [(run.best or {}).get("iou", {}) for run in runs]
     compared = not different_images(runs)
     rows = []
     for name in dict.fromkeys(name for values in iou for name in values):
         row = cells([values.get(name) for values in iou], percent(1), compared=compared)
+        row = within_spread(row, [each.resolved_class(name) for each in found])
         # A class without truth is absent; one that a run does not have, or has no score of yet, is a dash.
         row = [
             Cell(text="absent") if name in values and values[name] is None else cell
@@ -186,6 +281,7 @@ def costs(runs: Sequence[Records]) -> list[Row]:
             name = str(network.get("name", "?"))
             writers = {"parameters": amount, "flops": lambda v: amount(v, "FLOP"), "latency_ms": milliseconds}
             row = [Cell(text=DASH if (v := network.get(k)) is None else w(v)) for k, w in writers.items()]
+            row[-1] = replace(row[-1], spread=_range(network, milliseconds))
             gain = "" if name == TEACHER else _gains(network, run.network(TEACHER))
             rows.append(
                 Row(

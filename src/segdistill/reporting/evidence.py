@@ -3,30 +3,23 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-import numpy as np
-
-from segdistill.engine.bootstrap import LEVEL, Interval, Score, bootstrap, miou_of, pixel_accuracy_of
+from segdistill.engine.bootstrap import LEVEL, Interval
 from segdistill.engine.run_folder import MAY_CHANGE
 from segdistill.reporting.comparison import DASH, MINUS, Cell, Row, different_images, flatten
+from segdistill.reporting.intervals import COMPARED, RunIntervals
 from segdistill.reporting.records import Records
 from segdistill.reporting.tables import SCORE_TITLES
 
-COMPARED: dict[str, Score] = {"miou": miou_of, "pixel_accuracy": pixel_accuracy_of}
-"""The scores whose differences have intervals."""
 
-
-def differences(runs: Sequence[Records]) -> list[Row]:
-    """Differences of the later runs to the first, with intervals from a paired bootstrap over the images.
-
-    None where no later run has counts of the same images and classes; earlier versions kept no counts.
-    """
-    found = [_against(runs[0], run) for run in runs[1:]]
-    if not any(found):
+def differences(found: Sequence[RunIntervals]) -> list[Row]:
+    """Differences of the later runs to the first, with their intervals; none where no run has any."""
+    scores = [run.difference for run in found[1:]]
+    if not any(scores):
         return []
     return [
         Row(
             title=SCORE_TITLES[name],
-            cells=[Cell(text=DASH) if not scores else interval_cell(scores[name]) for scores in found],
+            cells=[interval_cell(run[name]) if run else Cell(text=DASH) for run in scores],
             note=f"points, with {LEVEL:.0%} interval",
         )
         for name in COMPARED
@@ -55,18 +48,6 @@ def over_seeds(runs: Sequence[Records]) -> list[str]:
             f"(mean and standard deviation over {len(group)} seeds)."
         )
     return lines
-
-
-def _against(first: Records, run: Records) -> dict[str, Interval]:
-    """Intervals of the differences of a run to the first; empty where they cannot be compared."""
-    one, other = first.image_counts, run.image_counts
-    if not one or one.keys() != other.keys() or first.class_names != run.class_names:
-        return {}
-    counts = np.stack([np.stack([counts[name] for name in sorted(one)]) for counts in (one, other)])
-    try:
-        return bootstrap(counts, COMPARED).differences[0]
-    except ValueError:  # the masks were changed in between
-        return {}
 
 
 def interval_cell(found: Interval) -> Cell:

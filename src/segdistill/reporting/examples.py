@@ -27,6 +27,8 @@ CORRECT, WRONG, UNKNOWN = (214, 217, 221), (213, 43, 30), (255, 255, 255)
 """Colours of an error map; unknown is where the truth is void."""
 LONG_SIDE = 480
 """Pixels of the longer side of a shown image, about twice what it has on the page."""
+THUMBNAIL = 200
+"""The same, of the small pictures of the first screen."""
 Colour = tuple[int, int, int]
 
 
@@ -87,7 +89,7 @@ def make_examples(
     samples: FileSamples,
     networks: Mapping[str, nn.Module],
     scores: Mapping[str, Mapping[str, float | None]],
-    count: int = 2,
+    count: int = 4,
 ) -> list[Example]:
     """The best, median and worst images of the first run, with the predictions of all networks.
 
@@ -220,8 +222,29 @@ def error_legend() -> list[tuple[str, Colour]]:
     return [("correct", CORRECT), ("wrong", WRONG), ("void", UNKNOWN)]
 
 
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """A small copy of a tile's picture: a photograph smoothed, a mask with nearest neighbour."""
+    factor = min(1.0, THUMBNAIL / max(picture.size))
+    width, height = (max(1, round(factor * side)) for side in picture.size)
+    mask = picture.mode == "P"
+    return picture.resize((width, height), Image.Resampling.NEAREST if mask else Image.Resampling.LANCZOS)
+
+
+def few(examples: Sequence[Example], count: int) -> list[Example]:
+    """The first `count` examples of each role, in their order."""
+    roles: dict[str, list[Example]] = {}
+    for example in examples:
+        roles.setdefault(example.role, []).append(example)
+    return [example for shown in roles.values() for example in shown[:count]]
+
+
+def class_names_in(example: Example, labels: LabelSet) -> list[str]:
+    """The classes in an example's truth, in the order of their indices."""
+    return [labels.names[i] for i in np.unique(example.truth).tolist() if i < len(labels)]
+
+
 def picture_url(picture: Image.Image) -> str:
-    """A picture as a data URL, photographs as JPEG and masks losslessly as PNG."""
+    """A picture as a data: address, photographs as JPEG and masks losslessly as PNG."""
     buffer = io.BytesIO()
     if picture.mode == "P":
         picture.save(buffer, "PNG", optimize=True)

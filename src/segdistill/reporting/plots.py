@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from segdistill.reporting.style import (
+    CARD,
     INK,
     LINE,
     MUTED,
@@ -27,6 +28,7 @@ from segdistill.reporting.style import (
     dash,
     figure_style,
     legend,
+    series_id,
     shorten,
 )
 
@@ -46,6 +48,8 @@ TERMS = {
 }
 """Title and unit of what is logged; any other term goes by its own name."""
 CURVE_TITLES = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+LEAST_EVALUATIONS = 3
+"""Scores of fewer evaluations are points without a line."""
 LAST_TERMS = ("gradient_norm", "lr", "images_per_second")
 MOST_POINTS = 120
 """Beyond that many, a curve shows the mean and the range of neighbouring points."""
@@ -56,10 +60,10 @@ CELL = (0, 82, 136)
 
 def curve_panels(steps: Curves, evaluations: Curves) -> dict[str, Figure]:
     """One small figure per logged quantity, by its name."""
-    panels = {}
-    for name in quantities(steps, evaluations):
+    panels, names = {}, quantities(steps, evaluations)
+    for name in names:
         with figure_style():
-            figure = Figure(figsize=(WIDTH / 3, 2.45))
+            figure = Figure(figsize=(WIDTH / panel_columns(len(names)), 2.45))
             _curve(figure.add_subplot(), name, steps, evaluations)
         panels[name] = figure
     return panels
@@ -70,15 +74,21 @@ def curves(steps: Curves, evaluations: Curves) -> Figure | None:
     names = quantities(steps, evaluations)
     if not names:
         return None
-    rows = math.ceil(len(names) / 3)
+    columns = panel_columns(len(names))
+    rows = math.ceil(len(names) / columns)
     with figure_style():
         figure = Figure(figsize=(WIDTH, 2.5 * rows + 0.3))
         for place, name in enumerate(names, start=1):
-            _curve(figure.add_subplot(rows, 3, place), name, steps, evaluations)
+            _curve(figure.add_subplot(rows, columns, place), name, steps, evaluations)
         if len(steps) > 1:
             lines = [Line2D([], [], color=colour(i), linestyle=dash(i)) for i in range(len(steps))]
             legend(figure, lines, list(steps), ncols=min(len(lines), 4))
     return figure
+
+
+def panel_columns(panels: int) -> int:
+    """How many panels stand side by side, so that none is alone in the last row."""
+    return next((columns for columns in (3, 4, 5, 2) if panels % columns != 1 and panels >= columns), 1)
 
 
 def quantities(steps: Curves, evaluations: Curves) -> list[str]:
@@ -108,12 +118,15 @@ def _curve(axes: Axes, name: str, steps: Curves, evaluations: Curves) -> None:
             continue
         x, y = np.array(points, dtype=np.float64).T
         if score:
-            axes.plot(x, 100 * y, color=colour(i), linestyle=dash(i), marker="o", markersize=2.5)
+            joined = dash(i) if len(x) >= LEAST_EVALUATIONS else "none"
+            axes.plot(
+                x, 100 * y, color=colour(i), linestyle=joined, marker="o", markersize=2.5, gid=series_id(i)
+            )
             drawn.append((i, x, 100 * y))
         else:
             x, y, low, high = condense(x, y)
             axes.fill_between(x, low, high, color=colour(i), alpha=0.18, linewidth=0)
-            axes.plot(x, y, color=colour(i), linestyle=dash(i))
+            axes.plot(x, y, color=colour(i), linestyle=dash(i), gid=series_id(i))
     _mark_best(axes, drawn)
     axes.set(title=title, xlabel="step", ylabel=unit)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -125,15 +138,16 @@ def _curve(axes: Axes, name: str, steps: Curves, evaluations: Curves) -> None:
 
 
 def _mark_best(axes: Axes, drawn: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
-    """Rings around the runs' highest points with their values, the best one's above and the others' below."""
-    highest = max((y.max() for _, _, y in drawn), default=0.0)
-    for i, x, y in drawn:
-        best = int(np.argmax(y))
-        axes.plot(x[best], y[best], "o", markersize=7, markerfacecolor="none", markeredgecolor=colour(i))
-        above = y[best] == highest
+    """Rings around the runs' highest points, and the value of the highest of all."""
+    tops = [(y.max(), i, x[int(np.argmax(y))]) for i, x, y in drawn]
+    for top, i, step in tops:
+        axes.plot(step, top, "o", markersize=7, markerfacecolor="none", markeredgecolor=colour(i))
+    if tops:
+        top, i, step = max(tops, key=lambda found: found[0])
+        left = step < sum(axes.dataLim.intervalx) / 2
         axes.annotate(
-            f"{y[best]:.1f}", (x[best], y[best]), xytext=(2, 6 if above else -6), textcoords="offset points",
-            ha="right", va="bottom" if above else "top", color=colour(i), fontsize=8, fontweight="bold",
+            f"{top:.1f}", (step, top), xytext=(-2 if left else 2, 6), textcoords="offset points",
+            ha="left" if left else "right", va="bottom", color=colour(i), fontsize=8, fontweight="bold",
         )  # fmt: skip
 
 
@@ -163,7 +177,7 @@ def iou_bars(iou: Mapping[str, Mapping[str, float | None]]) -> Figure | None:
     order = sorted(here, key=lambda name: -(first.get(name) or 0.0))
     inches = 0.26 if len(runs) == 1 else 0.115 * len(runs) + 0.09
     with figure_style():
-        figure = Figure(figsize=(WIDTH / 2, len(order) * inches + 0.9))
+        figure = Figure(figsize=(WIDTH / 2.5, len(order) * inches + 0.9))
         axes = figure.add_subplot()
         for group, (i, _, values) in enumerate(runs):
             percents = np.array([np.nan if (v := values.get(name)) is None else 100 * v for name in order])
@@ -189,7 +203,10 @@ def _bars(axes: Axes, percents: np.ndarray, tint: str, group: int, groups: int) 
         size = 7.5 if groups == 1 else 6
         for place, value in zip(places, percents, strict=True):
             text = "absent" if np.isnan(value) else f"{value:.0f}"
-            axes.text(np.nan_to_num(value) + 0.8, place, text, va="center", color=MUTED, fontsize=size)
+            axes.text(
+                np.nan_to_num(value) + 1.2, place, text, va="center", color=MUTED, fontsize=size,
+                bbox={"facecolor": CARD, "edgecolor": "none", "pad": 0.4},  # over the lines of the means
+            )  # fmt: skip
     if np.isfinite(percents).any():
         mean = np.nanmean(percents)
         axes.axvline(mean, color=tint, linestyle=(0, (2, 2)), linewidth=1, zorder=0.9)
@@ -271,7 +288,7 @@ def calibration_curves(runs: Mapping[str, tuple[Any, float | None]]) -> Figure |
     if not found:
         return None
     with figure_style():
-        figure = Figure(figsize=(5.0 * len(found), 4.3))
+        figure = Figure(figsize=(4.4 * len(found), 4.1))
         panels = figure.subplots(2, len(found), squeeze=False, sharex=True, height_ratios=(3.2, 1))
         for column, (run, (bins, error)) in enumerate(found.items()):
             _reliability(panels[0, column], panels[1, column], bins)

@@ -16,7 +16,8 @@ from matplotlib.legend import Legend
 
 from segdistill.files import write_atomic
 
-INK, MUTED, LINE = "#1d2127", "#5d6571", "#e2e5e9"
+INK, MUTED, LINE, CARD = "#1d2127", "#5d6571", "#e2e5e9", "#fffffe"
+"""Colours of text, of lesser text, of lines, and of what the figures lie on."""
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """One colour per run, which people with any colour vision tell apart (Okabe and Ito 2008)."""
@@ -30,7 +31,7 @@ WIDTH = 11.0
 """Inches of the widest figure: 1100 pixels of a page, and 2200 of a PNG file."""
 
 # The page redefines these, so that figures follow its light or dark colours.
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", CARD: "--card"} | {
     colour: f"--series-{i}" for i, colour in enumerate(SERIES)
 }
 
@@ -80,6 +81,11 @@ def colour(run: int) -> str:
 def dash(run: int) -> Any:
     """The line style of the run at this place."""
     return DASHES[run % len(DASHES)]
+
+
+def series_id(run: int) -> str:
+    """The id of what is drawn of the run at this place, by which its values are found again."""
+    return f"series-{run}"
 
 
 def shorten(name: str) -> str:
