@@ -120,9 +120,8 @@ def draw_of_teacher(axes: Sequence[Axes]) -> None:
     """Losses of one pixel's logits, over what the student has for the second class."""
     seen = torch.ones(1, 1, 1, dtype=torch.bool)
     mask = torch.ones(1, 1, 1, dtype=torch.long)  # a car
-    options = {"reverse_kl": {}, "js": {}, "pseudo_label": {}, "dkd": {}, "dist": {"gamma": 0}}  # of one pixel
     steps = torch.linspace(-6, 14, 81)
-    for (name, chosen), colour in zip(options.items(), SERIES, strict=False):
+    for (name, chosen), colour in zip(OF_A_PIXEL.items(), SERIES, strict=False):
         more = [mask] if "mask" in LOSSES[name].inputs else []
         losses = []
         for step in steps:
@@ -155,12 +154,21 @@ def draw_maps(names: Sequence[str], axes: Sequence[Axes]) -> None:
         axis.grid(visible=False)
 
 
+OF_MASKS = ("ohem", "dice", "lovasz")
+OF_LOGITS = ("cwd", "dist")
+OF_FEATURES = ("cosine", "fitnet", "attention", "pairwise", "ifvd", "mgd")
+OF_A_PIXEL: dict[str, dict[str, float]] = {
+    "reverse_kl": {}, "js": {}, "pseudo_label": {}, "dkd": {}, "dist": {"gamma": 0},
+}  # fmt: skip
+"""Losses that one pixel shows, with options; `dist` without its part over the pixels of a class."""
+DRAWN = {*OF_MASKS, *OF_LOGITS, *OF_FEATURES, *OF_A_PIXEL}
+"""All further losses."""
 PICTURES: dict[str, tuple[int, Callable[[Sequence[Axes]], None]]] = {
     "soft": (2, draw_soft),
     "pixel": (1, draw_of_teacher),
-    "masks": (5, partial(draw_maps, ("ohem", "dice", "lovasz"))),
-    "logits": (4, partial(draw_maps, ("cwd", "dist"))),
-    "features": (8, partial(draw_maps, ("cosine", "fitnet", "attention", "pairwise", "ifvd", "mgd"))),
+    "masks": (5, partial(draw_maps, OF_MASKS)),
+    "logits": (4, partial(draw_maps, OF_LOGITS)),
+    "features": (8, partial(draw_maps, OF_FEATURES)),
 }
 """By file name: how many axes, and what draws into them."""
 

@@ -126,7 +126,9 @@ def names_page() -> str:
     functions = [name for name in public if name not in settings]
     blocks = ["## Functions", *(f".. autofunction:: segdistill.{name}" for name in functions), "## Settings"]
     # Without the signature, which repeats all fields; inherited ones are listed too.
-    blocks += [f".. autoclass:: segdistill.{name}()\n   :members:\n   :inherited-members:" for name in settings]
+    blocks += [
+        f".. autoclass:: segdistill.{name}()\n   :members:\n   :inherited-members:" for name in settings
+    ]
     return "\n\n".join(
         block if block.startswith("#") else f"```{{eval-rst}}\n{block}\n```" for block in blocks
     )

@@ -47,7 +47,7 @@ def mistakes_in(block: Block) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_blocks_have_a_language(page: Path) -> None:
+def test_languages_are_known(page: Path) -> None:
     allowed = {*LANGUAGES, "{toctree}"}
     assert not [str(block) for block in blocks_of(page) if block.language not in allowed]
 

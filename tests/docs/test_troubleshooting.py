@@ -85,9 +85,7 @@ def describe(text: str) -> Callable[[], object]:
 SPOILT: dict[str, Callable[[], object]] = {
     "The layout is not recognised": lambda: Path("mydata/dataset.yaml").unlink(),
     "A key of dataset.yaml is unknown": describe(NAMES + FOLDERS + "ignore_index: 255\n"),
-    "Training and validation would be the same images": describe(
-        NAMES + FOLDERS.replace("{split}", "train")
-    ),
+    "Training and validation would be the same images": describe(NAMES + FOLDERS.replace("{split}", "train")),
     "A mask is in colours": colour_mask,
     "A mask holds an unknown index": unknown_index,
     "Mask and image differ in size": small_mask,
@@ -120,7 +118,9 @@ def test_the_message_is_the_programs(
     printed = " ".join(capsys.readouterr().err.split())
     pattern = ".*".join(map(re.escape, " ".join(message.split()).split("...")))
     assert re.search(pattern, printed), printed
-    assert code == (0 if heading == "A class never occurs" else 2 if "segdistill train --help" in message else 1)
+    assert code == (
+        0 if heading == "A class never occurs" else 2 if "segdistill train --help" in message else 1
+    )
 
 
 def test_the_page_has_twenty_errors_and_none_is_prepared_in_vain() -> None:

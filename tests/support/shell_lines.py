@@ -92,7 +92,9 @@ def refused(arguments: Sequence[str]) -> str | None:
 def unknown_extras(arguments: Sequence[str]) -> str | None:
     """Extras of this project that pyproject.toml does not have."""
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = {extra for word in arguments for found in re.findall(r"\[(.+)\]", word) for extra in found.split(",")}
+    asked = {
+        extra for word in arguments for found in re.findall(r"\[(.+)\]", word) for extra in found.split(",")
+    }
     return f"no extra {asked - set(extras)}" if asked - set(extras) else None
 
 
