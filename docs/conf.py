@@ -1,4 +1,4 @@
-"""How Sphinx builds the site of `make docs`: from the Markdown files of the whole project, for reading offline."""
+"""How Sphinx builds the site of `make docs`: from all Markdown files of the project, to be read offline."""
 
 import sys
 from pathlib import Path
@@ -17,15 +17,14 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "offline",
-    "reference",
+    "offline_pages",
+    "reference_pages",
 ]
 root_doc = "docs/index"
 include_patterns = [
     "docs/**.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md", "pretrained/*/README.md",
 ]  # fmt: skip
 exclude_patterns = [".*", "runs", "data", "site", "src", "tests", "benchmarks"]
-suppress_warnings = ["toc.empty_glob"]  # docs/index.md names pages that may be absent
 
 myst_heading_anchors = 4  # links name headings as on GitHub
 highlight_language = "none"

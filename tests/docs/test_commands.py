@@ -37,7 +37,7 @@ def test_commands_are_right(page: Path, workplace: Path) -> None:
 
 
 def mistakes_in(block: Block) -> list[str]:
-    """What is wrong with its commands; programs of others pass where a comment says that they are not checked."""
+    """What is wrong with its commands; unknown programs pass where a comment says why."""
     found = [(command, mistake(command)) for command in commands_of(block.code)]
     return [
         f"{block}: {' '.join(command)}: {wrong}"

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from offline import requests_of
-from reference import names_page, options_page
+from offline_pages import requests_of
+from reference_pages import names_page, options_page
 
 import segdistill
 from segdistill.config.train import TrainConfig

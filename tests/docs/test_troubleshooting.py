@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def cases() -> Iterator[tuple[str, str, str]]:
     """Heading, command and message of each error of the page."""
     heading, blocks = "", []
     tokens = tokens_of(PAGE)
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in pairwise(tokens):
         if token.type == "heading_open":
             heading, blocks = inline.content, []
         elif token.type == "fence":

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -15,6 +16,8 @@ PAGES = sorted(
 )
 UNCHECKED = re.compile(r"<!-- not checked: (.+?) -->", re.S)
 """Stands above a block that the tests cannot run, with the reason."""
+PROGRAMS = [[name] for name in ("segdistill", "python", "pip", "make", "accelerate")]
+"""A block without a language that begins with one of these is a block of commands."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Block:
     Attributes:
         page: the file.
         line: where it begins, counted from 1.
-        language: what stands behind the fence.
+        language: what stands behind the fence, else `sh` for commands and `text` for all else.
         code: its text.
         unchecked: why it is not run, from the comment above it, or None.
     """
@@ -58,7 +61,8 @@ def blocks_of(page: Path) -> Iterator[Block]:
             assert token.map is not None
             comment = UNCHECKED.search(above)
             reason = comment[1] if comment else None
-            yield Block(page, token.map[0] + 1, token.info.strip(), token.content, reason)
+            plain = "sh" if token.content.split()[:1] in PROGRAMS else "text"
+            yield Block(page, token.map[0] + 1, token.info.strip() or plain, token.content, reason)
         above = token.content if token.type == "html_block" else ""
 
 
@@ -67,7 +71,7 @@ def anchors_of(page: Path) -> set[str]:
     tokens = tokens_of(page)
     seen: Counter[str] = Counter()
     anchors = set()
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in pairwise(tokens):
         if token.type == "heading_open":
             text = "".join(part.content for part in inline.children or [] if part.type != "html_inline")
             slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")

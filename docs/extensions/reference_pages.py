@@ -1,4 +1,4 @@
-"""Fills the reference pages when the site is built: every option from the parser, every public name by autodoc.
+"""Fills the reference pages when the site is built: options from the parser, public names by autodoc.
 
 A page says where with a comment of one line: `<!-- options -->` or `<!-- public names -->`.
 """
@@ -124,7 +124,8 @@ def names_page() -> str:
     public = {name: getattr(segdistill, name) for name in segdistill.__all__ if not name.startswith("__")}
     settings = [name for name, value in public.items() if dataclasses.is_dataclass(value)]
     functions = [name for name in public if name not in settings]
-    blocks = ["## Functions", *(f".. autofunction:: segdistill.{name}" for name in functions), "## Settings"]
+    blocks = ["## Functions", *(f".. autofunction:: segdistill.{name}" for name in functions)]
+    blocks.append("## Settings")
     # Without the signature, which repeats all fields; inherited ones are listed too.
     blocks += [
         f".. autoclass:: segdistill.{name}()\n   :members:\n   :inherited-members:" for name in settings
