@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from markdown_pages import PAGES, Block, blocks_of, name_of
 from shell_lines import commands_of, make_workplace, mistake
 
@@ -44,6 +45,13 @@ def mistakes_in(block: Block) -> list[str]:
         for command, wrong in found
         if wrong and not (wrong == "unknown" and block.unchecked)
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_yaml_is_readable(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.code), dict), block
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
