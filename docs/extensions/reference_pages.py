@@ -82,7 +82,7 @@ def _row(action: argparse.Action) -> str:
 def _kind(action: argparse.Action) -> str:
     """What values it takes, in words."""
     if action.nargs == 0:
-        return "none"
+        return "no value"
     if action.choices:
         return ", ".join(f"`{choice}`" for choice in action.choices)
     return _words(getattr(action, "_typehint", None) or action.type or str) + ", ..." * (action.nargs == "+")

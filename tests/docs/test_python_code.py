@@ -14,6 +14,7 @@ from segdistill.config.deploy import ExportConfig
 
 pytestmark = pytest.mark.integration
 LARGE = 'import segdistill\n\n\ndef teacher():\n    return segdistill.load_student("runs/large")\n'
+QUICK = 'steps=2, size=32, batch=4, student={"width": 0.1}, device="cpu", overwrite=True, report=False'
 WITH_CODE = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 
 
@@ -38,8 +39,8 @@ def project(shapes: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def shortened(code: str) -> str:
-    """With two steps of small crops, over the run that is there."""
-    return re.sub(r"\bsteps=\d+", 'steps=2, size=32, batch=4, device="cpu", overwrite=True', code)
+    """With two steps of a small student, over the run that is there."""
+    return re.sub(r"\bsteps=\d+", QUICK, code)
 
 
 def run_block(block: Block, names: dict[str, Any]) -> None:
