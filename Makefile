@@ -21,7 +21,8 @@ demo: install  ## draw data, train a teacher and two students, compare them: abo
 	$(RUN) segdistill demo --overwrite
 
 docs: install  ## build the documentation into site/, for reading without a network; any warning is an error
-	$(RUN) sphinx-build -c docs -W --keep-going -q -j auto -d .venv/doctrees . site
+	@rm -rf site  # built anew: options and docstrings may have changed where no page did
+	$(RUN) sphinx-build -c docs -W --keep-going -q -E -j auto -d .venv/doctrees . site
 	@echo "open site/index.html"
 
 test: install  ## all tests that need no accelerator

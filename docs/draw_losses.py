@@ -143,10 +143,10 @@ def draw_maps(names: Sequence[str], axes: Sequence[Axes]) -> None:
     pictures = {"mask (white: void)": mask[0].float().masked_fill(mask[0] == VOID, torch.nan)}
     pictures["student's classes"] = student.argmax(dim=1)[0].float()
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
-        axis.imshow(picture, cmap="viridis", vmin=0, vmax=2, interpolation="nearest")
+        axis.imshow(picture.numpy(), cmap="viridis", vmin=0, vmax=2, interpolation="nearest")
         axis.set_title(title)
     for axis, name in zip(axes[2:], names, strict=True):
-        axis.imshow(charged(name), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(charged(name).numpy(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(name)
     for axis in axes:
         axis.set_xticks([])

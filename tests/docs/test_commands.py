@@ -11,6 +11,8 @@ from segdistill.config.train import StudentConfig, TrainConfig
 from segdistill.config.yaml import to_yaml
 
 pytestmark = pytest.mark.unit
+RIGHT = [page for page in PAGES if page.name != "troubleshooting.md"]
+"""The pages whose commands are meant to work; those of the other one are run, and fail as it says."""
 LANGUAGES = {"sh", "python", "yaml", "text", "json"}
 
 
@@ -25,7 +27,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", RIGHT, ids=name_of)
 def test_commands_are_right(page: Path, workplace: Path) -> None:
     blocks = list(blocks_of(page))
     for block in blocks:
