@@ -15,9 +15,9 @@ from sphinx.application import Sphinx
 
 import segdistill
 from segdistill.cli import PURPOSE, VERBS
-from segdistill.config.verbs import PROGRAM, SHORT, Verb, make_parser
+from segdistill.config.verbs import PROGRAM, SHORT_OPTIONS, Verb, make_parser
 
-SHORT_NAMES = {full: short for short, full in SHORT.items()}
+SHORT_OF = {full: short for short, full in SHORT_OPTIONS.items()}
 EVERYWHERE = ("--help", "--help_all", "--quiet", "--verbose", "--config", "--print_config")
 """Options that are described once, not for each verb."""
 
@@ -70,7 +70,7 @@ def _is_shown(action: argparse.Action) -> bool:
 def _row(action: argparse.Action) -> str:
     """One row of the table."""
     name = action.option_strings[0] if action.option_strings else action.dest.upper()
-    names = ", ".join(f"`{each}`" for each in (name, SHORT_NAMES.get(name)) if each)
+    names = ", ".join(f"`{each}`" for each in (name, SHORT_OF.get(name)) if each)
     takes_default = action.option_strings and action.nargs != 0 and action.default != argparse.SUPPRESS
     default = _yaml(action.default) if takes_default else ""
     default = "required" if action.required and action.option_strings else default
