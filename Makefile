@@ -5,7 +5,7 @@ RUN := $(UV) run --quiet
 # One process per core with one thread each does about twice what one process with all threads does.
 PYTEST := TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu and not soak" -n auto --dist worksteal
 
-.PHONY: help install demo test check audit soak format
+.PHONY: help install demo docs test check audit soak format
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,11 @@ install: $(if $(findstring .uv,$(UV)),.uv/bin/uv)  ## install the project and wh
 demo: install  ## draw data, train a teacher and two students, compare them: about 10 minutes on 2 cores
 	$(RUN) segdistill demo --overwrite
 
+docs: install  ## build the documentation into site/, for reading without a network; any warning is an error
+	@rm -rf site  # built anew: options and docstrings may have changed where no page did
+	$(RUN) sphinx-build -c docs -W --keep-going -q -E -j auto -d .venv/doctrees . site
+	@echo "open site/index.html"
+
 test: install  ## all tests that need no accelerator
 	$(PYTEST)
 
@@ -28,7 +33,7 @@ check: install  ## format, lint, types, import contract and tests
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(MAKE) --no-print-directory audit
+	$(MAKE) --no-print-directory audit docs
 	$(PYTEST)
 
 audit: install  ## ask for known security holes of what is installed; skipped where nobody answers

@@ -48,7 +48,7 @@ class TorchvisionNetwork(MainOutput):
 
     Args:
         name: torchvision's.
-        num_classes: K.
+        num_classes: K, the number of classes.
         auxiliary: with an auxiliary classifier, as published weights have it; they load in no other network.
     """
 
@@ -84,7 +84,7 @@ def build_model(network: Architecture | str, num_classes: int) -> nn.Module:
             `smp:ARCHITECTURE/ENCODER` (segmentation_models.pytorch), `hf:ORG/NAME` or `hf:FOLDER`
             (transformers), `path/to/file.py:function` or `package.module:function`. The function is called
             with `num_classes` where it takes such an argument, and runs with this process's rights.
-        num_classes: K.
+        num_classes: K, the number of classes.
 
     Returns:
         A module from N x 3 x H x W images to N x K x H x W logits. Images are normalised with its `mean` and
