@@ -40,6 +40,14 @@ def sure(prediction: torch.Tensor, classes: int = 3) -> torch.Tensor:
     return torch.nn.functional.one_hot(prediction, classes).permute(2, 0, 1) * 100.0
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused_with_the_image(value: float) -> None:
+    logits = torch.zeros(3, 2, 2)
+    logits[1, 0, 0] = value
+    with pytest.raises(ValueError, match="^cat: the network's logits are NaN or infinite"):
+        Metrics(LABELS).update(logits, torch.zeros(2, 2, dtype=torch.int64), "cat")
+
+
 def test_confusion_counts_truth_by_row_and_leaves_void_out() -> None:
     prediction, mask = torch.tensor([[0, 1, 1], [2, 2, 0]]), torch.tensor([[0, 0, 1], [1, VOID, VOID]])
     confusion = confusion_matrix(prediction, mask, 3)

@@ -57,18 +57,26 @@ class Metrics:
             mask: H x W int64, class index or 255 = void, which takes no part in anything.
             image_id: its name.
             teacher_logits: K x H x W, to compare decisions with.
+
+        Raises:
+            ValueError: a logit is NaN or infinite.
         """
         device = self.confusion.device
         logits, mask = logits.to(device), mask.to(device)
         logits = logits.float()
-        prediction = logits.max(dim=0).indices
+        prediction, probability = logits.max(dim=0).indices, logits.softmax(dim=0).amax(dim=0)
+        if not probability.isfinite().all():
+            raise ValueError(
+                f"{image_id}: the network's logits are NaN or infinite. If they come from a training, it has "
+                "diverged: train with a lower learning rate, or clip the gradients"
+            )
         confusion = confusion_matrix(prediction, mask, len(self.labels))
         self.confusion += confusion
         self.counts[image_id] = class_counts(confusion).cpu()
         self.boundary += boundary_overlap(prediction, mask, len(self.labels))
         labelled = mask != VOID
         correct = (prediction == mask)[labelled]
-        raw = calibration_bins(logits.softmax(dim=0).amax(dim=0)[labelled], correct)
+        raw = calibration_bins(probability[labelled], correct)
         self.uncalibrated += raw
         if self.temperature != 1:
             confidence = (logits / self.temperature).softmax(dim=0).amax(dim=0)
