@@ -64,3 +64,8 @@ def test_a_notebook_gets_a_bar_where_ipywidgets_are_there(monkeypatch: pytest.Mo
     monkeypatch.setattr(console, "find_spec", lambda name: None)
     with console.progress() as bar:
         assert isinstance(bar, console.ProgressLines)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (1200, "1,200 images")])
+def test_a_number_has_its_noun(number: int, text: str) -> None:
+    assert console.counted(number, "image") == text

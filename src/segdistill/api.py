@@ -24,7 +24,7 @@ from segdistill.config.deploy import (
 )
 from segdistill.config.keywords import with_keywords
 from segdistill.config.train import TrainConfig
-from segdistill.console import log, progress, warn
+from segdistill.console import counted, log, progress, warn
 from segdistill.data.check import survey
 from segdistill.data.worker import plain_failures
 from segdistill.distillation.table import check_losses
@@ -202,6 +202,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """
     folders = [RunFolder(run) for run in runs]
     names = run_names([folder.path for folder in folders])
+    log(f"Writing a report on {counted(len(folders), 'run')}; the pictures take longest")
     records = [read_records(folder, name) for folder, name in zip(folders, names, strict=True)]
     examples = examples_or_reason(records, lambda: open_scored(dict(zip(names, folders, strict=True))))
     return write_report(records, Path(out) if out else folders[0].report_file, examples)
@@ -260,6 +261,7 @@ def predict(
     network = open_predictor(str(target), config, device)
     if config.probabilities:
         network.require_probabilities()
+    log(f"Segmenting {counted(len(files), 'file')} with {target} into {config.out}")
     return Pipeline(fuse_students(network), config, device).run(files)
 
 
@@ -314,6 +316,7 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
     images: list[Tensor] = []
     if config.quantize == "int8" and (file_format(config.format).calibrated or samples is None):
         images = open_calibration(str(target), config, make_card(network, config).input_size)
+    log(f"Exporting {target} as {config.format} into {path}, and checking it against PyTorch")
     write = export_page if config.format == "web" else export_network
     with write(network, path, config, samples=samples, calibration=images) as exported:
         log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
@@ -341,6 +344,7 @@ def benchmark(
         ValueError: a target cannot be measured as asked.
     """
     config = with_keywords(BenchmarkConfig, config, settings)
+    log(f"Measuring {counted(len(targets), 'network')}, {counted(config.repeats, 'time')} each, in turns")
     with progress() as bar:
         task = bar.add_task("benchmark", total=config.warmup + config.repeats, numbers="")
         return Benchmark(measure([str(target) for target in targets], config, lambda: bar.advance(task)))

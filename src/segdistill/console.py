@@ -132,6 +132,11 @@ def verbosity(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
         root.setLevel(before[1])
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 image, 1,200 images."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def warn(text: str, accelerator: "Accelerator | None" = None) -> None:
     """Print a warning, also where the user wants to see nothing else."""
     quiet, console.quiet = console.quiet, False

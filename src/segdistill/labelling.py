@@ -12,7 +12,7 @@ from segdistill.build import open_predictor
 from segdistill.config.deploy import LabelConfig
 from segdistill.config.keywords import with_keywords
 from segdistill.config.show import IMAGES
-from segdistill.console import log, progress
+from segdistill.console import counted, log, progress
 from segdistill.data.check import survey
 from segdistill.data.datasets import open_dataset
 from segdistill.data.formats.classes import ClassMap
@@ -83,6 +83,7 @@ def label(
             return images, [image for image in images if not folder.has(image)]
 
         images, missing = from_main_process(accelerator, prepare)
+        log(f"Labelling {counted(len(missing), 'image')} with {target} into {config.out}", accelerator)
         reasons = _write_masks(folder, missing, pipeline, len(images), accelerator)
         return from_main_process(
             accelerator, lambda: _finish(folder, len(missing) - len(reasons), len(reasons))

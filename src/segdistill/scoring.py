@@ -16,7 +16,7 @@ from segdistill.build import open_evaluation, open_teacher, require_prompted
 from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
 from segdistill.config.keywords import with_keywords
 from segdistill.config.values import one_each
-from segdistill.console import log, progress
+from segdistill.console import counted, log, progress
 from segdistill.data.samples import FileSamples
 from segdistill.engine.bootstrap import (
     LEVEL,
@@ -74,6 +74,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     teacher = open_teacher(config.teacher, samples.labels)
     size = network.input_size(config.size)
     started = time.perf_counter()
+    log(f"Evaluating {spec} on {counted(len(samples), 'image')} of {config.data.root}", accelerator)
     with progress(accelerator.is_main_process) as bar:
         task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
         options = EvaluationOptions(
@@ -143,6 +144,7 @@ def compare(
     sizes = [network.input_size(size) for size, network in zip(wanted, networks, strict=True)]
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
+    log(f"Comparing {' with '.join(specs)} on {counted(len(samples), 'image')}", accelerator)
     scored = _score_together(list(zip(networks, sizes, strict=True)), samples, config, accelerator)
     counts = np.stack([image_table(metrics) for metrics in scored])
     scores: dict[str, Score] = {"miou": miou_of, "pixel_accuracy": pixel_accuracy_of}

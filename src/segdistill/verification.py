@@ -21,7 +21,7 @@ from segdistill.config.deploy import ExportConfig
 from segdistill.config.keywords import with_keywords
 from segdistill.config.values import one_each
 from segdistill.config.verify import VerifyConfig
-from segdistill.console import progress
+from segdistill.console import counted, log, progress
 from segdistill.data.digest import data_digest
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import FileSamples
@@ -98,6 +98,7 @@ def verify(target: str | Path, config: VerifyConfig | None = None, **settings: A
         raise ValueError("against is empty: name the network that it is compared with")
     specs = (config.against, str(target))
     samples = open_images(specs, config)
+    log(f"Comparing {target} with {config.against} on {counted(len(samples), 'image')}, then timing both")
     networks = open_networks(specs, samples.labels, config)
     compared = Compared(specs=specs, networks=networks, pair=run_networks(networks, samples, config))
     return write_certificate(compared, config)

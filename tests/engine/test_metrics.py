@@ -44,7 +44,7 @@ def sure(prediction: torch.Tensor, classes: int = 3) -> torch.Tensor:
 def test_logits_that_are_not_finite_are_refused_with_the_image(value: float) -> None:
     logits = torch.zeros(3, 2, 2)
     logits[1, 0, 0] = value
-    with pytest.raises(ValueError, match="^cat: the network's logits are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"^cat: the network's logits are NaN or infinite"):
         Metrics(LABELS).update(logits, torch.zeros(2, 2, dtype=torch.int64), "cat")
 
 
