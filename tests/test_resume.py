@@ -258,7 +258,12 @@ def equal(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"progressive": [(0.5, 16)]}, {"objective": ObjectiveConfig(alpha=(1.0, 0.5))}, {"evaluate_every": 4}],
+    [
+        {},
+        {"progressive": [(0.5, 16)]},
+        {"objective": ObjectiveConfig(alpha=(1.0, 0.5))},
+        {"evaluate_every": 4},
+    ],
     ids=["cosine", "progressive", "a weight that changes", "an evaluation at the end alone"],
 )
 def test_steps_that_others_depend_on_stay(tmp_path: Path, configure: Any, changes: dict[str, Any]) -> None:

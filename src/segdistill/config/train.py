@@ -359,7 +359,13 @@ class TrainConfig:
         """
         objective = self.objective
         options = [v for loss in objective.losses.values() if isinstance(loss, dict) for v in loss.values()]
-        values = (objective.alpha, objective.beta, objective.temperature, *objective.losses.values(), *options)
+        values = (
+            objective.alpha,
+            objective.beta,
+            objective.temperature,
+            *objective.losses.values(),
+            *options,
+        )
         return (
             self.optim.schedule == "constant"
             and not self.progressive

@@ -254,7 +254,9 @@ class RunFolder:
         require_writable(self.path, resume=resume, overwrite=overwrite)
         if resume:
             before = load(TrainConfig, self.config_file)
-            may_change = MAY_CHANGE | ({"steps"} if before.open_ended and config.steps > before.steps else set())
+            may_change = MAY_CHANGE | (
+                {"steps"} if before.open_ended and config.steps > before.steps else set()
+            )
             changed = differences(asdict(before), asdict(config))
             changed = [line for line in changed if line.split()[0] not in may_change]
             if changed:
