@@ -54,7 +54,7 @@ def test_encoders_whose_weights_cannot_be_had_are_left_out(
     assert {(c.student.decoder, c.student.channels) for c in found} == {
         (decoder, channels) for decoder in ("fpn", "lraspp", "deeplab") for channels in (None, 48)
     }
-    with pytest.raises(FileNotFoundError, match="absent.pth does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth does not exist"):
         listed(families=["timm"], encoders={"resnet18": "absent.pth"})
 
 

@@ -225,8 +225,8 @@ class BenchmarkConfig:
     device: str = "cpu"
     """cpu or cuda; exported files are run on the CPU, .onnx files by their provider."""
     device_file: str | None = None
-    """FOLDER/measured.json of another machine. Until it is there, FOLDER gets the files and the script measure.py,
-    which writes it there with Python, NumPy and the runtime alone."""
+    """FOLDER/measured.json of another machine. Until it is there, FOLDER gets the files and a script,
+    measure.py, which writes it there with Python, NumPy and the runtime alone."""
 
     @property
     def height_width(self) -> tuple[int, int]:

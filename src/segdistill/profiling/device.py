@@ -104,8 +104,8 @@ def read_latencies(folder: Path) -> dict[str, Latency] | None:
 def copy_there(folder: Path) -> str:
     """What to do with a folder whose networks are not measured yet."""
     return (
-        f"Copy {folder} to the other machine and run there: python measure.py (it needs NumPy and the runtime). "
-        "Copy measured.json back into it, and give the same command again."
+        f"Copy {folder} to the other machine and run there: python measure.py (it needs NumPy and the "
+        "runtime). Copy measured.json back into it, and give the same command again."
     )
 
 

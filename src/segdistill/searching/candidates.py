@@ -95,14 +95,18 @@ def list_candidates(config: SearchConfig, recipe: TrainConfig) -> tuple[list[Can
         found += [("dsunet", student) for student in dsunet_students()]
     if "timm" in config.families:
         found += [("timm", student) for student in _timm_students(config, left_out)]
-    for family, student in found:
-        students.setdefault(network_name(student), (family, student))
-    if config.candidates is not None:
-        for student, own in read_candidates(Path(config.candidates)):
-            name = network_name(student)
-            students[name] = ("file", student)
-            if own:
-                sizes[name] = own
+    more = read_candidates(Path(config.candidates)) if config.candidates is not None else []
+    for family, student, own in [*((*pair, []) for pair in found), *(("file", *entry) for entry in more)]:
+        if any(student == known for _, known in students.values()):
+            continue
+        name = plain = network_name(student)
+        number = 1
+        while name in students:  # files of one name in different folders, say
+            number += 1
+            name = f"{plain}-{number}"
+        students[name] = (family, student)
+        if own:
+            sizes[name] = own
     common = input_sizes(config.size, config.sizes)
     candidates = [
         Candidate(network=name, family=family, student=student, size=size)
@@ -122,6 +126,8 @@ def input_sizes(size: int, factors: list[float]) -> list[int]:
 def network_name(student: StudentConfig) -> str:
     """A short name that tells networks apart, fit for a file."""
     source = Path(student.init).name if student.init else student.spec
+    if ".py:" in source:
+        source = Path(source).name
     parts = [re.sub(r"[^A-Za-z0-9_.]+", "-", source.removeprefix("timm:")).strip("-.")]
     default = Architecture()
     if student.spec == "dsunet":

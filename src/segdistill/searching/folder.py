@@ -73,23 +73,22 @@ class SearchFolder:
         Raises:
             ValueError: it holds something else, or a search with other settings.
         """
+        begun = {self.locks.name, self.recipe_file.name}  # what there is before the settings
+        content = list(self.path.iterdir()) if self.path.is_dir() else []
+        foreign = any(path.name not in begun and path.suffix != ".tmp" for path in content)
+        if self.path.is_file() or (foreign and not self.settings_file.is_file()):
+            raise ValueError(f"{self} holds files but no search; name another folder with --out")
         with self.exclusively("settings"):
             if self.settings_file.is_file():
                 before = load(SearchConfig, self.settings_file)
                 changed = differences(_plain(before.fixed), _plain(config.fixed))
-                changed += differences(asdict(self.recipe), asdict(recipe), "recipe.")
+                changed += differences(_plain(asdict(self.recipe)), _plain(asdict(recipe)), "recipe.")
                 if changed:
                     raise ValueError(
                         f"{self} is the folder of another search: {'; '.join(changed)}; "
                         "name another with --out"
                     )
                 return
-            begun = {
-                "locks",
-                self.recipe_file.name,
-            }  # by a process that was killed before the settings were there
-            if any(path.name not in begun and path.suffix != ".tmp" for path in self.path.iterdir()):
-                raise ValueError(f"{self} holds files but no search; name another folder with --out")
             write_atomic(self.recipe_file, to_yaml(recipe))
             write_atomic(self.settings_file, to_yaml(config))
 

@@ -32,6 +32,9 @@ POLL = 0.5
 MOST_DEATHS = 2
 """Times that the process of a candidate may die before the candidate counts as failed."""
 
+DEFAULT_STEPS = 5000
+"""Steps of the full recipe that the rungs are planned for where it counts in epochs."""
+
 Record = dict[str, Any]
 
 
@@ -144,25 +147,36 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         settings, recipe = folder.config, folder.recipe
         members, rest = latency.choose_members(folder.candidates, folder.latencies, settings.most)
         left_out = [{"name": key, "reason": f"more than the {settings.most} of --most"} for key in rest]
-        steps = settings.steps
-        if not steps and config.hours is None:
-            final = settings.final_steps or recipe.steps or 5000
-            steps = max(1, final // 2 ** (halving.count_rungs(len(members), settings.rungs) + 1))
-        elif not steps and len(members) > halving.FINALISTS:
-            classes = len(open_labels(recipe.data.root, recipe.data.layout))
-            seconds = [
-                latency.step_seconds(full_recipe(recipe, folder.candidates[key], settings, 0), classes)
-                for key in members
-            ]
+        steps, seconds = settings.steps, _estimate_steps(folder, members, config)
+        if not steps and seconds:
             time_for_rungs = halving.HALVING_SHARE * seconds_left(folder, config) * count_jobs(config)
-            count, steps = halving.affordable_steps(seconds, time_for_rungs, settings.rungs)
+            wanted = [seconds[key] for key in members]
+            count, steps = halving.affordable_steps(wanted, time_for_rungs, settings.rungs)
             left_out += [{"name": key, "reason": "no time within --hours"} for key in members[count:]]
             members = members[:count]
+        elif not steps:
+            final = settings.final_steps or recipe.steps or DEFAULT_STEPS
+            steps = max(1, final // 2 ** (halving.count_rungs(len(members), settings.rungs) + 1))
         for key in members:
             full = full_recipe(recipe, folder.candidates[key], settings, settings.final_steps)
             full = replace(full, out=f"{folder}-{key}")
             write_atomic(folder.path / "recipes" / f"{key}.yaml", to_yaml(full))
-        folder.write(folder.plan_file, {"members": members, "steps": steps, "left_out": left_out})
+        folder.write(
+            folder.plan_file,
+            {"members": members, "steps": steps, "left_out": left_out, "step_seconds": seconds},
+        )
+
+
+def _estimate_steps(folder: SearchFolder, members: Sequence[str], config: SearchConfig) -> dict[str, float]:
+    """Estimated seconds of a training step of each candidate, where `hours` decides about steps."""
+    settings, recipe = folder.config, folder.recipe
+    if config.hours is None or (settings.steps and settings.final_steps):
+        return {}
+    classes = len(open_labels(recipe.data.root, recipe.data.layout))
+    return {
+        key: latency.step_seconds(full_recipe(recipe, folder.candidates[key], settings, 0), classes)
+        for key in members
+    }
 
 
 def train_rungs(folder: SearchFolder, session: Session, config: SearchConfig) -> None:
@@ -214,10 +228,15 @@ def final_steps(folder: SearchFolder, config: SearchConfig, rung: Rung) -> int:
     if folder.config.final_steps or config.hours is None:
         return folder.config.final_steps
     before = folder.rungs()
-    if not before:
-        return 0
+    if before:
+        results = folder.results(before[-1])
+        seconds = {key: results[key]["seconds"] / _steps_made(before, key) for key in rung.members}
+    else:
+        seconds = folder.plan["step_seconds"]
     # Of the slower of both, as both are trained at once where there are processes for that.
-    each = max(folder.results(before[-1])[key]["seconds"] / _steps_made(before, key) for key in rung.members)
+    each = max((seconds[key] for key in rung.members if key in seconds), default=0.0)
+    if not each:
+        return 0
     rounds = -(-len(rung.members) // count_jobs(config))
     steps = int(seconds_left(folder, config) / (each * rounds))
     return max(1, min(steps, folder.recipe.steps or steps))
