@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,12 @@ def measure_candidates(folder: SearchFolder, session: Session, elsewhere: str | 
         session.enter("export of candidates")
         with progress() as bar:
             task = bar.add_task("export", total=len({c.network for c in candidates.values()}), numbers="")
-            exported = latency.export_candidates(
-                candidates, labels, recipe, config, place, lambda: bar.advance(task)
-            )
+
+            def advance() -> None:
+                bar.advance(task)
+                session.tick()
+
+            exported = latency.export_candidates(candidates, labels, recipe, config, place, advance)
         latency.write_measurement(candidates, exported, config, place)
         session.enter("latency")
         if not elsewhere:
@@ -284,18 +287,28 @@ def _cached_recipes(folder: SearchFolder, rung: Rung) -> list[TrainConfig]:
 
 
 def train_members(folder: SearchFolder, rung: Rung, session: Session, jobs: int) -> None:
+    """Train every member of a rung, and show how many are done."""
+    with progress() as bar:
+        task = bar.add_task(f"rung {rung.number + 1}", total=len(rung.members), numbers="")
+        _train_members(folder, rung, session, jobs, lambda done: bar.update(task, completed=done))
+
+
+def _train_members(
+    folder: SearchFolder, rung: Rung, session: Session, jobs: int, show: Callable[[int], None]
+) -> None:
     """Have processes train what nobody else trains, until every member has a result."""
     workers: list[subprocess.Popen[bytes]] = []
     deaths: dict[str, int] = {}
     try:
-        while len(folder.results(rung)) < len(rung.members):
+        while (done := len(folder.results(rung))) < len(rung.members):
+            show(done)
             ended = [worker for worker in workers if worker.poll() is not None]
             workers = [worker for worker in workers if worker not in ended]
             if any(worker.returncode not in (0, None) for worker in ended):
                 _note_deaths(folder, rung, deaths, ended)
             free = _unclaimed(folder, rung)
             while free and len(workers) < min(jobs, len(rung.members)):
-                workers.append(_start_worker(folder, rung))
+                workers.append(start_worker(folder, rung))
                 free = free[1:]
             time.sleep(POLL)
             session.tick()
@@ -318,7 +331,7 @@ def _unclaimed(folder: SearchFolder, rung: Rung) -> list[str]:
     return free
 
 
-def _start_worker(folder: SearchFolder, rung: Rung) -> "subprocess.Popen[bytes]":
+def start_worker(folder: SearchFolder, rung: Rung) -> "subprocess.Popen[bytes]":
     """A process with one thread per candidate, whose messages go into a file."""
     log_file = folder.path / "logs" / f"rung-{rung.number:02}-{os.getpid()}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)

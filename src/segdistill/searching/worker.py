@@ -74,16 +74,14 @@ def stop_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main() -> int:
-    """`worker.py FOLDER RUNG`."""
-    folder = SearchFolder(sys.argv[1])
-    rung = folder.rungs()[int(sys.argv[2])]
+def run(folder: SearchFolder, number: int) -> int:
+    """Train what is free of a rung, in a process that is there for nothing else; returns its exit code."""
     stop_with_parent()
     if find_device(folder.recipe.device).type == "cpu":
         torch.set_num_threads(1)
     trust_candidates(folder)
     try:
-        work(folder, rung)
+        work(folder, folder.rungs()[number])
     except (ValueError, OSError) as error:
         log(f"error: {first_line(error)}")
         return 1
@@ -91,4 +89,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(SearchFolder(sys.argv[1]), int(sys.argv[2])))
