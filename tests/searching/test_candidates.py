@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segdistill.config.search import SearchConfig
-from segdistill.config.train import DataConfig, StudentConfig, TeacherConfig, TrainConfig
+from segdistill.config.train import DataConfig, ObjectiveConfig, StudentConfig, TeacherConfig, TrainConfig
 from segdistill.searching import candidates as module
 from segdistill.searching.candidates import Candidate, input_sizes, list_candidates, read_candidates
 
@@ -69,11 +69,8 @@ def test_the_teachers_own_network_is_a_candidate_where_it_can_be_trained(run: Pa
         (TeacherConfig(spec=[str(run), str(run)]), "several networks"),
         (TeacherConfig(spec="timm:resnet18", features_only=True), "without a head"),
     ]:
-        config = {"recipe_config": replace(recipe, teacher=teacher), "sizes": [1.0]}
-        if teacher.features_only:
-            config["recipe_config"] = TrainConfig.__new__(TrainConfig)
-            object.__setattr__(config["recipe_config"], "teacher", teacher)
-        _, left_out = listed(families=["teacher", "dsunet"], **config)
+        config = replace(recipe, teacher=teacher, objective=ObjectiveConfig(alpha=1.0, beta=0.0))
+        _, left_out = listed(families=["teacher", "dsunet"], sizes=[1.0], recipe_config=config)
         assert any(reason in text for text in left_out.values())
 
 
