@@ -65,10 +65,14 @@ def trust_candidates(folder: SearchFolder) -> None:
 
 
 def stop_with_parent() -> None:
-    """End this process as on SIGTERM, with its state saved, once the process that started it is gone."""
+    """End this process as on SIGTERM, with its state saved, once the process that started it is gone.
+
+    The pipe is read without `sys.stdin`, whose lock a loader process that is forked meanwhile would wait for.
+    """
+    pipe = sys.stdin.fileno()
 
     def wait() -> None:
-        sys.stdin.read()
+        os.read(pipe, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
