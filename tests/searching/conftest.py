@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from segdistill.config.search import SearchConfig
-from segdistill.config.train import TeacherConfig
+from segdistill.config.train import OptimConfig, TeacherConfig
 from segdistill.config.yaml import to_yaml
 from segdistill.searching.folder import SearchFolder, Session
 from segdistill.searching.recipes import read_recipe
@@ -22,17 +22,17 @@ Settings = Callable[..., SearchConfig]
 def settings(tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path) -> Settings:
     """Makes the settings of a tiny search into a folder; fields can be replaced."""
     root = tmp_path_factory.mktemp("search")
-    recipe = configure(root / "unused", steps=4, evaluate_every=2)
+    recipe = configure(root / "unused", steps=8, evaluate_every=8, optim=OptimConfig(lr=2e-2))
     teacher = TeacherConfig(spec=str(run), cache=str(root / "cache"))
     (root / "recipe.yaml").write_text(to_yaml(replace(recipe, teacher=teacher)))
     (root / "candidates.yaml").write_text(
-        "- {spec: dsunet, width: 0.03, stride: 4, sizes: [16, 32, 48, 64, 80]}\n"
+        "- {spec: dsunet, width: 0.1, stride: 4, sizes: [16, 32, 48, 64, 80]}\n"
     )
 
     def make(out: Path, **changes: Any) -> SearchConfig:
         given: dict[str, Any] = {
             "latency": "10s", "size": 32, "sizes": [1.0], "recipe": str(root / "recipe.yaml"), "families": [],
-            "candidates": str(root / "candidates.yaml"), "steps": 2, "choose_share": 0.3, "repeats": 3,
+            "candidates": str(root / "candidates.yaml"), "steps": 8, "choose_share": 0.3, "repeats": 3,
             "jobs": 2, "device": "cpu", "max_loss": 50.0, "out": str(out),
         }  # fmt: skip
         return SearchConfig(**given | changes)

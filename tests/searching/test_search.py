@@ -1,5 +1,6 @@
 """A search as a whole: its rungs, its resumption after kills, sharing, another machine, its end."""
 
+import contextlib
 import json
 import os
 import random
@@ -54,7 +55,8 @@ class ForkedWorker:
         code = 3
         try:
             for pipe in ForkedWorker.pipes:
-                os.close(pipe)
+                with contextlib.suppress(OSError):  # closed already
+                    os.close(pipe)
             sys.stdin = os.fdopen(read)
             logs = folder.path / "logs"
             logs.mkdir(exist_ok=True)
@@ -121,8 +123,8 @@ def straight(measured: Path, tmp_path_factory: pytest.TempPathFactory, settings:
 
 def test_rungs_halve_and_double(straight: SearchFolder) -> None:
     assert [(len(rung.members), rung.steps, rung.final) for rung in straight.rungs()] == [
-        (5, 2, False),
-        (3, 4, False),
+        (5, 8, False),
+        (3, 16, False),
         (2, 0, True),
     ]
     first, second, final = straight.rungs()
@@ -131,9 +133,9 @@ def test_rungs_halve_and_double(straight: SearchFolder) -> None:
     for key in second.members:
         run = straight.run(second, key)
         steps, evaluations = run.history()
-        assert [record["step"] for record in steps] == [1, 2, 3, 4]
-        assert [record["step"] for record in evaluations] == [2, 4]
-        assert run.config.steps == 4
+        assert [record["step"] for record in steps] == [*range(1, 17)]
+        assert [record["step"] for record in evaluations] == [8, 16]
+        assert run.config.steps == 16
     assert straight.run(final, final.members[0]).config.optim.schedule == "cosine"
 
 
@@ -217,6 +219,43 @@ def test_two_processes_share_a_search(
             folder = planned.path / ("finals" if rung.final else "runs") / key
             times = sum(key in each.members and each.final == rung.final for each in planned.rungs())
             assert logs.count(f"the run folder is {folder}\n") == times
+
+
+def test_workers_that_do_nothing_are_no_endless_loop(
+    planned: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: SearchFolder, rung: Rung) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(module, "start_worker", broken)
+    rung = first_rung(planned.plan["members"], 8)
+    planned.begin_rung(rung)
+    with pytest.raises(ValueError, match=r"ended with 3 before it trained anything"):
+        module.train_members(planned, rung, Session(planned), 1)
+
+
+FORK = """
+import multiprocessing, time
+from segdistill.searching.worker import stop_with_parent
+stop_with_parent()
+time.sleep(0.5)
+child = multiprocessing.get_context("fork").Process(target=int)
+child.start()
+child.join(60)
+print(child.exitcode, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_forks_loaders_and_ends_with_the_process_that_started_it() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"0\n"
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("moment", range(2))
@@ -343,5 +382,5 @@ def test_a_budget_that_nothing_meets_names_the_fastest_before_any_training(
     shutil.copytree(measured / "latency", folder.exports)
     assert cli.main(arguments(config)) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "no candidate meets the budget (latency 0.001us): the fastest is dsunet-w0.03-s4-16 with" in line
+    assert "no candidate meets the budget (latency 0.001us): the fastest is dsunet-w0.1-s4-" in line
     assert not (folder.path / "runs").exists()

@@ -100,7 +100,7 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
     return {
         "kind": "segdistill search 1",
         "settings": folder.config.fixed,
-        "recipe_steps": final.steps or folder.recipe.steps,
+        "recipe_steps": folder.run(final, chosen).history()[0][-1]["step"],
         "machine": read_json(folder.latency_file)["machine"],
         "student": str(folder.run(final, chosen)),
         "chosen": chosen,

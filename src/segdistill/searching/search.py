@@ -361,6 +361,11 @@ def _note_deaths(
             )
     for worker in ended:
         key = folder.claimed_by(worker.pid)
+        if worker.returncode and key is None:
+            raise ValueError(
+                f"a process ended with {worker.returncode} before it trained anything: see the newest file of "
+                f"{folder.path / 'logs'}"
+            )
         if worker.returncode == 0 or key is None or folder.result(rung, key) is not None:
             continue
         deaths[key] = deaths.get(key, 0) + 1
