@@ -190,7 +190,7 @@ def train_rungs(folder: SearchFolder, session: Session, config: SearchConfig) ->
     """
     while True:
         with folder.exclusively("rung"):
-            rung = _open_rung(folder, config)
+            rung = open_rung(folder, config)
         if rung is None:
             return
         session.enter("full recipe" if rung.final else f"rung {rung.number + 1}")
@@ -200,7 +200,7 @@ def train_rungs(folder: SearchFolder, session: Session, config: SearchConfig) ->
         train_members(folder, rung, session, count_jobs(config))
 
 
-def _open_rung(folder: SearchFolder, config: SearchConfig) -> Rung | None:
+def open_rung(folder: SearchFolder, config: SearchConfig) -> Rung | None:
     """The rung that is to be trained, begun where the one before has ended; None at the end."""
     rungs, plan, settings = folder.rungs(), folder.plan, folder.config
     if not rungs:
@@ -300,8 +300,11 @@ def _train_members(
     workers: list[subprocess.Popen[bytes]] = []
     deaths: dict[str, int] = {}
     try:
+        shown = -1
         while (done := len(folder.results(rung))) < len(rung.members):
-            show(done)
+            if done != shown:
+                show(done)
+                shown = done
             ended = [worker for worker in workers if worker.poll() is not None]
             workers = [worker for worker in workers if worker not in ended]
             if any(worker.returncode not in (0, None) for worker in ended):
@@ -363,8 +366,8 @@ def _note_deaths(
         key = folder.claimed_by(worker.pid)
         if worker.returncode and key is None:
             raise ValueError(
-                f"a process ended with {worker.returncode} before it trained anything: see the newest file of "
-                f"{folder.path / 'logs'}"
+                f"a process ended with {worker.returncode} before it trained anything: see the newest file "
+                f"of {folder.path / 'logs'}"
             )
         if worker.returncode == 0 or key is None or folder.result(rung, key) is not None:
             continue
