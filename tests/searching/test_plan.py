@@ -77,6 +77,7 @@ def test_time_that_is_spent_ends_the_rungs_and_sets_the_steps_of_the_full_recipe
     assert late is not None
     assert (late.final, late.members) == (True, (keys[11], keys[10]))
     assert late.steps == int(1600.0 / 2.0)  # of the slower of both, which are trained side by side
+    (folder.path / "rungs" / "01.json").unlink()
     assert final_steps(folder, replace(config, jobs=1), late) == int(1600.0 / 4.0)
 
 
