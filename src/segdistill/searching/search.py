@@ -307,6 +307,7 @@ def _train_members(
                 shown = done
             ended = [worker for worker in workers if worker.poll() is not None]
             workers = [worker for worker in workers if worker not in ended]
+            _close_pipes(ended)
             if any(worker.returncode not in (0, None) for worker in ended):
                 _note_deaths(folder, rung, deaths, ended)
             free = _unclaimed(folder, rung)
@@ -316,11 +317,16 @@ def _train_members(
             time.sleep(POLL)
             session.tick()
     finally:
-        for worker in workers:
-            if worker.stdin is not None:
-                worker.stdin.close()  # it ends, with its state saved
+        _close_pipes(workers)  # those that train end, with their state saved
         for worker in workers:
             worker.wait()
+
+
+def _close_pipes(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Close what workers watch."""
+    for worker in workers:
+        if worker.stdin is not None:
+            worker.stdin.close()
 
 
 def _unclaimed(folder: SearchFolder, rung: Rung) -> list[str]:
