@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from segdistill.config.amounts import MILLISECONDS, read_amount
+from segdistill.page.templates import open_template
 from segdistill.reporting.comparison import DASH, Cell, Row, milliseconds
-from segdistill.reporting.pages import open_template
 from segdistill.reporting.style import (
     INK,
     LINE,
@@ -36,7 +36,7 @@ def search_page(record: Record) -> str:
     """
     trained = [candidate for candidate in record["candidates"] if candidate["rung"] is not None]
     curves = learning_curves(record)
-    return open_template("search.html.j2").render(
+    return open_template("segdistill.reporting", "search.html.j2").render(
         version=__version__,
         series=SERIES,
         many=False,

@@ -15,7 +15,8 @@ from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import to_yaml
 from segdistill.console import log, progress
-from segdistill.data.datasets import open_labels, open_validation
+from segdistill.data.datasets import open_validation
+from segdistill.data.formats.table import open_layout
 from segdistill.engine.runtime import find_device, stop_signal
 from segdistill.files import write_atomic
 from segdistill.profiling.device import copy_there, machine_of, read_latencies
@@ -108,7 +109,7 @@ def measure_candidates(folder: SearchFolder, session: Session, elsewhere: str | 
         config, recipe, candidates = folder.config, folder.recipe, folder.candidates
         place = Path(elsewhere) if elsewhere else folder.exports
         place.mkdir(parents=True, exist_ok=True)
-        labels = open_labels(recipe.data.root, recipe.data.layout)
+        labels = open_layout(recipe.data.root, recipe.data.layout).labels
         session.enter("export of candidates")
         with progress() as bar:
             task = bar.add_task("export", total=len({c.network for c in candidates.values()}), numbers="")
@@ -175,7 +176,7 @@ def _estimate_steps(folder: SearchFolder, members: Sequence[str], config: Search
     settings, recipe = folder.config, folder.recipe
     if config.hours is None or (settings.steps and settings.final_steps):
         return {}
-    classes = len(open_labels(recipe.data.root, recipe.data.layout))
+    classes = len(open_layout(recipe.data.root, recipe.data.layout).labels)
     return {
         key: latency.step_seconds(full_recipe(recipe, folder.candidates[key], settings, 0), classes)
         for key in members
