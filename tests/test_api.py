@@ -22,11 +22,12 @@ def test_public_names_are_pinned() -> None:
         "Architecture", "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
         "EvaluationDataConfig",
         "ExportConfig", "LabelConfig", "LoadConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig",
-        "RuntimeConfig",
+        "RuntimeConfig", "SearchConfig",
         "ServeConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "VerifyConfig",
         "__version__", "benchmark",
         "build_model", "cache", "compare", "evaluate", "export", "fuse",
-        "keep_freed_memory", "label", "load", "load_student", "predict", "report", "serve", "train", "verify",
+        "keep_freed_memory", "label", "load", "load_student", "predict", "report", "search", "serve", "train",
+        "verify",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
     assert dir(segdistill) == sorted(segdistill.__all__)

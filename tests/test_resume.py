@@ -239,6 +239,41 @@ def test_a_resumed_run_must_have_the_same_settings(configure: Any, run: Path) ->
         api.train(configure(run, batch=6), resume=True, report=False)
 
 
+def test_a_run_at_a_constant_rate_may_be_given_more_steps(tmp_path: Path, configure: Any) -> None:
+    rate = OptimConfig(lr=5e-3, schedule="constant", warmup=2, ema=0.9)
+    straight = api.train(configure(tmp_path / "straight", optim=rate, steps=12), report=False)
+    longer = tmp_path / "longer"
+    api.train(configure(longer, optim=rate), report=False)
+    api.train(configure(longer, optim=rate, steps=12), resume=True, report=False)
+    assert RunFolder(longer).config.steps == 12
+    theirs = dict(leaves(state(Path(straight))))
+    assert {name for name, value in leaves(state(longer)) if not equal(value, theirs[name])} == set()
+    with pytest.raises(ValueError, match=r"other settings: steps 12 -> 6"):
+        api.train(configure(longer, optim=rate), resume=True, report=False)
+
+
+def equal(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"progressive": [(0.5, 16)]},
+        {"objective": ObjectiveConfig(alpha=(1.0, 0.5))},
+        {"evaluate_every": 4},
+    ],
+    ids=["cosine", "progressive", "a weight that changes", "an evaluation at the end alone"],
+)
+def test_steps_that_others_depend_on_stay(tmp_path: Path, configure: Any, changes: dict[str, Any]) -> None:
+    rate = OptimConfig(schedule="constant" if changes else "cosine")
+    config = configure(tmp_path / "run", **{"optim": rate, "steps": 6, **changes})
+    api.train(config, report=False)
+    with pytest.raises(ValueError, match=r"other settings: steps 6 -> 12"):
+        api.train(replace(config, steps=12), resume=True, report=False)
+
+
 # That it does not go on with a broken loss
 
 

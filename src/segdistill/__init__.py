@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ServeConfig,
     )
     from segdistill.config.evaluate import CompareConfig, EvaluateConfig, EvaluationDataConfig
+    from segdistill.config.search import SearchConfig
     from segdistill.config.train import (
         AugmentConfig,
         DataConfig,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
+    from segdistill.searching.search import search
 
 __all__ = [
     "Architecture",
@@ -68,6 +70,7 @@ __all__ = [
     "OptimConfig",
     "PredictConfig",
     "RuntimeConfig",
+    "SearchConfig",
     "ServeConfig",
     "StudentConfig",
     "TeacherConfig",
@@ -87,6 +90,7 @@ __all__ = [
     "load_student",
     "predict",
     "report",
+    "search",
     "serve",
     "train",
     "verify",
@@ -108,6 +112,8 @@ _MODULES = {
         "TeacherConfig", "TrainConfig",
     ),
     "engine.runtime": ("keep_freed_memory",),
+    "config.search": ("SearchConfig",),
+    "searching.search": ("search",),
     "models.fused": ("fuse",),
     "models.zoo": ("build_model",),
 }  # fmt: skip

@@ -47,6 +47,7 @@ from segdistill.models.hub_runs import run_folder
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
+from segdistill.profiling.device import copy_there, measure_elsewhere
 from segdistill.rechecking import verify_again as verify_again
 from segdistill.reporting.examples import examples_or_reason
 from segdistill.reporting.records import TEACHER, read_records, run_names
@@ -337,13 +338,20 @@ def benchmark(
         config: forms, precisions, input, threads, repeats. Settings by name (`size=512`) win over it.
 
     Returns:
-        See `segdistill.profiling.benchmark.measure`.
+        See `segdistill.profiling.benchmark.measure`; with `device_file`, before that is there, `waiting_for`
+        it alone.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: a target cannot be measured as asked.
     """
     config = with_keywords(BenchmarkConfig, config, settings)
+    if config.device_file is not None:
+        found = measure_elsewhere([str(target) for target in targets], config)
+        if found is None:
+            log(copy_there(Path(config.device_file).parent))
+            return Benchmark(waiting_for=config.device_file)
+        return Benchmark(found)
     log(f"Measuring {counted(len(targets), 'network')}, {counted(config.repeats, 'time')} each, in turns")
     with progress() as bar:
         task = bar.add_task("benchmark", total=config.warmup + config.repeats, numbers="")

@@ -18,6 +18,7 @@ from segdistill.cli_checks import (
     check_predict,
     check_run,
     check_scoring,
+    check_search,
     check_train,
     check_training,
     check_verify,
@@ -36,6 +37,7 @@ from segdistill.cli_runs import (
     run_pack,
     run_predict,
     run_push,
+    run_search,
     run_serve,
     run_train,
     run_verify,
@@ -57,6 +59,7 @@ from segdistill.config.evaluate import (
     EvaluateConfig,
 )
 from segdistill.config.mistakes import usage_error
+from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Verb, expand, make_parser, read_options
 from segdistill.config.verify import VerifyConfig
@@ -160,6 +163,28 @@ VERBS = {
             "--replay": {"help": REPLAY, **TEXT},
         },
         first=TRAIN_FIRST,
+    ),
+    "search": Verb(
+        help="find, train and export the best student within a budget of latency",
+        run=run_search,
+        check=check_search,
+        settings=SearchConfig,
+        first={
+            "--data": "mydata",
+            "--teacher": "mynet.py:teacher",
+            "--latency": "10ms",
+            "--memory": "200MB",
+            "--file_size": "8MB",
+            "--runtime": "openvino",
+            "--precision": "int8",
+            "--size": "320",
+            "--threads": "2",
+            "--recipe": "configs/voc-animals-lite0.yaml",
+            "--encoders": "'{mobilenetv3_small_100: imagenet}'",
+            "--hours": "2",
+            "--latency_on": "device",
+            "--out": "runs/search",
+        },
     ),
     "cache": Verb(
         help="compute the teacher's outputs of all training images ahead of a training",

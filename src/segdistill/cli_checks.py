@@ -32,6 +32,17 @@ def check_training(options: Options) -> None:
     paths.require_paths([config.teacher.weights])
 
 
+def check_search(options: Options) -> None:
+    config = options.settings
+    if not config.latency:
+        raise ValueError("name the budget with --latency, such as --latency 10ms")
+    if config.data.root:
+        open_training_layout(config.data)
+    check_networks(*config.teacher.specs)
+    files = [weights for weights in config.encoders.values() if weights != "imagenet"]
+    paths.require_paths([config.recipe, config.candidates, config.teacher.weights, *files])
+
+
 def check_scoring(options: Options) -> None:
     check_networks(options.target)
     check_images(options.settings.data)

@@ -47,6 +47,12 @@ def _replay(file: str) -> Result:
     return printable(found)
 
 
+def run_search(options: Options) -> Result:
+    from segdistill.searching.search import search
+
+    return search(options.settings)
+
+
 def run_evaluate(options: Options) -> Result:
     from segdistill.console import console
     from segdistill.reporting.tables import score_table
@@ -135,6 +141,8 @@ def run_benchmark(options: Options) -> Result:
     from segdistill.reporting.tables import benchmark_lines, benchmark_table
 
     record = segdistill.benchmark(options.targets, options.settings)
+    if "entries" not in record:
+        return record
     console.print(benchmark_table(record))
     for line in benchmark_lines(record):
         log(line)

@@ -71,7 +71,9 @@ class Comparison(dict[str, Any]):
 class Benchmark(dict[str, Any]):
     """What `benchmark` returns; a notebook shows it as a table."""
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
+        if "entries" not in self:
+            return None
         return as_html(benchmark_table(self), *benchmark_lines(self))
 
 

@@ -1,6 +1,7 @@
 """The settings of `segdistill predict`, `label`, `export`, `push`, `benchmark` and `serve`."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Literal
 
 from segdistill.config.evaluate import EvaluationDataConfig, Provider
@@ -223,6 +224,9 @@ class BenchmarkConfig:
     """Of .onnx files: onnxruntime's cpu, cuda, tensorrt or directml; null takes cuda, else cpu."""
     device: str = "cpu"
     """cpu or cuda; exported files are run on the CPU, .onnx files by their provider."""
+    device_file: str | None = None
+    """FOLDER/measured.json of another machine. Until it is there, FOLDER gets the files and a script,
+    measure.py, which writes it there with Python, NumPy and the runtime alone."""
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -250,6 +254,11 @@ class BenchmarkConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(self.classes >= 2, "classes", self.classes, "2 or more")
         require(self.device in {"cpu", "cuda"}, "device", self.device, "cpu or cuda")
+        file = self.device_file
+        require(file is None or PurePath(file).name == "measured.json", "device_file", file,
+                "null, or a file called measured.json")  # fmt: skip
+        require(file is None or len(self.precisions) == 1, "precisions", self.precisions,
+                "one precision with device_file")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -351,6 +351,30 @@ class TrainConfig:
         require(not (self.teacher.features_only and largest(beta)), "objective.beta", beta,
                 "0 where teacher.features_only is true: there are no logits for the soft loss")  # fmt: skip
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether no step depends on how many follow, so that a run may be resumed with more `steps`.
+
+        Such a run has the weights of one that had as many from the beginning.
+        """
+        objective = self.objective
+        options = [v for loss in objective.losses.values() if isinstance(loss, dict) for v in loss.values()]
+        values = (
+            objective.alpha,
+            objective.beta,
+            objective.temperature,
+            *objective.losses.values(),
+            *options,
+        )
+        return (
+            self.optim.schedule == "constant"
+            and not self.progressive
+            and self.quantize is None
+            and not any(isinstance(value, tuple | list) for value in values)
+            and bool(self.steps and self.evaluate_every)
+            and self.steps % self.evaluate_every == 0
+        )
+
     def _check_batch(self) -> None:
         """Every micro-batch has images, and where both kinds of images are mixed, some of both."""
         share, steps = self.data.unlabelled_share, self.optim.accumulate

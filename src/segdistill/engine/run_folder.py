@@ -253,8 +253,12 @@ class RunFolder:
     def _check_content(self, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
         require_writable(self.path, resume=resume, overwrite=overwrite)
         if resume:
-            changed = differences(asdict(load(TrainConfig, self.config_file)), asdict(config))
-            changed = [line for line in changed if line.split()[0] not in MAY_CHANGE]
+            before = load(TrainConfig, self.config_file)
+            may_change = MAY_CHANGE | (
+                {"steps"} if before.open_ended and config.steps > before.steps else set()
+            )
+            changed = differences(asdict(before), asdict(config))
+            changed = [line for line in changed if line.split()[0] not in may_change]
             if changed:
                 raise ValueError(f"{self.path} was started with other settings: {'; '.join(changed)}")
 
@@ -286,7 +290,7 @@ class RunFolder:
         self._check_content(config, resume=resume, overwrite=overwrite)
         if overwrite:
             self._empty()
-        if not resume:
+        if not resume or load(TrainConfig, self.config_file).steps != config.steps:
             write_atomic(self.config_file, to_yaml(config))
         remove_temporaries(self.path)
         write_atomic(self.environment_file, _to_json(environment(accelerator)))

@@ -130,6 +130,21 @@ def write_checked(
     return Exported(path=path, record=record, network=written, pair=pair)
 
 
+def write_unchecked(
+    network: TrainedNetwork, path: Path, config: ExportConfig, calibration: Sequence[Tensor] = ()
+) -> None:
+    """Write a network to `path` without comparing anything: to measure one that is not trained.
+
+    Args, raises: see `export`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
+        _write(network, draft, make_card(network, config), config, calibration)
+        for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):  # the network itself last
+            file.replace(path.with_name(file.name))
+
+
 def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
     """What the file will say of itself.
 

@@ -151,6 +151,15 @@ def test_the_option_and_the_description_exclude_each_other(every_layout: Make) -
         open_training_layout(config)
 
 
+def test_a_larger_share_holds_out_a_part_of_what_is_left(every_layout: Make) -> None:
+    root = every_layout(IDS, val=0.3)
+    config = DataConfig(root=str(root), val_share=0.6)
+    further, val = {*open_validation(config).ids}, {*open_dataset(root, "val").ids}
+    assert further
+    assert not further & val
+    assert further < {*open_dataset(root, "train").ids}
+
+
 @pytest.mark.parametrize("every_layout", ["folders"], indirect=True)
 def test_folders_without_a_split_are_divided(every_layout: Make) -> None:
     root = every_layout(IDS)

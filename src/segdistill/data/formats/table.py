@@ -86,7 +86,7 @@ def open_training_layout(config: DataConfig) -> Layout:
         ValueError: training and validation would read the same images.
     """
     layout = open_layout(config.root, config.layout)
-    if config.val_share and layout.division.val:
+    if 0 < config.val_share <= layout.division.val:  # a larger one holds out a part of what is left
         raise ValueError(
             f"data.val_share is {config.val_share}, but the description in {layout.root} holds images out "
             f"already (`val: {layout.division.val}`): use one of the two"

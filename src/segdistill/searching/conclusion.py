@@ -1,0 +1,163 @@
+"""What a search ends with: the student, its file and certificate, the front, and what all of it took."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from segdistill import api
+from segdistill.config.deploy import ExportConfig
+from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.console import log, warn
+from segdistill.engine.run_folder import RunFolder
+from segdistill.files import read_json, write_atomic
+from segdistill.models.exported import FORMATS
+from segdistill.reporting.search_page import search_page
+from segdistill.searching import halving
+from segdistill.searching.folder import Rung, SearchFolder, Session
+from segdistill.searching.latency import interval_text
+
+Record = dict[str, Any]
+
+
+def conclude(folder: SearchFolder, session: Session) -> Record:
+    """Export the best of the last two, score both on the validation split, and write the report.
+
+    Raises:
+        ValueError: none of the two could be exported.
+    """
+    if folder.result_file.is_file():
+        return summary(folder, read_json(folder.result_file))
+    final = folder.rungs()[-1]
+    ranked = halving.ranking(folder.results(final))
+    exports: dict[str, Record] = {}
+    chosen = None
+    for key in ranked:  # the second one only where the first cannot be exported
+        try:
+            exports[key] = export_student(folder, folder.run(final, key))
+            chosen = key
+            break
+        except ValueError as error:
+            warn(f"{key} is not exported: {error}")
+            exports[key] = {"error": str(error)}
+    if chosen is None:
+        raise ValueError("; ".join(str(record["error"]) for record in exports.values()))
+    validation = {key: score_validation(folder, folder.run(final, key)) for key in ranked}
+    session.tick()
+    record = describe(folder, final, chosen) | {"export": exports, "validation": validation}
+    write_atomic(folder.report_file, search_page(record))
+    folder.write(folder.result_file, record)
+    return summary(folder, record)
+
+
+def export_student(folder: SearchFolder, run: RunFolder) -> Record:
+    """Write the file of a trained student with its certificate; returns what is told of it."""
+    config, data = folder.config, folder.recipe.data
+    file = run.path / f"model{FORMATS[config.runtime].suffix}"
+    settings = ExportConfig(
+        format=config.runtime,
+        quantize="int8" if config.precision == "int8" else None,
+        out=str(file),
+        data=EvaluationDataConfig(root=data.root, layout=data.layout, split=data.val_split, workers=0),
+        max_loss=config.max_loss,
+    )
+    record = dict(api.export(run.path, settings))
+    certificate = read_json(file.with_name(f"{file.name}.certificate.json"))
+    return {
+        "file": str(file), "bytes": record["bytes"],
+        "certificate": str(file.with_name(f"{file.name}.certificate.html")),
+        "verdict": certificate["verdict"]["text"],
+    }  # fmt: skip
+
+
+def score_validation(folder: SearchFolder, run: RunFolder) -> float | None:
+    """Mean IoU on the validation split, which no choice was made on."""
+    data = folder.recipe.data
+    settings = EvaluateConfig(
+        data=EvaluationDataConfig(root=data.root, layout=data.layout, split=data.val_split, workers=0),
+        device=folder.config.device,
+        out=str(run.path / "validation.json"),
+    )
+    return api.evaluate(run.path, settings)["miou"]
+
+
+def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
+    """Everything about a search, as JSON values."""
+    rungs = folder.rungs()
+    results = [folder.results(rung) for rung in rungs]
+    reached: dict[str, int] = {}
+    scores: dict[str, float] = {}
+    for rung, found in zip(rungs, results, strict=True):
+        for key, result in found.items():
+            reached[key] = rung.number
+            if "failed" not in result:
+                scores[key] = result["miou"]
+    latencies = folder.latencies
+    points = {key: (latencies[key]["median_ms"], score) for key, score in scores.items()}
+    front = halving.pareto_front(points)
+    plan = folder.plan
+    reasons = {entry["name"]: entry["reason"] for entry in plan["left_out"]}
+    failures = {k: r["failed"] for found in results for k, r in found.items() if "failed" in r}
+    return {
+        "kind": "segdistill search 1",
+        "settings": folder.config.fixed,
+        "recipe_steps": folder.run(final, chosen).history()[0][-1]["step"],
+        "machine": read_json(folder.latency_file)["machine"],
+        "student": str(folder.run(final, chosen)),
+        "chosen": chosen,
+        "candidates": [
+            latencies[key]
+            | {
+                "key": key, "family": candidate.family, "size": candidate.size,
+                "rung": reached.get(key), "miou": scores.get(key),
+                "reason": failures.get(key) or reasons.get(key) or latencies[key]["reason"],
+            }
+            for key, candidate in folder.candidates.items()
+        ],
+        "left_out": folder.left_out,
+        "rungs": [
+            {
+                "steps": rung.steps, "final": rung.final, "members": list(rung.members),
+                "results": found, "seconds": sum(result["seconds"] for result in found.values()),
+            }
+            for rung, found in zip(rungs, results, strict=True)
+        ],
+        "correlations": halving.correlations([_scores(found) for found in results if len(found) > 2]),
+        "curves": {key: _curve(folder, rungs, key) for key in reached},
+        "spent": folder.spent(),
+        "front": front,
+        "commands": {key: train_command(folder, key) for key in front},
+    }  # fmt: skip
+
+
+def _scores(results: Mapping[str, Record]) -> dict[str, float]:
+    return {key: result["miou"] for key, result in results.items() if "failed" not in result}
+
+
+def _curve(folder: SearchFolder, rungs: list[Rung], key: str) -> list[tuple[int, float]]:
+    """Steps and mean IoU of a candidate's evaluations in the rungs of short trainings."""
+    first = next((rung for rung in rungs if key in rung.members and not rung.final), None)
+    if first is None:
+        return []
+    _, evaluations = folder.run(first, key).history()
+    return [(record["step"], record["miou"]) for record in evaluations if record.get("miou") is not None]
+
+
+def train_command(folder: SearchFolder, key: str) -> str:
+    """What trains a candidate with the full recipe."""
+    return f"segdistill train --config {shlex.quote(str(folder.path / 'recipes' / f'{key}.yaml'))}"
+
+
+def summary(folder: SearchFolder, record: Record) -> Record:
+    """The result for machines, shown to people too."""
+    chosen = record["chosen"]
+    found = next(candidate for candidate in record["candidates"] if candidate["key"] == chosen)
+    exported, miou = record["export"][chosen], record["validation"][chosen]
+    score = "no score" if miou is None else f"mean IoU {miou:.4f} on the validation split"
+    log(f"The student is {chosen}: {score}, {interval_text(found)}, {exported['bytes'] / 1e6:.1f} MB")
+    log(f"Its file is {exported['file']}; {exported['verdict']}")
+    log(f"The report is {folder.report_file}")
+    return {
+        "out": str(folder), "student": record["student"], "file": exported["file"],
+        "certificate": exported["certificate"], "candidate": chosen, "miou": miou,
+        "latency_ms": found["median_ms"], "report": str(folder.report_file),
+    }  # fmt: skip

@@ -1,0 +1,217 @@
+"""Which candidates are within the budget: each is exported and measured before anything is trained."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segdistill.config.deploy import ExportConfig
+from segdistill.config.search import SearchConfig
+from segdistill.config.train import TrainConfig
+from segdistill.console import log, warn
+from segdistill.data.datasets import open_training
+from segdistill.data.labels import LabelSet
+from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.exporting.export import write_unchecked
+from segdistill.exporting.quantize import calibration_images
+from segdistill.files import first_line, read_json, write_atomic
+from segdistill.models.exported import FORMATS
+from segdistill.models.trained import TrainedNetwork
+from segdistill.models.zoo import build_model, input_statistics, output_classes
+from segdistill.profiling.benchmark import file_bytes
+from segdistill.profiling.device import Job, JobSettings, Latency, write_jobs
+from segdistill.profiling.timing import count_parameters
+from segdistill.searching.candidates import Candidate, without_weights
+
+Record = dict[str, Any]
+
+CALIBRATION_IMAGES = 8
+"""Images that the ranges of an int8 network without training come from: they decide no latency."""
+
+STEP_IMAGES = 2
+"""Images of the pass that the time of a training step is estimated from."""
+
+
+def export_candidates(
+    candidates: Mapping[str, Candidate], labels: LabelSet, recipe: TrainConfig, config: SearchConfig,
+    folder: Path, advance: Callable[[], None],
+) -> dict[str, Record]:  # fmt: skip
+    """Write a file of each network, with random weights, into a folder; what is there already is kept.
+
+    Returns:
+        By network `file`, `bytes` and `parameters`, or the `error` that it cannot be exported with.
+
+    Raises:
+        ValueError: the runtime, or what writes its files, is not installed.
+    """
+    form = FORMATS[config.runtime]
+    form.import_runtime()
+    settings = ExportConfig(format=config.runtime, quantize="int8" if config.precision == "int8" else None)
+    images: list[Tensor] = []
+    if config.precision == "int8":
+        images = calibration_images(open_training(recipe.data), CALIBRATION_IMAGES, config.size)
+    found: dict[str, Record] = {}
+    for candidate in candidates.values():
+        name = candidate.network
+        if name in found:
+            continue
+        path, beside = folder / f"{name}{form.suffix}", folder / f"{name}.record.json"
+        if beside.is_file():
+            found[name] = read_json(beside)
+        else:
+            try:
+                found[name] = _export(candidate, labels, path, settings, images)
+                write_atomic(beside, json.dumps(found[name]) + "\n")
+            except OSError:
+                raise  # a full disk is not its fault
+            except Exception as error:  # networks and converters raise nearly anything
+                found[name] = {"error": f"cannot be exported: {first_line(error)[:300]}"}
+                warn(f"{name} {found[name]['error']}")
+        advance()
+    return found
+
+
+def _export(
+    candidate: Candidate, labels: LabelSet, path: Path, settings: ExportConfig, images: Sequence[Tensor]
+) -> Record:
+    """Write the file of a network; returns what is known of it."""
+    network = untrained(candidate, labels)
+    write_unchecked(network, path, settings, images)
+    return {
+        "file": path.name,
+        "bytes": file_bytes(str(path)),
+        "parameters": count_parameters(network.module),
+    }
+
+
+def untrained(candidate: Candidate, labels: LabelSet) -> TrainedNetwork:
+    """The network of a candidate with random weights.
+
+    Raises:
+        ValueError: it cannot be built, or does not give one logit per class.
+    """
+    student = without_weights(candidate.student)
+    torch.manual_seed(0)
+    module = build_model(student, len(labels))
+    outputs = output_classes(module, student.spec)
+    if outputs != len(labels):
+        raise ValueError(f"it gives {outputs} logits for {len(labels)} classes")
+    mean, std = input_statistics(module)
+    return TrainedNetwork(
+        module, labels, candidate.network, mean=mean or IMAGENET_MEAN, std=std or IMAGENET_STD,
+        size=candidate.size,
+    )  # fmt: skip
+
+
+def write_measurement(
+    candidates: Mapping[str, Candidate],
+    exported: Mapping[str, Record],
+    config: SearchConfig,
+    folder: Path,
+) -> None:
+    """Put the list of what is measured, and the script, beside the files; the first one is the reference."""
+    jobs = [
+        Job(name=key, file=exported[candidate.network]["file"], shape=(1, candidate.size, candidate.size, 3))
+        for key, candidate in candidates.items()
+        if "error" not in exported[candidate.network]
+    ]
+    if not jobs:
+        reason = next(iter(exported.values()))["error"]
+        raise ValueError(f"no candidate could be exported; the first {reason}")
+    settings = JobSettings(
+        runtime=config.runtime, precision=config.precision, threads=config.threads, repeats=config.repeats
+    )
+    write_jobs(folder, jobs, jobs[0], settings)
+
+
+def judge(
+    candidates: Mapping[str, Candidate], exported: Mapping[str, Record], measured: Mapping[str, Latency],
+    config: SearchConfig,
+) -> dict[str, Record]:  # fmt: skip
+    """What is known of each candidate before training, with its `verdict`: within, over or failed.
+
+    Over the budget of latency is what lies above it with the whole interval of its median.
+    """
+    found = {}
+    for key, candidate in candidates.items():
+        network = exported[candidate.network]
+        latency = measured.get(key, Latency(error=network.get("error")))
+        record = {"parameters": network.get("parameters"), "file_bytes": network.get("bytes")} | vars(latency)
+        found[key] = record | _verdict(record, config)
+    return found
+
+
+def _verdict(record: Record, config: SearchConfig) -> Record:
+    if record["error"] is not None:
+        return {"verdict": "failed", "reason": record["error"]}
+    if record["low_ms"] > config.most_milliseconds:
+        return {"verdict": "over", "reason": f"latency {interval_text(record)}"}
+    measured = {"memory": record["peak_bytes"], "file_size": record["file_bytes"]}
+    for name, most in config.most_bytes.items():
+        if measured[name] is None:
+            raise ValueError(f"{name} is {getattr(config, name)}, but this system does not tell it")
+        if measured[name] > most:
+            text = f"{name.replace('_', ' ')} {measured[name] / 1e6:.1f} MB"
+            return {"verdict": "over", "reason": text}
+    return {"verdict": "within", "reason": ""}
+
+
+def interval_text(record: Mapping[str, Any]) -> str:
+    """A latency with its interval."""
+    return f"{record['median_ms']:.2f} ms ({record['low_ms']:.2f} to {record['high_ms']:.2f})"
+
+
+def require_some(found: Mapping[str, Record], config: SearchConfig) -> None:
+    """Raise a `ValueError` that names the fastest candidate, unless one is within the budget."""
+    if any(record["verdict"] == "within" for record in found.values()):
+        return
+    measured = {key: record for key, record in found.items() if record["error"] is None}
+    if not measured:
+        reason = next(iter(found.values()))["reason"]
+        raise ValueError(f"no candidate could be measured; the first: {reason}")
+    fastest = min(measured, key=lambda key: measured[key]["median_ms"])
+    limits = {"latency": config.latency, "memory": config.memory, "file_size": config.file_size}
+    budget = ", ".join(f"{name} {text}" for name, text in limits.items() if text is not None)
+    raise ValueError(
+        f"no candidate meets the budget ({budget}): the fastest is {fastest} with "
+        f"{interval_text(measured[fastest])}, {measured[fastest]['file_bytes'] / 1e6:.1f} MB; allow more, or "
+        "try a smaller --size"
+    )
+
+
+def choose_members(
+    candidates: Mapping[str, Candidate], found: Mapping[str, Record], most: int
+) -> tuple[list[str], list[str]]:
+    """Which candidates within the budget are trained, the most wanted first, and which are not.
+
+    Of each family in turn the slowest one: within one, more arithmetic mostly gives better scores.
+    """
+    families: dict[str, list[str]] = {}
+    within = [key for key in candidates if found[key]["verdict"] == "within"]
+    for key in sorted(within, key=lambda key: (-found[key]["median_ms"], key)):
+        families.setdefault(candidates[key].family, []).append(key)
+    order: list[str] = []
+    while any(families.values()):
+        order += [keys.pop(0) for keys in families.values() if keys]
+    return order[:most], order[most:]
+
+
+def step_seconds(config: TrainConfig, classes: int) -> float:
+    """Estimated seconds of one training step of a student on one thread: forward and backward pass."""
+    student = without_weights(config.student)
+    torch.manual_seed(0)
+    network = build_model(student, classes).train()
+    image = torch.randn(STEP_IMAGES, 3, config.size, config.size)
+    target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long)
+    seconds = 0.0
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        torch.autograd.backward(F.cross_entropy(network(image), target))
+        seconds = time.perf_counter() - started
+    log(f"One step of {student.spec} takes about {seconds * config.batch / STEP_IMAGES:.2f} s")
+    return seconds * config.batch / STEP_IMAGES

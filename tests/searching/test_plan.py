@@ -1,0 +1,134 @@
+"""How a time becomes candidates and steps, and when the rungs end."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdistill.config.search import SearchConfig
+from segdistill.config.train import DataConfig
+from segdistill.searching import latency
+from segdistill.searching.folder import SearchFolder, Session
+from segdistill.searching.halving import first_rung
+from segdistill.searching.recipes import full_recipe, read_recipe, rung_recipe
+from segdistill.searching.search import final_steps, find_candidates, make_plan, open_rung
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def config(shapes: Path, tmp_path: Path) -> SearchConfig:
+    return SearchConfig(
+        data=DataConfig(root=str(shapes)), latency="10ms", size=64, sizes=[1.0], families=["dsunet"], jobs=2,
+        choose_share=0.3, device="cpu", out=str(tmp_path / "search"),
+    )  # fmt: skip
+
+
+def measured(config: SearchConfig) -> SearchFolder:
+    """A folder in which all twelve candidates are within the budget, each slower than the one before."""
+    folder = SearchFolder(config.out)
+    folder.prepare(config, read_recipe(config))
+    find_candidates(folder, Session(folder))
+    records = {
+        key: {"median_ms": 1.0 + number, "verdict": "within"} for number, key in enumerate(folder.candidates)
+    }
+    folder.write(folder.latency_file, {"machine": "m", "candidates": records})
+    return folder
+
+
+def test_a_short_time_leaves_candidates_out(config: SearchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "step_seconds", lambda config, classes: 1.0)
+    config = replace(config, hours=0.25)
+    folder = measured(config)
+    make_plan(folder, Session(folder), config)
+    plan = folder.plan
+    assert 2 < len(plan["members"]) < 12
+    assert plan["steps"] >= 50
+    assert plan["members"] == [*reversed(folder.candidates)][: len(plan["members"])]
+    assert {entry["reason"] for entry in plan["left_out"]} == {"no time within --hours"}
+    assert len(plan["left_out"]) + len(plan["members"]) == 12
+
+
+def test_without_a_time_steps_follow_from_the_recipe(config: SearchConfig) -> None:
+    folder = measured(replace(config, most=8, final_steps=800))
+    make_plan(folder, Session(folder), folder.config)
+    assert (len(folder.plan["members"]), folder.plan["steps"]) == (8, 800 // 8)
+    assert {entry["reason"] for entry in folder.plan["left_out"]} == {"more than the 8 of --most"}
+
+
+def test_time_that_is_spent_ends_the_rungs_and_sets_the_steps_of_the_full_recipe(
+    config: SearchConfig,
+) -> None:
+    config = replace(config, hours=1.0, steps=100)
+    folder = measured(config)
+    keys = [*folder.candidates]
+    folder.write(folder.plan_file, {"members": keys, "steps": 100, "left_out": [], "step_seconds": {}})
+    rung = open_rung(folder, config)
+    assert rung == first_rung(keys, 100)
+    for number, key in enumerate(keys):
+        folder.write_result(rung, key, {"miou": number / 20, "seconds": 100.0 + 100 * (number % 2)})
+    assert open_rung(folder, config) is not None
+    assert len(folder.rungs()[1].members) == 6
+    folder = SearchFolder(folder.path)
+    (folder.path / "rungs" / "01.json").unlink()
+    folder.write(folder.path / "sessions" / "a.json", {"rung 1": 2000.0})
+    late = open_rung(folder, config)
+    assert late is not None
+    assert (late.final, late.members) == (True, (keys[11], keys[10]))
+    assert late.steps == int(1600.0 / 2.0)  # of the slower of both, which are trained side by side
+    (folder.path / "rungs" / "01.json").unlink()
+    assert final_steps(folder, replace(config, jobs=1), late) == int(1600.0 / 4.0)
+
+
+def test_two_members_have_their_steps_from_the_estimate(config: SearchConfig) -> None:
+    config = replace(config, hours=1.0)
+    folder = measured(config)
+    keys = [*folder.candidates][:2]
+    seconds = {keys[0]: 2.0, keys[1]: 4.0}
+    folder.write(folder.plan_file, {"members": keys, "steps": 50, "left_out": [], "step_seconds": seconds})
+    rung = open_rung(folder, config)
+    assert rung is not None
+    assert (rung.final, rung.steps) == (True, 900)
+
+
+def test_crops_and_objects_shrink_with_the_input_and_a_rung_is_open_ended(config: SearchConfig) -> None:
+    recipe = read_recipe(config)
+    folder = measured(replace(config, sizes=[0.5, 1.0]))
+    half, whole = (
+        full_recipe(recipe, folder.candidates[f"dsunet-w0.5-s1-{size}"], config, 0) for size in (32, 64)
+    )
+    assert (half.size, half.evaluate_size, whole.evaluate_size) == (32, 32, 64)
+    assert half.augment.scale == pytest.approx([scale / 2 for scale in whole.augment.scale])
+    changing = replace(whole, objective=replace(whole.objective, alpha=(1.0, 0.5)), progressive=[(0.5, 32)])
+    rung = rung_recipe(changing, 40, 20)
+    assert not whole.open_ended
+    assert rung.open_ended
+    assert (rung.objective.alpha, rung.progressive, rung.optim.warmup) == (0.75, [], 5)
+
+
+def test_what_is_held_out_of_a_divided_data_set_is_a_part_of_what_is_left(
+    config: SearchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segdistill.searching import recipes
+
+    class Divided:
+        class division:  # noqa: N801
+            val = 0.2
+
+    monkeypatch.setattr(recipes, "open_training_layout", lambda data: Divided)
+    assert recipes.held_out_share(read_recipe(config), config) == pytest.approx(0.2 + 0.3 * 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": DataConfig()}, "name the data set with --data.root"),
+        ({"data": DataConfig(root="x", val_share=0.2)}, "data.val_share is 0.2, but a search holds"),
+        ({"recipe": "absent.yaml"}, "absent.yaml does not exist"),
+    ],
+)
+def test_recipes_that_cannot_be_searched_with(config: SearchConfig, changes: Any, message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        read_recipe(replace(config, **changes))
+    assert message in str(error.value)
