@@ -32,6 +32,15 @@ def check_training(options: Options) -> None:
     paths.require_paths([config.teacher.weights])
 
 
+def check_demo(options: Options) -> None:
+    config = options.settings
+    if config.data.root:
+        open_training_layout(config.data)
+        paths.require_folders(config.data.unlabelled)
+    check_networks(*config.teacher.specs)
+    paths.require_paths([config.teacher.weights])
+
+
 def check_scoring(options: Options) -> None:
     check_networks(options.target)
     check_images(options.settings.data)
