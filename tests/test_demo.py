@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from segdistill.data.datasets import open_training, open_validation
 from segdistill.data.labels import LabelSet
 from segdistill.data.shapes import SHAPES, write_shapes
 from segdistill.demo import plan, run, shown, side_by_side
-from segdistill.demo.announcement import announcement, duration, own_announcement
+from segdistill.demo.announcement import announcement, duration
 from segdistill.demo.plan import SHIPPED, make_plan
+from segdistill.demo.start import demo
 from segdistill.models.card import read_card
 from segdistill.reporting.examples import Example
 
@@ -124,18 +127,29 @@ def test_the_first_line_says_what_happens_and_how_long_it_takes(monkeypatch: pyt
     assert int(duration(make_plan(longer, from_scratch=False)).split()[1]) > 4 * minutes[0]
 
 
-def test_the_first_line_about_own_images_says_what_is_compared(tmp_path: Path) -> None:
-    write_shapes(tmp_path, train=6, val=3, size=32)
-    config = DemoConfig(data=DataConfig(root=str(tmp_path)))
-    line = own_announcement(make_plan(config, from_scratch=False), config)
-    assert f"6 images with masks of {tmp_path}, alone" in line
-    assert "scored on 3 other images" in line
-    assert "No teacher is named" in line
-    config = replace(config, teacher=TeacherConfig(spec="net.py:f"))
-    config = replace(config, data=replace(config.data, unlabelled=[str(tmp_path)]))
-    line = own_announcement(make_plan(config, from_scratch=False), config)
-    assert "(9 more without masks for the distilled one)" in line
-    assert "The teacher is net.py:f." in line
+def test_the_first_line_about_own_images_says_what_is_compared() -> None:
+    config = DemoConfig(data=DataConfig(root="mine"))
+    line = announcement(make_plan(config, from_scratch=False), config)
+    assert "masks of mine, alone" in line
+    assert "No teacher is named: a larger network is trained first" in line
+    config = replace(config, teacher=TeacherConfig(spec=["net.py:f", "net.py:g"]))
+    line = announcement(make_plan(config, from_scratch=False), config)
+    assert "The teacher is net.py:f and net.py:g." in line
+    assert "a larger network" not in line
+
+
+def test_the_first_line_comes_before_pytorch_is_loaded() -> None:
+    code = (
+        "import sys, segdistill.demo.start as start;"
+        "start.log = lambda line: sys.exit(int('torch' in sys.modules));"
+        "start.demo(start.DemoConfig(out='nowhere'))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_of_the_data_need_data() -> None:
+    with pytest.raises(ValueError, match=r"left alone where data\.root"):
+        DemoConfig(data=DataConfig(val_share=0.2))
 
 
 def test_the_table_has_each_seed_mean_deviation_and_paired_difference() -> None:
@@ -291,7 +305,7 @@ def test_own_images_without_a_teacher_get_a_larger_network_first(tmp_path: Path)
     config = DemoConfig(
         data=DataConfig(root=str(tmp_path / "mine")), steps=1, seeds=2, out=str(out), device="cpu"
     )
-    result = run.demo(config)
+    result = demo(config)
     teacher = read_card(out / "teacher")
     assert teacher.width == plan.TEACHER_STUDENT.width
     assert read_card(out / "distilled-1").teacher["spec"] == str(out / "teacher")
@@ -304,7 +318,7 @@ def test_own_images_without_a_teacher_get_a_larger_network_first(tmp_path: Path)
 @pytest.mark.usefixtures("small", "in_this_process")
 def test_from_scratch_the_teacher_is_trained_on_the_spot(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = run.demo(DemoConfig(steps=1, seeds=2, out=str(out), device="cpu"), from_scratch=True)
+    result = demo(DemoConfig(steps=1, seeds=2, out=str(out), device="cpu"), from_scratch=True)
     drawn = json.loads((out / "teacher-data" / "shapes.json").read_text())
     assert (drawn["seed"], drawn["train"]) == (plan.TEACHER_SEED, 5)
     best = json.loads((out / "teacher" / "metrics.json").read_text())["best"]

@@ -178,7 +178,7 @@ def run_version(options: Options) -> Result:
 
 
 def run_demo(options: Options) -> Result:
-    from segdistill.demo.run import demo
+    from segdistill.demo.start import demo
 
     return demo(options.settings, from_scratch=options.from_scratch, overwrite=options.overwrite)
 

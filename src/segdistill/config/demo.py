@@ -27,6 +27,8 @@ class DemoConfig:
     """Folder for the images, the runs, the report and the exported file."""
 
     def __post_init__(self) -> None:
+        require(bool(self.data.root) or self.data == DataConfig(), "data", "set",
+                "left alone where data.root (--data) names no images")  # fmt: skip
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         require(self.seeds >= 2, "seeds", self.seeds, "2 or more: one has no deviation")
         require(self.seed >= 0, "seed", self.seed, "0 or more")

@@ -1,9 +1,15 @@
 """The first line of the demonstration: what is about to happen, and about how long it takes."""
 
 from segdistill.config.demo import DemoConfig
-from segdistill.data.datasets import open_training, open_validation
-from segdistill.demo.plan import MASKED, SCORED, TEACHER_IMAGES, UNMASKED, Plan
-from segdistill.demo.side_by_side import MOST_PROCESSES, usable_cores
+from segdistill.demo.plan import (
+    MASKED,
+    SCORED,
+    TEACHER_IMAGES,
+    UNMASKED,
+    Plan,
+    process_count,
+    usable_cores,
+)
 
 PIXEL_SECONDS, TEACHER_PIXEL_SECONDS = 1.2e-6, 2.1e-6
 """Seconds of one core that a pixel of a training crop takes, of student and teacher."""
@@ -12,7 +18,12 @@ OTHER_SECONDS = 50
 
 
 def announcement(plan: Plan, config: DemoConfig) -> str:
-    """What is about to happen with drawn images, and how long it takes."""
+    """What is about to happen, and how long it takes."""
+    return own_announcement(plan, config) if config.data.root else drawn_announcement(plan, config)
+
+
+def drawn_announcement(plan: Plan, config: DemoConfig) -> str:
+    """The same of drawn images."""
     teacher = (
         f"the teacher, first trained on {TEACHER_IMAGES:,} other drawn images"
         if plan.teacher_training is not None
@@ -28,12 +39,7 @@ def announcement(plan: Plan, config: DemoConfig) -> str:
 
 
 def own_announcement(plan: Plan, config: DemoConfig) -> str:
-    """What is about to happen with one's own images, and how long it takes."""
-    files, scored = open_training(plan.distilled[0].data), open_validation(plan.distilled[0].data)
-    masked = files.labelled
-    counts = f"{masked:,} images with masks of {config.data.root}"
-    if len(files) > masked:
-        counts += f" ({len(files) - masked:,} more without masks for the distilled one)"
+    """The same of one's own images."""
     student = plan.alone[0]
     teacher = (
         "No teacher is named: a larger network is trained first, on the same masks. It has seen nothing that "
@@ -42,17 +48,16 @@ def own_announcement(plan: Plan, config: DemoConfig) -> str:
         else f"The teacher is {' and '.join(plan.distilled[0].teacher.specs)}"
     )
     return (
-        f"A small student learns from {counts}, alone and with a teacher; {config.seeds} seeds each, scored "
-        f"on {len(scored):,} other images. {teacher}. Images are downscaled to {student.data.long_side} "
-        f"pixels, crops are {student.size}: a quick look, no final scores; {duration(plan)}, all in "
-        f"{config.out}"
+        f"A small student learns from the masks of {config.data.root}, alone and with a teacher; "
+        f"{config.seeds} seeds each. {teacher}. Images are downscaled to {student.data.long_side} pixels, "
+        f"crops are {student.size}: a quick look, no final scores; {duration(plan)}, all in {config.out}"
     )
 
 
 def duration(plan: Plan) -> str:
     """About how long the trainings take on this machine's cores, in words."""
     pixels = sum(one.steps * one.batch * one.size**2 for one in plan.students) * PIXEL_SECONDS
-    seconds = OTHER_SECONDS + pixels / min(len(plan.students), usable_cores(), MOST_PROCESSES)
+    seconds = OTHER_SECONDS + pixels / process_count(len(plan.students))
     if plan.teacher_training is not None:
         first = plan.teacher_training
         seconds += first.steps * first.batch * first.size**2 * TEACHER_PIXEL_SECONDS

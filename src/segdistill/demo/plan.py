@@ -1,5 +1,6 @@
-"""What the demonstration trains: on which images, which networks, with which settings."""
+"""What the demonstration trains: on which images, which networks, with which settings, side by side."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ TEACHER_SEED = 1_000_000
 """Added to the seed for the teacher's images: none of them is among the students'."""
 OWN_SIDE, OWN_CROP = 160, 128
 """Long side that your own images are downscaled to, and the side of their crops, in pixels."""
+MOST_PROCESSES = 4
+"""Trainings side by side; each takes about 900 MB."""
 SHIPPED = Path(__file__).parent / "teacher"
 """The teacher of the drawn images, as `segdistill demo --from_scratch` made it."""
 
@@ -128,6 +131,17 @@ def _teacher_training(student: TrainConfig, config: DemoConfig) -> TrainConfig:
         seed=config.seed,
         out=str(Path(config.out) / "teacher"),
     )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def process_count(trainings: int) -> int:
+    """In how many processes so many trainings run side by side."""
+    return min(trainings, usable_cores(), MOST_PROCESSES)
 
 
 def draw_images(plan: Plan, config: DemoConfig) -> None:

@@ -1,4 +1,4 @@
-"""The demonstration: a student alone and with a teacher, over several seeds, compared, shown and exported."""
+"""What the demonstration does after its first line: train, compare, show and export."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +14,7 @@ from segdistill.config.deploy import ExportConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.verify import VerifyConfig
 from segdistill.console import console, log
-from segdistill.demo.announcement import announcement, own_announcement
-from segdistill.demo.plan import Plan, draw_images, make_plan
+from segdistill.demo.plan import Plan, draw_images
 from segdistill.demo.shown import can_show, next_commands, result_table, terminal_picture, verdict
 from segdistill.demo.side_by_side import train_side_by_side
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
@@ -32,32 +31,10 @@ from segdistill.reporting.style import save_png
 Record = dict[str, Any]
 
 
-def demo(config: DemoConfig, *, from_scratch: bool = False, overwrite: bool = False) -> Record:
-    """Train a student on masks alone and with a teacher too, and compare both over several seeds.
-
-    Both see as many crops in as many steps; scores are those of the last step, on images that no training
-    reads.
-
-    Args:
-        config: data, teacher, steps, seeds, where everything goes.
-        from_scratch: train the teacher of the drawn images first, instead of using the one that comes along.
-        overwrite: delete earlier runs in `config.out` first.
-
-    Returns:
-        `networks`: by `teacher`, `alone` and `distilled` the `miou` of each seed (0 to 1) and `parameters`;
-        `gains` of each seed in points, their mean `gain_points` and deviation; the paths of the `report`, the
-        `picture`, and (where ONNX is installed) of the `exported` file and its `certificate`.
-
-    Raises:
-        FileNotFoundError: a file or folder that a setting names does not exist.
-        ValueError: settings do not fit each other or the data, `out` holds earlier runs, or a training
-            failed.
-    """
-    plan, out = make_plan(config, from_scratch=from_scratch), Path(config.out)
-    for training in plan.trainings:
-        RunFolder(training.out).check(training, resume=False, overwrite=overwrite)
+def carry_out(plan: Plan, config: DemoConfig, *, overwrite: bool) -> Record:
+    """Draw, train, compare and write; returns what `segdistill.demo.start.demo` does."""
+    out = Path(config.out)
     with stop_signal(obey=True):
-        log(own_announcement(plan, config) if config.data.root else announcement(plan, config))
         draw_images(plan, config)
         if plan.teacher_training is not None:
             log(f"First the teacher: {plan.teacher_training.steps:,} steps")
@@ -79,6 +56,7 @@ def demo(config: DemoConfig, *, from_scratch: bool = False, overwrite: bool = Fa
 def prepare(config: TrainConfig) -> Experiment:
     """A distilled training with its caches filled, which all others then share."""
     experiment = build_experiment(config)
+    log(experiment.summary)
     return fill_caches(experiment, make_accelerator(config.device, config.runtime.precision))
 
 

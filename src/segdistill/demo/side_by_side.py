@@ -15,11 +15,10 @@ from segdistill.api import train
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.console import progress, verbosity, warn
+from segdistill.demo.plan import process_count, usable_cores
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import read_text, write_atomic
 
-MOST_PROCESSES = 4
-"""Each takes about 900 MB."""
 WARNING = "Warning: "
 """How `segdistill.console.warn` begins its lines."""
 
@@ -35,14 +34,16 @@ def train_side_by_side(configs: Sequence[TrainConfig], folder: Path) -> None:
         ValueError: a training failed.
     """
     started = time.time()
-    cores = usable_cores()
-    count = min(len(configs), cores, MOST_PROCESSES)
+    count = process_count(len(configs))
     files = []
     for config in configs:
         files.append(folder / f"{Path(config.out).name}.yaml")
         write_atomic(files[-1], to_yaml(config))
     logs = [folder / f"process-{index}.log" for index in range(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // count)), "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // count)),
+        "PYTHONIOENCODING": "utf-8",
+    }
     with ExitStack() as stack:
         processes = []
         for index, log in enumerate(logs):
@@ -64,12 +65,6 @@ def train_side_by_side(configs: Sequence[TrainConfig], folder: Path) -> None:
         index = failed.index(True)
         lines = texts[index].strip().splitlines() or [f"exit code {processes[index].returncode}"]
         raise ValueError(f"a training failed: {lines[-1]} (all that it printed is in {logs[index]})")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _codes(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
