@@ -74,13 +74,16 @@ def make_plan(config: DemoConfig, *, from_scratch: bool) -> Plan:
     if not config.teacher.specs and (from_scratch or config.data.root):
         training = _teacher_training(student, config)
     spec = config.teacher.spec or (str(SHIPPED) if training is None else training.out)
-    alone_data = replace(student.data, unlabelled=[], unlabelled_share=None)
+    both = replace(
+        student.data, unlabelled=config.data.unlabelled, unlabelled_share=config.data.unlabelled_share
+    )
     alone, distilled = [], []
     for seed in range(config.seed, config.seed + config.seeds):
-        alone.append(replace(student, data=alone_data, seed=seed, out=str(out / f"alone-{seed}")))
+        alone.append(replace(student, seed=seed, out=str(out / f"alone-{seed}")))
         distilled.append(
             replace(
                 student,
+                data=both,
                 teacher=replace(config.teacher, spec=spec, cache=str(out / "cache")),
                 objective=ObjectiveConfig(alpha=0.3, beta=0.7, temperature=2.0),
                 seed=seed,
@@ -108,16 +111,17 @@ def _drawn_student(config: DemoConfig) -> TrainConfig:
 
 
 def _own_student(config: DemoConfig) -> TrainConfig:
-    """The same on your own images, which are downscaled and decoded once."""
+    """The same on your own images with masks, which are downscaled and decoded once."""
     side = config.data.long_side or OWN_SIDE
-    data = replace(config.data, long_side=side, cache=str(Path(config.out) / "images"), workers=0)
+    cache = str(Path(config.out) / "images")
+    data = replace(config.data, long_side=side, cache=cache, workers=0, unlabelled=[], unlabelled_share=None)
     drawn = _drawn_student(config)
     return replace(drawn, data=data, size=OWN_CROP, batch=8, evaluate_size=side)
 
 
 def _teacher_training(student: TrainConfig, config: DemoConfig) -> TrainConfig:
     """What makes a larger network: on many other drawn images, or on the masks that the students get."""
-    data = replace(student.data, unlabelled=[], unlabelled_share=None)
+    data = student.data
     if not config.data.root:
         data = DataConfig(root=str(Path(config.out) / "teacher-data"), workers=0)
     steps = config.steps * (2 if config.data.root else 4)
