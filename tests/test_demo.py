@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from segdistill import cli
+from segdistill.api import evaluate
 from segdistill.config.demo import DemoConfig
 from segdistill.config.train import DataConfig, StudentConfig, TeacherConfig, TrainConfig
 from segdistill.data.datasets import open_training, open_validation
@@ -108,6 +109,13 @@ def test_the_teacher_that_comes_along_is_small_and_knows_the_drawn_classes() -> 
     assert card.labels.names == SHAPES.names
     assert (card.width, card.stride) == (plan.TEACHER_STUDENT.width, plan.TEACHER_STUDENT.stride)
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 1.5e6
+
+
+def test_the_teacher_that_comes_along_segments_images_that_it_has_not_seen(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", seed=5, train=1, val=12, size=plan.SIDE)
+    data = {"root": str(tmp_path / "data"), "workers": 0}
+    scores = evaluate(SHIPPED, data=data, device="cpu", out=str(tmp_path / "scores.json"))
+    assert scores["miou"] > 0.5
 
 
 def test_the_first_line_says_what_happens_and_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +255,14 @@ def test_steps_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few, tiny images and slivers of the networks, trained for two steps in this process."""
-    for name, value in {"MASKED": 4, "UNMASKED": 4, "SCORED": 3, "SIDE": 32, "TEACHER_IMAGES": 5}.items():
+    for name, value in {
+        "MASKED": 4,
+        "UNMASKED": 4,
+        "SCORED": 3,
+        "SIDE": 32,
+        "TEACHER_IMAGES": 5,
+        "TEACHER_STEPS": 4,
+    }.items():
         monkeypatch.setattr(plan, name, value)
     monkeypatch.setattr(plan, "OWN_CROP", 32)
     monkeypatch.setattr(plan, "STUDENT", StudentConfig(width=0.05, stride=2))

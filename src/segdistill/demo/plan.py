@@ -21,6 +21,8 @@ SIDE = 64
 """Of the drawn images, in pixels."""
 TEACHER_IMAGES = 4000
 """Drawn images, all with masks, that the teacher of the drawn images is trained on."""
+TEACHER_STEPS = 1400
+"""Optimiser steps of that teacher."""
 TEACHER_SEED = 1_000_000
 """Added to the seed for the teacher's images: none of them is among the students'."""
 OWN_SIDE, OWN_CROP = 160, 128
@@ -124,7 +126,7 @@ def _teacher_training(student: TrainConfig, config: DemoConfig) -> TrainConfig:
     data = student.data
     if not config.data.root:
         data = DataConfig(root=str(Path(config.out) / "teacher-data"), workers=0)
-    steps = config.steps * (2 if config.data.root else 4)
+    steps = 2 * config.steps if config.data.root else TEACHER_STEPS
     return replace(
         student,
         data=data,
