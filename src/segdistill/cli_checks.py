@@ -43,6 +43,15 @@ def check_search(options: Options) -> None:
     paths.require_paths([config.recipe, config.candidates, config.teacher.weights, *files])
 
 
+def check_demo(options: Options) -> None:
+    config = options.settings
+    if config.data.root:
+        open_training_layout(config.data)
+        paths.require_folders(config.data.unlabelled)
+    check_networks(*config.teacher.specs)
+    paths.require_paths([config.teacher.weights])
+
+
 def check_scoring(options: Options) -> None:
     check_networks(options.target)
     check_images(options.settings.data)

@@ -186,9 +186,9 @@ def run_version(options: Options) -> Result:
 
 
 def run_demo(options: Options) -> Result:
-    from segdistill.demo import demo
+    from segdistill.demo.start import demo
 
-    return demo(Path(options.out), seed=options.seed, device=options.device, overwrite=options.overwrite)
+    return demo(options.settings, from_scratch=options.from_scratch, overwrite=options.overwrite)
 
 
 def _scores(summary: Result) -> dict[str, float]:
