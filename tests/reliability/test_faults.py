@@ -296,7 +296,7 @@ def test_a_signal_during_the_exchange_is_not_lost() -> None:
 
 def test_a_process_that_lost_another_says_so_on_one_line() -> None:
     text = "[pair.cc:545] gloo: Read error [127.0.0.1]:25318: Connection reset by peer. This is typically"
-    with pytest.raises(ChildProcessError, match=r"^another process of this training has ended; --resume"):
+    with pytest.raises(ChildProcessError, match=r"^another process of this training has ended: resume it"):
         with plain_failures():
             raise RuntimeError(text)
 

@@ -170,7 +170,7 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
         ("std", [0, 1, 1], "std is"),
         ("mean", [1], "mean is"),
         ("labels", {"names": ["x"] * 100_000}, "2 to 254 classes"),
-        ("labels", {"names": ["a", "b"], "palette": [[1e400, 0, 0], [0, 0, 0]]}, "infinity"),
+        ("labels", {"names": ["a", "b"], "palette": [[1e400, 0, 0], [0, 0, 0]]}, r"palette is \[\[inf"),
         ("spec", {"a": 1}, "spec is"),
     ],
 )

@@ -205,10 +205,13 @@ def first_difference(name: str, before: Any, value: Any) -> str:
     if isinstance(before, list) and isinstance(value, list) and len(before) == len(value):
         place = next(place for place, one in enumerate(before) if one != value[place])
         return first_difference(f"{name}[{place}]", before[place], value[place])
-    old, new = (
-        text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..." for text in map(str, (before, value))
-    )
-    return f"{name} {old}, not {new}"
+    return f"{name} {shown(before)}, not {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as text, without its middle where it is long: paths differ at their ends."""
+    text, half = str(value), MOST_SHOWN // 2
+    return text if len(text) <= MOST_SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 def free_name(wanted: Path, taken: set[str]) -> str:
