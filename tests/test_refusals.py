@@ -158,10 +158,13 @@ def test_a_truncated_image_is_refused_by_name(
     image = max(copied.rglob("JPEGImages/*.jpg"))
     image.write_bytes(image.read_bytes()[:900])
     out = ["--out", tmp_path / "scores.json"]
-    message = refusal(capsys, "evaluate", run, "--data.root", copied, "--data.workers", workers, *out)
+    message = refusal(
+        capsys, "evaluate", run, "--data.root", copied, "--data.workers", workers, *out, begun=True
+    )
     assert f"error: {image} cannot be decoded" in message
     assert not (tmp_path / "scores.json").exists()
-    assert f"error: {image} cannot be decoded" in refusal(capsys, "predict", run, image, "--out", tmp_path)
+    message = refusal(capsys, "predict", run, image, "--out", tmp_path, begun=True)
+    assert f"error: {image} cannot be decoded" in message
 
 
 def test_a_loss_that_is_not_finite_names_the_images(capsys: Any, quick: list[object]) -> None:
@@ -207,7 +210,7 @@ def test_predict_without_images_is_refused(capsys: Any, run: Path, tmp_path: Pat
     out = ["--out", tmp_path / "out"]
     assert "holds no images" in refusal(capsys, "predict", run, tmp_path / "empty", *out)
     assert "does not exist" in refusal(capsys, "predict", run, tmp_path / "nothing.jpg", *out)
-    assert "is not an image" in refusal(capsys, "predict", run, tmp_path / "text.png", *out)
+    assert "is not an image" in refusal(capsys, "predict", run, tmp_path / "text.png", *out, begun=True)
 
 
 def test_data_verbs_refuse_on_one_line(capsys: Any, shapes: Path, tmp_path: Path) -> None:
