@@ -15,7 +15,7 @@ class DemoConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """Your teacher; without a spec the one that comes with the program (drawn images), or a larger network
     that is first trained on the same masks (your images)."""
-    steps: int = 240
+    steps: int = 300
     """Optimiser steps of each student."""
     seeds: int = 3
     """Trainings of each kind, with the seeds `seed`, `seed` + 1, ..."""

@@ -11,7 +11,7 @@ from segdistill.demo.plan import (
     usable_cores,
 )
 
-PIXEL_SECONDS, TEACHER_PIXEL_SECONDS = 1.2e-6, 2.1e-6
+PIXEL_SECONDS, TEACHER_PIXEL_SECONDS = 1.2e-6, 1.5e-6
 """Seconds of one core that a pixel of a training crop takes, of student and teacher."""
 OTHER_SECONDS = 50
 """Seconds of everything else: drawing, the teacher's logits, the report, the exported file."""

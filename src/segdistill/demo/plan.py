@@ -87,7 +87,7 @@ def make_plan(config: DemoConfig, *, from_scratch: bool) -> Plan:
                 student,
                 data=both,
                 teacher=replace(config.teacher, spec=spec, cache=str(out / "cache")),
-                objective=ObjectiveConfig(alpha=0.3, beta=0.7, temperature=2.0),
+                objective=ObjectiveConfig(alpha=0.1, beta=1.5, temperature=1.0),
                 seed=seed,
                 out=str(out / f"distilled-{seed}"),
             )
@@ -97,13 +97,18 @@ def make_plan(config: DemoConfig, *, from_scratch: bool) -> Plan:
 
 def _drawn_student(config: DemoConfig) -> TrainConfig:
     """A training on the few drawn images with masks, without a teacher."""
-    root = Path(config.out) / "data"
+    out = Path(config.out)
     return TrainConfig(
-        data=DataConfig(root=str(root), labelled_share=MASKED / (MASKED + UNMASKED), workers=0),
+        data=DataConfig(
+            root=str(out / "data"),
+            labelled_share=MASKED / (MASKED + UNMASKED),
+            cache=str(out / "images"),
+            workers=0,
+        ),
         augment=AugmentConfig(scale=(0.75, 1.5), jitter=0.2),
         objective=ObjectiveConfig(alpha=1.0, beta=0.0),
         student=STUDENT,
-        optim=OptimConfig(lr=4e-3, warmup=20, clip=1.0),
+        optim=OptimConfig(lr=8e-3, warmup=20, clip=1.0),
         size=SIDE,
         batch=16,
         steps=config.steps,
@@ -131,7 +136,7 @@ def _teacher_training(student: TrainConfig, config: DemoConfig) -> TrainConfig:
         student,
         data=data,
         student=TEACHER_STUDENT,
-        optim=replace(student.optim, warmup=100),
+        optim=replace(student.optim, lr=4e-3, warmup=100),
         steps=steps,
         evaluate_every=steps,
         seed=config.seed,
