@@ -152,7 +152,7 @@ def _data_sentence(run: Records) -> str:
     unlabelled = " and ".join(Path(str(root)).name for root in data.get("unlabelled") or [])
     text = f"Trained on the data set{'s' if len(roots) > 1 else ''} {labelled}"
     text += f" with {classes}" if classes else ""
-    text += "" if share == 1 else f", {100 * share:g}\u00a0% of the images with masks"
+    text += "" if share == 1 else f", {100 * share:.3g}\u00a0% of the images with masks"
     return text + (f", and on images without masks of {unlabelled}" if unlabelled else "") + "."
 
 
@@ -169,7 +169,7 @@ def _scored(run: Records) -> str:
     """Which weights were kept, and on what they were scored."""
     images, best = len(run.image_scores), run.scores.get("step")
     data = run.config.get("data") or {}
-    held_out = f"{100 * data['val_share']:g}\u00a0% held-out images" if data.get("val_share") else ""
+    held_out = f"{100 * data['val_share']:.3g}\u00a0% held-out images" if data.get("val_share") else ""
     where = held_out or f"split {data.get('val_split', 'val')}"
     if not images:
         return ""
