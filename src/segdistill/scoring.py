@@ -85,7 +85,6 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
             scored.to(memory_format=torch.channels_last), samples, samples.labels, accelerator, options,
             teacher=teacher and teacher.to(accelerator.device),
         )  # fmt: skip
-    seconds = time.perf_counter() - started
     summary = {
         "target": spec,
         "data": config.data.root,
@@ -93,12 +92,11 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
         "size": size,
         "temperature": network.temperature,
         "image_count": len(samples),
-        "images_per_second": len(samples) / seconds,
+        "images_per_second": len(samples) / (time.perf_counter() - started),
         **metrics.summary(),
     }
-    if config.class_names:
-        summary["classes"] = config.class_names
-        summary["miou_of_classes"] = mean([summary["iou"][name] for name in config.class_names])
+    if names := config.class_names:
+        summary |= {"classes": names, "miou_of_classes": mean([summary["iou"][name] for name in names])}
     if accelerator.is_main_process:
         write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
     return Scores(summary)

@@ -112,11 +112,11 @@ def test_code_that_a_file_names_needs_trust(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("/home/me/runs/teacher", "teacher"),
+        ("/runs/teacher", "teacher"),
         ("../nets/mine.py:build", "mine.py:build"),
         ("mine.nets:build", "mine.nets:build"),
         ("runs/teacher/model.onnx", "model.onnx"),
-        ("hf:/home/me/segformer", "hf:segformer"),
+        ("hf:/networks/segformer", "hf:segformer"),
         ("hf:nvidia/segformer-b0@main", "hf:nvidia/segformer-b0@main"),
         ("smp:unet/resnet18", "smp:unet/resnet18"),
         ("timm:resnet18", "timm:resnet18"),

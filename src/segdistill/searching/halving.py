@@ -18,7 +18,7 @@ FINALISTS = 2
 LEAST_STEPS = 50
 """Steps of the first rung below which fewer candidates are trained instead, where time decides."""
 
-HALVING_SHARE = 0.5
+HALVING_FRACTION = 0.5
 """Of the time, the fraction for all rungs; the rest is for the full recipe."""
 
 Results = Mapping[str, Mapping[str, Any]]

@@ -153,7 +153,7 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         left_out = [{"name": key, "reason": f"more than the {settings.most} of --most"} for key in rest]
         steps, seconds = settings.steps, _estimate_steps(folder, members, config)
         if not steps and seconds:
-            time_for_rungs = halving.HALVING_SHARE * seconds_left(folder, config) * count_jobs(config)
+            time_for_rungs = halving.HALVING_FRACTION * seconds_left(folder, config) * count_jobs(config)
             wanted = [seconds[key] for key in members]
             count, steps = halving.affordable_steps(wanted, time_for_rungs, settings.rungs)
             left_out += [{"name": key, "reason": "no time within --hours"} for key in members[count:]]
@@ -214,7 +214,7 @@ def open_rung(folder: SearchFolder, config: SearchConfig) -> Rung | None:
             reason = next(iter(results.values()))["failed"]
             raise ValueError(f"every candidate of rung {len(rungs)} failed; the first: {reason}")
         late = config.hours is not None and seconds_left(folder, config) < (
-            (1 - halving.HALVING_SHARE) * 3600 * config.hours
+            (1 - halving.HALVING_FRACTION) * 3600 * config.hours
         )
         last = late or bool(settings.rungs and len(rungs) >= settings.rungs)
         found = halving.next_rung(rungs[-1], results, last=last)

@@ -1,0 +1,96 @@
+"""What the program says about itself: help, the usual way, completion in a shell."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdistill import cli
+from segdistill.config.help import GENERAL, MANY
+from segdistill.config.mistakes import option_types
+from segdistill.config.verbs import SHORT_OPTIONS, expand, make_parser, read_options
+
+pytestmark = pytest.mark.integration
+
+
+def test_the_program_alone_shows_the_usual_way(capsys: Any) -> None:
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    commands = [line.split()[1] for line in err.splitlines() if line.startswith("  segdistill ")]
+    assert commands == ["data", "evaluate", "train", "predict", "export"]
+    for line in err.splitlines():
+        if line.startswith("  segdistill "):
+            typed = [*expand(line.split()[1:])]
+            make_parser(cli.VERBS, "0", "", typed).parse_args(typed)
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_every_verb_has_help(capsys: Any, verb: str) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main([verb, "--help"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: segdistill {verb} ")
+
+
+def shown_options(capsys: Any, *arguments: str) -> list[str]:
+    """The options that a help lists."""
+    with pytest.raises(SystemExit):
+        cli.main([*arguments])
+    text = capsys.readouterr().out
+    return [*dict.fromkeys(re.findall(r"^  (?:-h, )?(--[\w.]+)", text, flags=re.MULTILINE))]
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if not verb.verbs])
+def test_help_shows_few_options_and_help_all_every_one(capsys: Any, verb: str) -> None:
+    found = cli.VERBS[verb]
+    types = option_types(found)
+    shown = shown_options(capsys, verb, "--help")
+    if not found.first:
+        assert len(types) <= MANY + 2  # beside --quiet and --verbose
+        return
+    assert shown[: len(found.first)] == [*found.first]
+    assert {*shown[len(found.first) :]} <= {*GENERAL}
+    every = shown_options(capsys, verb, "--help_all")
+    assert {*every} >= {*types} - {*SHORT_OPTIONS}
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.first])
+def test_the_examples_of_help_can_be_typed(verb: str) -> None:
+    arguments = ["x"] * sum(not name.startswith("-") for name in cli.VERBS[verb].arguments)
+    for option, example in cli.VERBS[verb].first.items():
+        arguments += [option, *shlex.split(example)]
+    parser = make_parser(cli.VERBS, "0", "", [verb])
+    chosen, _ = read_options(parser, cli.VERBS, [verb, *expand(arguments)])
+    assert chosen is cli.VERBS[verb]
+
+
+COMPLETE = """
+source SCRIPT
+COMP_WORDS=(TYPED) COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()
+_shtab_segdistill 2>/dev/null
+echo "${COMPREPLY[*]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_options_choices_and_files(capsys: Any, tmp_path: Path) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "photos").mkdir()
+    cases = {
+        "segdistill ev": "evaluate",
+        "segdistill train --objective.te": "--objective.temperature --objective.teacher_layer",
+        "segdistill train --optim.name ''": "adamw adam sgd",
+        "segdistill data sha": "shapes",
+        "segdistill predict run pho": "photos",
+        "segdistill train --data.root pho": "photos",
+    }
+    for words, expected in cases.items():
+        code = COMPLETE.replace("SCRIPT", "./script").replace("TYPED", words)
+        done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected.split(), words
