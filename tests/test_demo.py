@@ -95,7 +95,6 @@ def test_from_scratch_the_teacher_is_larger_and_trained_on_other_drawn_images(tm
     assert first.student.width >= 2 * made.alone[0].student.width
     assert first.data.root != made.alone[0].data.root
     assert first.data.labelled_share == 1
-    assert plan.TEACHER_SEED + config.seed != config.seed
 
 
 def test_two_teachers_are_refused() -> None:
@@ -130,7 +129,7 @@ def test_the_first_line_says_what_happens_and_how_long_it_takes(monkeypatch: pyt
     scratch = make_plan(config, from_scratch=True)
     assert "first trained on 4,000 other drawn images" in announcement(scratch, config)
     minutes = [int(duration(one).split()[1]) for one in (made, scratch)]
-    assert 1 <= minutes[0] < minutes[1]
+    assert minutes[0] < minutes[1]
     longer = DemoConfig(out="o", steps=3000)
     assert int(duration(make_plan(longer, from_scratch=False)).split()[1]) > 4 * minutes[0]
 

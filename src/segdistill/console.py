@@ -31,6 +31,9 @@ console = Console(stderr=True)
 _times: ContextVar[bool] = ContextVar("times", default=False)
 """Whether each line begins with the time."""
 
+WARNING = "Warning: "
+"""How a warning begins."""
+
 LINE_SECONDS = 30.0
 """Seconds between two lines of progress of one task, where there is no terminal."""
 
@@ -141,7 +144,7 @@ def warn(text: str, accelerator: "Accelerator | None" = None) -> None:
     """Print a warning, also where the user wants to see nothing else."""
     quiet, console.quiet = console.quiet, False
     try:
-        log(f"Warning: {text}", accelerator)
+        log(f"{WARNING}{text}", accelerator)
     finally:
         console.quiet = quiet
 

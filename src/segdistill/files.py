@@ -183,3 +183,9 @@ def refuse_bomb(file: IO[bytes], name: str) -> None:
                 f"{name} would unpack to more than its own size, as no weights saved by PyTorch do: refused"
             )
     file.seek(0)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

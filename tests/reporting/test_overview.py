@@ -30,7 +30,7 @@ def with_iou(run: Records, **iou: float | None) -> Records:
         ("fcn_resnet50", "fcn_resnet50 of torchvision"),
         ("timm:efficientnet_lite0", "efficientnet_lite0 of timm with a light decoder"),
         ("smp:unet/resnet18", "unet on resnet18 of segmentation_models.pytorch"),
-        ("hf:nvidia/segformer-b0", "segformer-b0 of Hugging Face"),
+        ("hf:nvidia/segformer-b0", "nvidia/segformer-b0 of Hugging Face"),
         ("weights/voc_teacher.py:build", "build of voc_teacher.py"),
         ("runs/teacher", "the network teacher"),
     ],

@@ -22,7 +22,7 @@ def pages(make_shared_run: Any) -> dict[str, str]:
     """Addresses of a report of one run, and of one of three, whose names are long."""
     alone = make_shared_run("student-alone", noise=2.0, teacher=False, seed=1)
     distilled = make_shared_run("student-distilled-from-a-large-one", noise=1.6)
-    third = make_shared_run("x" * 60, noise=1.0, teacher=False)
+    third = make_shared_run("a" * 60, noise=1.0, teacher=False)
     found = {}
     for name, runs in {"one": [distilled], "three": [alone, distilled, third]}.items():
         out = alone.path.parent / f"{name}.html"
@@ -60,11 +60,11 @@ def clip(image: Locator) -> str:
 
 
 def test_images_are_sorted_by_any_runs_score(page: Page) -> None:
-    first, third = scores(page, "student-alone"), scores(page, "x" * 60)
+    first, third = scores(page, "student-alone"), scores(page, "a" * 60)
     assert len(first) == 6
     page.locator("[name=sort]").select_option("worst first")
     assert shown(page) == sorted(first, key=lambda name: first[name])
-    page.locator("[name=run]").select_option("x" * 60)
+    page.locator("[name=run]").select_option("a" * 60)
     assert shown(page) == sorted(third, key=lambda name: third[name])
     assert sorted(first, key=lambda name: first[name]) != sorted(third, key=lambda name: third[name])
     page.locator("[name=sort]").select_option("best first")

@@ -75,6 +75,13 @@ def test_a_short_time_trains_fewer_candidates() -> None:
     assert affordable_steps([1.0] * 8, 1.0) == (2, 50)
 
 
+def test_more_processes_than_candidates_are_no_help() -> None:
+    assert total_steps(16, 3, 50, jobs=1) == 16 * 50 + 8 * 50 + 4 * 100
+    assert total_steps(16, 3, 50, jobs=8) == 2 * 50 + 50 + 100
+    assert total_steps(16, 3, 50, jobs=64) == 50 + 50 + 100
+    assert affordable_steps([1.0] * 16, 1000.0, jobs=64) == (16, 1000 // 4)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=12))
 def test_the_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None:
     one, other = ({str(i): pair[side] / 5 for i, pair in enumerate(pairs)} for side in (0, 1))

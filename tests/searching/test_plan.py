@@ -107,19 +107,6 @@ def test_crops_and_objects_shrink_with_the_input_and_a_rung_is_open_ended(config
     assert (rung.objective.alpha, rung.progressive, rung.optim.warmup) == (0.75, [], 5)
 
 
-def test_what_is_held_out_of_a_divided_data_set_is_a_part_of_what_is_left(
-    config: SearchConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from segdistill.searching import recipes
-
-    class Divided:
-        class division:  # noqa: N801
-            val = 0.2
-
-    monkeypatch.setattr(recipes, "open_training_layout", lambda data: Divided)
-    assert recipes.held_out_share(read_recipe(config), config) == pytest.approx(0.2 + 0.3 * 0.8)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdistill.config.train import DataConfig
+from segdistill.data.formats.divided import TRAIN, DividedLayout
 from segdistill.data.formats.huggingface import IMAGE_COLUMN, is_table, open_table_images
 from segdistill.data.formats.layout import Layout, UnknownSplitError
 from segdistill.data.formats.table import open_layout, open_training_layout
@@ -138,7 +139,10 @@ def open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSample
 
 def _held_out(layout: Layout, samples: FileSamples, config: DataConfig) -> NDArray[np.bool_]:
     """Which of the samples `data.val_share` holds out (N)."""
-    return layout.division.held_out(samples.ids, config.val_share, "data.val_share", config.split)
+    again = isinstance(layout, DividedLayout) and config.split == TRAIN
+    return layout.division.held_out(
+        samples.ids, config.val_share, "data.val_share", config.split, again=again
+    )
 
 
 def _require_files(paths: Sequence[File]) -> None:

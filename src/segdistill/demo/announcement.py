@@ -8,8 +8,8 @@ from segdistill.demo.plan import (
     UNMASKED,
     Plan,
     process_count,
-    usable_cores,
 )
+from segdistill.files import usable_cores
 
 PIXEL_SECONDS, TEACHER_PIXEL_SECONDS = 1.2e-6, 1.5e-6
 """Seconds of one core that a pixel of a training crop takes, of student and teacher."""

@@ -1,6 +1,5 @@
 """What the demonstration trains: on which images, which networks, with which settings, side by side."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from segdistill.config.train import (
     TrainConfig,
 )
 from segdistill.data.shapes import write_shapes
+from segdistill.files import usable_cores
 
 MASKED, UNMASKED, SCORED = 40, 400, 100
 """Drawn images that a student gets with masks and without, and those that it is scored on."""
@@ -142,12 +142,6 @@ def _teacher_training(student: TrainConfig, config: DemoConfig) -> TrainConfig:
         seed=config.seed,
         out=str(Path(config.out) / "teacher"),
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def process_count(trainings: int) -> int:

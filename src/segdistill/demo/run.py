@@ -98,7 +98,9 @@ def write_results(plan: Plan, experiment: Experiment, out: Path) -> Record:
         written["picture"] = str(out / "examples.png")
     typical = next((example for example in examples if example.role == "median"), None)
     if typical is not None and can_show(console):
-        console.print(terminal_picture(typical, experiment.labels, console.width))
+        picture = terminal_picture(typical, experiment.labels, console.width)
+        if picture is not None:
+            console.print(picture)
     if find_spec("onnx") is None or find_spec("onnxruntime") is None:
         log("No file is exported: that takes segdistill[onnx]")
         return written

@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segdistill.data.labels import LabelSet
+from segdistill.reporting.comparison import MINUS
 from segdistill.reporting.examples import Example, Tile, mask_tiles
 
-MINUS = "\N{MINUS SIGN}"
 WIDEST, NARROWEST = 48, 12
 """Columns of one picture in the terminal."""
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from segdistill.api import train
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
-from segdistill.console import progress, verbosity, warn
-from segdistill.demo.plan import process_count, usable_cores
+from segdistill.console import WARNING, progress, verbosity, warn
+from segdistill.demo.plan import process_count
 from segdistill.engine.run_folder import RunFolder
-from segdistill.files import read_text, write_atomic
+from segdistill.files import read_text, usable_cores, write_atomic
 
-WARNING = "Warning: "
-"""How `segdistill.console.warn` begins its lines."""
+SECONDS_TO_SAVE = 60.0
+"""For a training that is stopped; then it is killed."""
 
 
 def train_side_by_side(configs: Sequence[TrainConfig], folder: Path) -> None:
@@ -45,13 +45,12 @@ def train_side_by_side(configs: Sequence[TrainConfig], folder: Path) -> None:
         "PYTHONIOENCODING": "utf-8",
     }
     with ExitStack() as stack:
-        processes = []
+        processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, processes)
         for index, log in enumerate(logs):
             command = [sys.executable, "-m", "segdistill.demo.side_by_side", *map(str, files[index::count])]
             output = stack.enter_context(log.open("wb"))
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-            stack.callback(_end, process)
-            processes.append(process)
+            processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
         bar = stack.enter_context(progress())
         task = bar.add_task("train", total=sum(config.steps for config in configs), numbers="")
         while any(process.poll() is None for process in processes) and not any(_codes(processes)):
@@ -71,11 +70,17 @@ def _codes(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
     return [process.poll() for process in processes]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process that still runs, after another one failed or the user stopped all."""
-    if process.poll() is None:
-        process.terminate()
-    process.wait()
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Stop all that still run, after one failed or the user stopped them."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(SECONDS_TO_SAVE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _step(config: TrainConfig, started: float) -> int:

@@ -82,13 +82,21 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         exported = write_checked(network, draft, path, config, samples=samples, calibration=calibration)
-        beside = draft.with_name(f"{draft.name}.json")
-        beside.write_text(json.dumps(exported.record, indent=2) + "\n")
-        if path.is_dir():
-            shutil.rmtree(path)  # no folder replaces one that has files
-        for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):  # the network itself last
-            file.replace(path.with_name(file.name))
+        with contextlib.ExitStack() as stack:
+            stack.push(exported)
+            beside = draft.with_name(f"{draft.name}.json")
+            beside.write_text(json.dumps(exported.record, indent=2) + "\n")
+            _keep(draft, path)
+            stack.pop_all()  # the file stays open, for whoever gets it
     return exported
+
+
+def _keep(draft: Path, path: Path) -> None:
+    """Move what was written to where it will be, the network itself last."""
+    if path.is_dir():
+        shutil.rmtree(path)  # no folder replaces one that has files
+    for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):
+        file.replace(path.with_name(file.name))
 
 
 def write_checked(
@@ -141,8 +149,7 @@ def write_unchecked(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         _write(network, draft, make_card(network, config), config, calibration)
-        for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):  # the network itself last
-            file.replace(path.with_name(file.name))
+        _keep(draft, path)
 
 
 def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:

@@ -11,14 +11,15 @@ export class Live {
     Object.assign(this, { video, onFrame });
     this.open = false;
     this.current = null;
-    this.source = null;
+    this.starting = null;
   }
 
   /** Play a camera's stream or a video file; rejects where the browser cannot, or where another one is started. */
   async start(source) {
     this.stop();
     const { video } = this;
-    this.source = source;
+    const token = {};
+    this.starting = token;
     const failed = new Promise((_, reject) => {
       video.onerror = () => reject(new Error(`this browser cannot play it (${video.error?.message || "unknown format"})`));
     });
@@ -29,7 +30,7 @@ export class Live {
       await Promise.race([video.play(), failed]);
       if (!video.videoWidth) throw new Error("it has no pictures, only sound");
     } catch (error) {
-      if (this.source === source) this.stop(); // else the next one has stopped it, and plays in its place
+      if (this.starting === token) this.stop(); // else the next one has stopped it, and plays in its place
       throw error.name === "NotSupportedError" ? new Error("this browser cannot play it") : error;
     }
     video.onerror = null;
@@ -41,7 +42,7 @@ export class Live {
     const { video } = this;
     this.open = false;
     this.current = null;
-    this.source = null;
+    this.starting = null;
     video.onerror = null;
     video.pause();
     for (const track of video.srcObject?.getTracks() ?? []) track.stop();

@@ -59,7 +59,7 @@ def interval_cell(found: Interval) -> Cell:
     return Cell(text=points(found.value), delta=f"{low} to {high}", tone=tone)
 
 
-def points(value: float) -> str:
+def points(value: float, digits: int = 2) -> str:
     """A signed difference in points (hundredths)."""
-    text = f"{abs(100 * value):.2f}"
+    text = f"{abs(100 * value):.{digits}f}"
     return ("±" if float(text) == 0 else "+" if value > 0 else MINUS) + text

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdistill.engine.bootstrap import LEVEL, Interval
-from segdistill.models.spec import BUILTIN, TORCHVISION
+from segdistill.models.spec import BUILTIN, TORCHVISION, display_name
 from segdistill.reporting.comparison import TIMES, amount, different_images, same_size, spread_of
 from segdistill.reporting.evidence import points
 from segdistill.reporting.intervals import RunIntervals
@@ -78,10 +78,10 @@ def network_in_words(spec: str) -> str:
         architecture, _, encoder = rest.partition("/")
         return f"{architecture}{f' on {encoder}' if encoder else ''} of segmentation_models.pytorch"
     if kind == "hf":
-        return f"{Path(rest).name} of Hugging Face"
+        return f"{display_name(spec).partition(':')[2]} of Hugging Face"
     if rest:  # of code: file.py:function, package.module:function
         return f"{rest} of {Path(kind).name}"
-    return f"the network {Path(spec).name}"
+    return f"the network {display_name(spec)}"
 
 
 def results(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[Result]:
@@ -182,7 +182,7 @@ def _interval_text(interval: Interval | None) -> str:
     """The interval of a difference; empty where it is unknown."""
     if interval is None or interval.low is None or interval.high is None:
         return ""
-    return f"{INTERVAL} {_one_digit(interval.low)} to {_one_digit(interval.high)}"
+    return f"{INTERVAL} {points(interval.low, 1)} to {points(interval.high, 1)}"
 
 
 def _alone(run: Records, each: RunIntervals, named: bool) -> Result | None:
@@ -224,15 +224,10 @@ def _against(first: Records, run: Records, each: RunIntervals) -> Result | None:
     else:
         verdict = f"; {interval}: within the spread, so the runs may be equally good"
     return Result(
-        number=f"{_one_digit(other - one)} points",
+        number=f"{points(other - one, 1)} points",
         sentence=f"Mean IoU of {run.name} against {first.name}: {scores}{verdict}.",
         tone=("better" if other > one else "worse") if found is not None and found.resolved else "",
     )
-
-
-def _one_digit(value: float) -> str:
-    """A signed difference in points, with one digit."""
-    return points(round(value, 3))[:-1]
 
 
 def _lost(before: Records, after: Records) -> dict[str, float]:
@@ -249,9 +244,9 @@ def _lost(before: Records, after: Records) -> dict[str, float]:
 
 def _fall(name: str, change: float, each: RunIntervals, sign: int) -> str:
     """One class that fell, with its interval and whether that excludes 0."""
-    text, found = f"{name} {_one_digit(change)}", each.classes.get(name)
+    text, found = f"{name} {points(change, 1)}", each.classes.get(name)
     if found is None or found.low is None or found.high is None:
         return text
     low, high = sorted((sign * found.low, sign * found.high))
     note = "" if found.resolved else ", within the spread"
-    return f"{text} ({_one_digit(low)} to {_one_digit(high)}{note})"
+    return f"{text} ({points(low, 1)} to {points(high, 1)}{note})"

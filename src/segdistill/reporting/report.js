@@ -69,7 +69,8 @@
       if (x < left - 8 || x > right + 8 || y < top - 8 || y > bottom + 8) clear();
       else show(x, y);
     }
-    const points = hover.series.flatMap((one) => one.points).sort((a, b) => (hover.along === "x" ? a[0] - b[0] : 0));
+    const points = hover.series.flatMap((one) => one.points).sort((a, b) => (hover.along === "x" ? a[0] - b[0] : 0))
+      .filter((point, i, list) => hover.along !== "x" || !i || point[0] !== list[i - 1][0]); // one per step, for all runs
     let place = -1;
     chart.tabIndex = 0;
     chart.addEventListener("pointermove", move);
@@ -92,7 +93,7 @@
     const cards = all(".example", list), output = controls.querySelector("output");
     const scoresOf = (card) => JSON.parse(card.dataset.scores);
     function arrange() {
-      const names = cards.length ? Object.keys(scoresOf(cards[0])) : [];
+      const names = field("run") ? [...field("run").options].map((option) => option.value) : Object.keys(scoresOf(cards[0]));
       const run = field("run") ? field("run").value : names[0];
       const score = (card) => scoresOf(card)[run] ?? NaN;
       const order = field("sort").value;
@@ -106,8 +107,8 @@
       const wanted = field("class").value;
       for (const card of cards) {
         const percent = 100 * score(card);
-        const inside = !(percent < least) && !(percent > most);
-        card.hidden = !inside || (wanted !== "" && !JSON.parse(card.dataset.classes).includes(wanted));
+        const fits = !(percent < least) && !(percent > most);
+        card.hidden = !fits || (wanted !== "" && !JSON.parse(card.dataset.classes).includes(wanted));
       }
       output.textContent = `${cards.filter((card) => !card.hidden).length} of ${cards.length} images`;
     }
@@ -139,10 +140,10 @@
       }
       photo.src = first.src;
       photo.hidden = !blend;
-      const share = part("split").valueAsNumber;
-      left.style.clipPath = `inset(0 ${100 - share}% 0 0)`;
-      right.style.clipPath = `inset(0 0 0 ${share}%)`;
-      line.style.left = `${share}%`;
+      const percent = part("split").valueAsNumber;
+      left.style.clipPath = `inset(0 ${100 - percent}% 0 0)`;
+      right.style.clipPath = `inset(0 0 0 ${percent}%)`;
+      line.style.left = `${percent}%`;
     }
     function fit() {
       const [first] = pictures();

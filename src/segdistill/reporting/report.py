@@ -182,18 +182,17 @@ def _example_section(examples: Sequence[Example] | str, labels: LabelSet) -> dic
     shown = [] if isinstance(examples, str) else examples
     missing = examples if isinstance(examples, str) else "No image has a score yet."
     rows = [(example, tiles(example, labels)) for example in shown]
+    present = [class_names_in(example, labels) for example in shown]
     first = {example.id for example in few(shown, 1)}
     runs = [] if not shown else [name for name in shown[0].predictions if name != TEACHER][:MOST_RUNS_SHOWN]
     return {
-        "examples": [(example, row, class_names_in(example, labels)) for example, row in rows],
+        "examples": [(*row, names) for row, names in zip(rows, present, strict=True)],
         "showcase": [
             (place, example, [t for t in row if t.title in ("image", "ground truth", *runs)])
             for place, (example, row) in enumerate(rows)
             if example.id in first
         ],
-        "example_classes": [
-            name for name in labels.names if any(name in class_names_in(example, labels) for example in shown)
-        ],
+        "example_classes": [name for name in labels.names if name in set().union(*present)],
         "no_examples": "" if shown else missing,
         "class_colours": colour_legend(shown, labels),
         "error_colours": error_legend(),

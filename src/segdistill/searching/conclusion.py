@@ -94,13 +94,15 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
     latencies = folder.latencies
     points = {key: (latencies[key]["median_ms"], score) for key, score in scores.items()}
     front = halving.pareto_front(points)
+    last = folder.run(final, chosen).metrics["last"]
+    assert last is not None  # it is written with the result
     plan = folder.plan
     reasons = {entry["name"]: entry["reason"] for entry in plan["left_out"]}
     failures = {k: r["failed"] for found in results for k, r in found.items() if "failed" in r}
     return {
         "kind": "segdistill search 1",
         "settings": folder.config.fixed,
-        "recipe_steps": folder.run(final, chosen).history()[0][-1]["step"],
+        "recipe_steps": last["step"],
         "machine": read_json(folder.latency_file)["machine"],
         "student": str(folder.run(final, chosen)),
         "chosen": chosen,
@@ -121,11 +123,11 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
             }
             for rung, found in zip(rungs, results, strict=True)
         ],
-        "correlations": halving.correlations([_scores(found) for found in results if len(found) > 2]),
+        "correlations": halving.correlations([_scores(found) for found in results]),
         "curves": {key: _curve(folder, rungs, key) for key in reached},
         "spent": folder.spent(),
         "front": front,
-        "commands": {key: train_command(folder, key) for key in front},
+        "commands": {key: train_command(folder, key) for key in front if key != chosen},
     }  # fmt: skip
 
 

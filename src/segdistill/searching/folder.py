@@ -4,6 +4,7 @@ Every record is a file of its own, written once and whole. So what a search does
 that are there: after a kill, and for several machines that share the folder.
 """
 
+import errno
 import json
 import os
 import socket
@@ -193,12 +194,19 @@ class SearchFolder:
 
     def note_claim(self, key: str) -> None:
         """Write down what this process trains, for the one that started it."""
-        self.write(self.path / "claims" / f"{os.getpid()}.json", {"key": key})
+        self.write(self._claim_file(os.getpid()), {"key": key})
 
     def claimed_by(self, process: int) -> str | None:
         """What a process trained last."""
-        file = self.path / "claims" / f"{process}.json"
+        file = self._claim_file(process)
         return read_json(file)["key"] if file.is_file() else None
+
+    def forget_claim(self) -> None:
+        """Delete what an earlier process with this one's number has noted."""
+        self._claim_file(os.getpid()).unlink(missing_ok=True)
+
+    def _claim_file(self, process: int) -> Path:
+        return self.path / "claims" / f"{socket.gethostname()}-{process}.json"
 
     def spent(self) -> dict[str, float]:
         """Seconds of all sessions together, by what they were spent on."""
@@ -207,6 +215,11 @@ class SearchFolder:
             for stage, seconds in read_json(file).items():
                 total[stage] = total.get(stage, 0.0) + seconds
         return total
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that nothing can be written any more, and so is no candidate's."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Session:

@@ -64,26 +64,29 @@ def count_rungs(members: int, most: int = 0) -> int:
     return min(rungs, most) if most else rungs
 
 
-def total_steps(members: int, rungs: int, steps: int) -> int:
-    """Steps of all candidates in all rungs together: each rung but the first adds half of its steps."""
+def total_steps(members: int, rungs: int, steps: int, jobs: int = 1) -> int:
+    """Steps that each of `jobs` processes makes in all rungs; a later rung adds half of its steps."""
     total, before = 0, 0
     for rung in range(rungs):
-        total += members * (steps * 2**rung - before)
+        total += math.ceil(members / jobs) * (steps * 2**rung - before)
         before, members = steps * 2**rung, math.ceil(members / 2)
     return total
 
 
-def affordable_steps(step_seconds: Sequence[float], seconds: float, most_rungs: int = 0) -> tuple[int, int]:
+def affordable_steps(
+    step_seconds: Sequence[float], seconds: float, most_rungs: int = 0, jobs: int = 1
+) -> tuple[int, int]:
     """How many of the candidates, from the first on, and how many steps in the first rung, fit into a time.
 
     Args:
         step_seconds: of one step of each candidate, the most wanted first.
-        seconds: of all processes together, for all rungs.
+        seconds: for all rungs.
         most_rungs: see `count_rungs`.
+        jobs: candidates that are trained at a time.
     """
     for count in range(len(step_seconds), FINALISTS, -1):
         mean = float(np.mean(step_seconds[:count]))
-        unit = total_steps(count, count_rungs(count, most_rungs), 1)
+        unit = total_steps(count, count_rungs(count, most_rungs), 1, jobs)
         steps = int(seconds / (unit * mean))
         if steps >= LEAST_STEPS:
             return count, steps

@@ -27,6 +27,7 @@ from segdistill.profiling.benchmark import file_bytes
 from segdistill.profiling.device import Job, JobSettings, Latency, write_jobs
 from segdistill.profiling.timing import count_parameters
 from segdistill.searching.candidates import Candidate, without_weights
+from segdistill.searching.folder import is_full
 
 Record = dict[str, Any]
 
@@ -67,9 +68,9 @@ def export_candidates(
             try:
                 found[name] = _export(candidate, labels, path, settings, images)
                 write_atomic(beside, json.dumps(found[name]) + "\n")
-            except OSError:
-                raise  # a full disk is not its fault
             except Exception as error:  # networks and converters raise nearly anything
+                if is_full(error):
+                    raise  # which is not its fault
                 found[name] = {"error": f"cannot be exported: {first_line(error)[:300]}"}
                 warn(f"{name} {found[name]['error']}")
         advance()
@@ -206,12 +207,17 @@ def step_seconds(config: TrainConfig, classes: int) -> float:
     student = without_weights(config.student)
     torch.manual_seed(0)
     network = build_model(student, classes).train()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     image = torch.randn(STEP_IMAGES, 3, config.size, config.size)
     target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long)
     seconds = 0.0
-    for _ in range(2):  # the first one warms up
-        started = time.perf_counter()
-        torch.autograd.backward(F.cross_entropy(network(image), target))
-        seconds = time.perf_counter() - started
+    try:
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            torch.autograd.backward(F.cross_entropy(network(image), target))
+            seconds = time.perf_counter() - started
+    finally:
+        torch.set_num_threads(threads)
     log(f"One step of {student.spec} takes about {seconds * config.batch / STEP_IMAGES:.2f} s")
     return seconds * config.batch / STEP_IMAGES

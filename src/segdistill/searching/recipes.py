@@ -8,7 +8,6 @@ from segdistill.config.search import SearchConfig
 from segdistill.config.train import AugmentConfig, OptimConfig, TrainConfig
 from segdistill.config.values import Scheduled
 from segdistill.config.yaml import load
-from segdistill.data.formats.table import open_training_layout
 from segdistill.searching.candidates import GRID, Candidate
 
 EMA = 0.99
@@ -69,12 +68,14 @@ def full_recipe(recipe: TrainConfig, candidate: Candidate, config: SearchConfig,
     factor = candidate.size / config.size
     low, high = recipe.augment.scale
     specs = (recipe.student.spec, candidate.student.spec)
+    same = specs[0] == specs[1] and recipe.student.decoder == candidate.student.decoder
     alike = specs[0] == specs[1] or all(spec.startswith("timm:") for spec in specs)
     evaluate_every = recipe.evaluate_every if recipe.evaluate_every <= steps or not steps else 0
     return replace(
         recipe,
         student=candidate.student,
-        data=replace(recipe.data, val_share=held_out_share(recipe, config), val_split="val"),
+        data=replace(recipe.data, val_share=config.choose_share, val_split="val"),
+        objective=recipe.objective if same else replace(recipe.objective, student_layer=None),
         augment=replace(recipe.augment, scale=(low * factor, high * factor)),
         optim=replace(
             recipe.optim,
@@ -87,16 +88,6 @@ def full_recipe(recipe: TrainConfig, candidate: Candidate, config: SearchConfig,
         evaluate_every=evaluate_every,
         checkpoint_every=min(recipe.checkpoint_every or CHECKPOINT_EVERY, CHECKPOINT_EVERY),
     )
-
-
-def held_out_share(recipe: TrainConfig, config: SearchConfig) -> float:
-    """What `data.val_share` must be for `choose_share` of the training images to be held out.
-
-    Images are held out by a hash of their names. Where the data set has taken its validation split out of the
-    training images so, those with the lowest hashes are gone.
-    """
-    gone = open_training_layout(recipe.data).division.val
-    return gone + config.choose_share * (1 - gone)
 
 
 def rung_recipe(full: TrainConfig, steps: int, first_steps: int) -> TrainConfig:

@@ -18,7 +18,7 @@ from segdistill.console import log, progress
 from segdistill.data.datasets import open_validation
 from segdistill.data.formats.table import open_layout
 from segdistill.engine.runtime import find_device, stop_signal
-from segdistill.files import write_atomic
+from segdistill.files import usable_cores, write_atomic
 from segdistill.profiling.device import copy_there, machine_of, read_latencies
 from segdistill.searching import halving, latency
 from segdistill.searching.candidates import list_candidates
@@ -153,9 +153,11 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         left_out = [{"name": key, "reason": f"more than the {settings.most} of --most"} for key in rest]
         steps, seconds = settings.steps, _estimate_steps(folder, members, config)
         if not steps and seconds:
-            time_for_rungs = halving.HALVING_FRACTION * seconds_left(folder, config) * count_jobs(config)
+            time_for_rungs = halving.HALVING_FRACTION * seconds_left(folder, config)
             wanted = [seconds[key] for key in members]
-            count, steps = halving.affordable_steps(wanted, time_for_rungs, settings.rungs)
+            count, steps = halving.affordable_steps(
+                wanted, time_for_rungs, settings.rungs, count_jobs(config)
+            )
             left_out += [{"name": key, "reason": "no time within --hours"} for key in members[count:]]
             members = members[:count]
         elif not steps:
@@ -234,7 +236,11 @@ def final_steps(folder: SearchFolder, config: SearchConfig, rung: Rung) -> int:
     before = folder.rungs()
     if before:
         results = folder.results(before[-1])
-        seconds = {key: results[key]["seconds"] / _steps_made(before, key) for key in rung.members}
+        estimated = folder.plan["step_seconds"]  # an interrupted training counts its last session alone
+        seconds = {
+            key: max(results[key]["seconds"] / _steps_made(before, key), estimated.get(key, 0.0))
+            for key in rung.members
+        }
     else:
         seconds = folder.plan["step_seconds"]
     # Of the slower of both, as both are trained at once where there are processes for that.
@@ -262,7 +268,7 @@ def count_jobs(config: SearchConfig) -> int:
     """Candidates that are trained at a time."""
     if find_device(config.device).type != "cpu":
         return 1
-    return config.jobs or os.cpu_count() or 1
+    return config.jobs or usable_cores()
 
 
 def fill_cache(folder: SearchFolder, rung: Rung, session: Session) -> None:
@@ -366,9 +372,7 @@ def _note_deaths(
     """
     for worker in ended:
         if worker.returncode == 1:
-            raise ValueError(
-                f"a training could not be written: see the newest file of {folder.path / 'logs'}"
-            )
+            raise ValueError(f"a process failed: see the newest file of {folder.path / 'logs'}")
     for worker in ended:
         key = folder.claimed_by(worker.pid)
         if worker.returncode and key is None:

@@ -15,7 +15,7 @@ from segdistill.console import log, warn
 from segdistill.engine.runtime import find_device
 from segdistill.files import first_line
 from segdistill.models.spec import parse_architecture, remember_call
-from segdistill.searching.folder import Rung, SearchFolder
+from segdistill.searching.folder import Rung, SearchFolder, is_full
 from segdistill.searching.recipes import full_recipe, rung_recipe
 
 
@@ -40,9 +40,9 @@ def train_member(folder: SearchFolder, rung: Rung, key: str) -> None:
         result = {name: evaluation[name] for name in ("miou", "step")}
         if result["miou"] is None:
             result = {"failed": "no class of the images that the choice is made on was found"}
-    except OSError:
-        raise  # a full disk is not its fault
     except Exception as error:  # a network raises anything
+        if is_full(error):
+            raise  # which is not its fault
         warn(f"{key} failed: {first_line(error)}")
         result = {"failed": first_line(error)[:500]}
     folder.write_result(rung, key, result | {"seconds": time.monotonic() - started})
@@ -84,6 +84,7 @@ def run(folder: SearchFolder, number: int) -> int:
     if find_device(folder.recipe.device).type == "cpu":
         torch.set_num_threads(1)
     trust_candidates(folder)
+    folder.forget_claim()
     try:
         work(folder, folder.rungs()[number])
     except (ValueError, OSError) as error:

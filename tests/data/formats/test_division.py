@@ -145,19 +145,23 @@ def test_none_or_all_is_refused_with_the_numbers(every_layout: Make) -> None:
         open_dataset(root, "val")
 
 
-def test_the_option_and_the_description_exclude_each_other(every_layout: Make) -> None:
-    config = DataConfig(root=str(every_layout(IDS, val=0.3)), val_share=0.1)
-    with pytest.raises(ValueError, match=r"holds images out already \(`val: 0\.3`\): use one of the two"):
-        open_training_layout(config)
-
-
-def test_a_larger_share_holds_out_a_part_of_what_is_left(every_layout: Make) -> None:
+def test_what_is_left_can_be_divided_again(every_layout: Make) -> None:
     root = every_layout(IDS, val=0.3)
-    config = DataConfig(root=str(root), val_share=0.6)
-    further, val = {*open_validation(config).ids}, {*open_dataset(root, "val").ids}
-    assert further
-    assert not further & val
-    assert further < {*open_dataset(root, "train").ids}
+    config = DataConfig(root=str(root), val_share=0.4)
+    held_out, val = {*open_validation(config).ids}, {*open_dataset(root, "val").ids}
+    train = {*open_dataset(root, "train").ids}
+    assert held_out < train
+    assert not held_out & val
+    assert {*open_training(config).ids} == train - held_out
+
+
+def test_a_fraction_of_what_is_left_is_no_fraction_of_all() -> None:
+    ids = [f"image-{number}" for number in range(20_000)]
+    division = Division(val=0.3)
+    first = division.held_out(ids, 0.3, "val", "train")
+    left = [name for name, out in zip(ids, first, strict=True) if not out]
+    again = division.held_out(left, 0.2, "data.val_share", "train", again=True)
+    assert again.mean() == pytest.approx(0.2, abs=0.01)
 
 
 @pytest.mark.parametrize("every_layout", ["folders"], indirect=True)

@@ -192,7 +192,25 @@ def test_a_second_stream_plays_on_after_the_first_ones_start_is_broken_off(page:
     assert found == ["AbortError", True, True, False]
 
 
-def test_a_video_plays_under_its_masks(page: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_started_twice_plays(page: Page, clip: Path) -> None:
+    found = page.evaluate(
+        """async (bytes) => {
+            const { Live } = await import("./live.js");
+            const video = Object.assign(document.createElement("video"), { muted: true });
+            const live = new Live(video, async () => {});
+            const file = new Blob([new Uint8Array(bytes)], { type: "video/webm" });
+            const broken = live.start(file).then(() => "played", (error) => error.name);
+            await live.start(file);
+            return [await broken, live.open, Boolean(video.src)];
+        }""",
+        [*clip.read_bytes()],
+    )
+    assert found == ["AbortError", True, True]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A video of 4 seconds and 96 x 64 pixels."""
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "clip.webm"), "w") as video:
         stream = video.add_stream("libvpx", rate=5)
@@ -201,7 +219,11 @@ def test_a_video_plays_under_its_masks(page: Page, tmp_path: Path) -> None:
             frame = draw(2, index, 96)[0].crop((0, 0, 96, 64))
             video.mux(stream.encode(av.VideoFrame.from_image(frame)))
         video.mux(stream.encode())
-    page.set_input_files("#file", tmp_path / "clip.webm")
+    return tmp_path / "clip.webm"
+
+
+def test_a_video_plays_under_its_masks(page: Page, clip: Path) -> None:
+    page.set_input_files("#file", clip)
     expect(page.locator("#status")).to_contain_text("frames per second")
     expect(page.locator("#timing")).to_contain_text("96 × 64")  # noqa: RUF001
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()  # it has ended

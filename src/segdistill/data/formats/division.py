@@ -45,7 +45,9 @@ class Division:
             found.append(match[1])
         return found
 
-    def held_out(self, ids: Iterable[str], share: float, name: str, split: str) -> NDArray[np.bool_]:
+    def held_out(
+        self, ids: Iterable[str], share: float, name: str, split: str, *, again: bool = False
+    ) -> NDArray[np.bool_]:
         """Which of N samples are held out (N), whatever other samples there are.
 
         Args:
@@ -53,12 +55,15 @@ class Division:
             share: the fraction.
             name: of the setting, for errors.
             split: which is divided, for errors.
+            again: the samples are what is left where the fraction `val` was held out already.
 
         Raises:
             ValueError: that is none of them, or all.
         """
         hashes = (blake2b(group.encode(), digest_size=8).digest() for group in self.groups(ids))
         drawn = np.array([int.from_bytes(digest, "little") / 2**64 for digest in hashes])
+        if again:
+            drawn = (drawn - self.val) / (1 - self.val)
         chosen = drawn < share
         if chosen.all() or not chosen.any():
             raise ValueError(

@@ -86,11 +86,6 @@ def open_training_layout(config: DataConfig) -> Layout:
         ValueError: training and validation would read the same images.
     """
     layout = open_layout(config.root, config.layout)
-    if 0 < config.val_share <= layout.division.val:  # a larger one holds out a part of what is left
-        raise ValueError(
-            f"data.val_share is {config.val_share}, but the description in {layout.root} holds images out "
-            f"already (`val: {layout.division.val}`): use one of the two"
-        )
     if layout.one_split and not config.val_share:
         raise ValueError(
             f"the data set in {config.root} {layout.same_images}, so that training and "
