@@ -74,7 +74,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     teacher = open_teacher(config.teacher, samples.labels)
     size = network.input_size(config.size)
     started = time.perf_counter()
-    log(f"Evaluating {spec} on {counted(len(samples), 'image')} of {config.data.root}", accelerator)
+    log(f"Evaluating {spec} on {counted(len(samples), 'image')}", accelerator)
     with progress(accelerator.is_main_process) as bar:
         task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
         options = EvaluationOptions(
