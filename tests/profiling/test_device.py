@@ -5,6 +5,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def test_the_ranks_of_a_medians_interval(count: int, ranks: tuple[int, int]) -> 
 
 def test_latency_is_a_multiple_of_the_references_beside_it(tmp_path: Path) -> None:
     jobs = [Job(name=name, file=f"{name}.onnx", shape=(1, 8, 8, 3)) for name in "ab"]
-    write_jobs(tmp_path, jobs, jobs[0], SETTINGS)
+    write_jobs(tmp_path, jobs, SETTINGS)
     assert (tmp_path / "measure.py").read_text() == SCRIPT.read_text()
     assert read_latencies(tmp_path) is None
     # The machine became three times as slow while b was measured; b is twice as slow as the reference.
@@ -55,7 +56,7 @@ def write_measured(folder: Path, entries: list[dict[str, Any]], digest: str | No
 
 def test_results_of_other_networks_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     jobs = [Job(name="a", file="a.onnx", shape=(1, 8, 8, 3))]
-    write_jobs(tmp_path, jobs, jobs[0], SETTINGS)
+    write_jobs(tmp_path, jobs, SETTINGS)
     write_measured(tmp_path, [], "0" * 64)
     with pytest.raises(ValueError, match="is of other networks"):
         read_latencies(tmp_path)
@@ -66,7 +67,8 @@ def test_results_of_other_networks_and_damaged_ones_are_refused(tmp_path: Path) 
         read_latencies(tmp_path)
 
 
-def test_the_script_needs_nothing_of_segdistill_and_says_what_it_cannot_measure(tmp_path: Path) -> None:
+def write_cast(path: Path) -> None:
+    """An ONNX file that turns pixels into floats."""
     import onnx
 
     shape = ["N", "H", "W", 3]
@@ -75,26 +77,55 @@ def test_the_script_needs_nothing_of_segdistill_and_says_what_it_cannot_measure(
     cast = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT)
     graph = onnx.helper.make_graph([cast], "cast", [values], [result])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, tmp_path / "cast.onnx")
+    onnx.save(model, path)
+
+
+def test_the_script_needs_nothing_of_segdistill_and_says_what_it_cannot_measure(tmp_path: Path) -> None:
+    write_cast(tmp_path / "cast.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
-    jobs = [Job(name=name, file=f"{name}.onnx", shape=(1, 64, 64, 3)) for name in ("cast", "broken")]
-    write_jobs(tmp_path, jobs, jobs[0], SETTINGS)
+    jobs = [Job(name=name, file=f"{name}.onnx", shape=(1, 64, 64, 3)) for name in ("broken", "cast")]
+    write_jobs(tmp_path, jobs, SETTINGS)
     moved = shutil.copytree(tmp_path, tmp_path / "moved")
     command = [sys.executable, "-I", str(moved / "measure.py")]
     subprocess.run(command, check=True, capture_output=True)
     found = read_latencies(moved)
     assert found is not None
-    cast_latency, broken = found["cast"], found["broken"]
+    cast_latency, broken = found["cast"], found["broken"]  # the reference is the first one that opens
     assert cast_latency.low_ms is not None
     assert 0 < cast_latency.low_ms <= cast_latency.median_ms <= cast_latency.high_ms  # type: ignore[operator]
     assert "broken.onnx" in (broken.error or "")
     # Started again, it measures what is left.
     record = json.loads((moved / "measured.json").read_text())
-    record["entries"] = record["entries"][:1]
+    record["entries"] = record["entries"][1:]
     (moved / "measured.json").write_text(json.dumps(record))
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "cast" not in again.stderr
     assert read_latencies(moved) == found
+
+
+def test_a_file_far_over_the_budget_is_not_measured_with_larger_inputs_too(tmp_path: Path) -> None:
+    write_cast(tmp_path / "slow.onnx")
+    write_cast(tmp_path / "other.onnx")
+    jobs = [
+        Job(name=f"{stem}-{size}", file=f"{stem}.onnx", shape=(1, size, size, 3))
+        for stem, size in (("slow", 16), ("slow", 32), ("slow", 8), ("other", 16))
+    ]
+    write_jobs(tmp_path, jobs, replace(SETTINGS, most_seconds=1e-9))
+    subprocess.run([sys.executable, str(tmp_path / "measure.py")], check=True, capture_output=True)
+    found = read_latencies(tmp_path)
+    assert found is not None
+    assert {name: latency.slower_than for name, latency in found.items()} == {
+        "slow-16": None, "slow-32": "slow-16", "slow-8": None, "other-16": None,
+    }  # fmt: skip
+    assert [latency.median_ms is None for latency in found.values()] == [False, True, False, False]
+
+
+def test_the_script_says_that_no_network_opens(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    write_jobs(tmp_path, [Job(name="broken", file="broken.onnx", shape=(1, 8, 8, 3))], SETTINGS)
+    done = subprocess.run([sys.executable, str(tmp_path / "measure.py")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no network could be opened; the first, broken: " in done.stderr
 
 
 @pytest.mark.integration

@@ -37,6 +37,14 @@ def test_over_is_what_lies_above_the_budget_with_its_whole_interval() -> None:
     assert found["d"]["reason"] == "it died"
 
 
+def test_what_was_not_measured_is_over_and_never_the_fastest() -> None:
+    found = judged({"a-64": around(30.0), "a-96": Latency(slower_than="a-64")})
+    assert found["a-96"]["verdict"] == "over"
+    assert found["a-96"]["reason"] == "not measured, as a-64 is far over the budget"
+    with pytest.raises(ValueError, match=r"the fastest is a-64 with 30\.00 ms"):
+        require_some(found, SearchConfig(latency="10ms"))
+
+
 @pytest.mark.parametrize(
     ("budget", "verdict"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segdistill.config.search import SearchConfig
-from segdistill.config.train import DataConfig
+from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.searching import latency
 from segdistill.searching.folder import SearchFolder, Session
 from segdistill.searching.halving import first_rung
@@ -113,9 +113,17 @@ def test_crops_and_objects_shrink_with_the_input_and_a_rung_is_open_ended(config
         ({"data": DataConfig()}, "name the data set with --data.root"),
         ({"data": DataConfig(root="x", val_share=0.2)}, "data.val_share is 0.2, but a search holds"),
         ({"recipe": "absent.yaml"}, "absent.yaml does not exist"),
+        ({"teacher": TeacherConfig(flip=True)}, "settings of the teacher need teacher.spec beside them"),
     ],
 )
 def test_recipes_that_cannot_be_searched_with(config: SearchConfig, changes: Any, message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         read_recipe(replace(config, **changes))
     assert message in str(error.value)
+
+
+def test_settings_of_data_without_a_root_are_refused(config: SearchConfig, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {root: mydata}\n")
+    with pytest.raises(ValueError, match=r"settings of data need data\.root beside them"):
+        read_recipe(replace(config, recipe=str(recipe), data=DataConfig(long_side=64)))

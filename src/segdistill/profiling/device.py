@@ -42,12 +42,21 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """How networks are run: onnx or openvino; fp32, bf16 or int8; threads; timed passes of each."""
+    """How networks are run.
+
+    Attributes:
+        runtime: onnx or openvino.
+        precision: fp32, bf16 or int8.
+        threads: of the runtime.
+        repeats: timed passes of each.
+        most_seconds: budget of a pass: a file that is far over it is not measured with larger inputs too.
+    """
 
     runtime: str
     precision: str
     threads: int
     repeats: int
+    most_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,8 @@ class Latency:
         low_ms, high_ms: a 95 % interval of that median (order statistics of the ratios).
         peak_bytes: of its process; None where the system does not tell.
         error: why it could not be measured; all others are None then.
+        slower_than: the same network with a smaller input, which is so far over the budget that this one was
+            not measured; all others are None then.
     """
 
     median_ms: float | None = None
@@ -69,11 +80,15 @@ class Latency:
     p95_ms: float | None = None
     peak_bytes: int | None = None
     error: str | None = None
+    slower_than: str | None = None
 
 
-def write_jobs(folder: Path, jobs: Sequence[Job], reference: Job, settings: JobSettings) -> None:
-    """Put the script, and the list of what it measures, beside the networks' files."""
-    content = {**asdict(settings), "reference": asdict(reference), "networks": [asdict(job) for job in jobs]}
+def write_jobs(folder: Path, jobs: Sequence[Job], settings: JobSettings) -> None:
+    """Put the script, and the list of what it measures, beside the networks' files.
+
+    The first network that opens is the reference, with which all are measured in turns.
+    """
+    content = {**asdict(settings), "networks": [asdict(job) for job in jobs]}
     write_atomic(folder / "jobs.json", json.dumps(content, indent=1) + "\n")
     shutil.copyfile(SCRIPT, folder / "measure.py")
 
@@ -118,6 +133,8 @@ def machine_of(folder: Path) -> str:
 def _latency(entry: dict[str, Any], reference_seconds: Sequence[float]) -> Latency:
     if "error" in entry:
         return Latency(error=entry["error"])
+    if "slower_than" in entry:
+        return Latency(slower_than=entry["slower_than"])
     ratios = sorted(a / b for a, b in zip(entry["seconds"], entry["reference_seconds"], strict=True))
     scale = 1000 * statistics.median(reference_seconds)
     low, high = median_ranks(len(ratios))
@@ -184,7 +201,7 @@ def measure_elsewhere(targets: Sequence[str], config: BenchmarkConfig) -> dict[s
         threads=config.threads or 1,
         repeats=config.repeats,
     )
-    write_jobs(folder, jobs, jobs[0], settings)
+    write_jobs(folder, jobs, settings)
     found = read_latencies(folder)
     return None if found is None else _as_benchmark(targets, found, config, settings, folder)
 

@@ -21,6 +21,9 @@ import numpy as np
 WARMUP = 3
 """Passes of each network before those that count."""
 
+TOO_SLOW = 1.5
+"""Budgets that the quickest pass of a network exceeds, so that it is not measured with larger inputs too."""
+
 Record = dict[str, Any]
 
 
@@ -47,16 +50,47 @@ def main() -> int:
     left = [job for job in jobs["networks"] if job["name"] not in done]
     if not left:
         return 0
-    reference = Process(folder, jobs, jobs["reference"])
-    record["runtime"] = reference.start()
+    reference, record["runtime"] = open_reference(folder, jobs)
     for number, job in enumerate(left, start=1):
-        record["entries"].append(measure(folder, jobs, job, reference))
+        entry = skip(jobs, job, record["entries"]) or measure(folder, jobs, job, reference)
+        record["entries"].append(entry)
         draft = out.with_name(".measured.json.tmp")
         draft.write_text(json.dumps(record, indent=1))
         draft.replace(out)
         print(f"measured {number} of {len(left)}: {job['name']}", file=sys.stderr, flush=True)
     reference.end()
     return 0
+
+
+def open_reference(folder: Path, jobs: Record) -> tuple["Process", str]:
+    """The first network that opens, which all are measured in turns with, and the runtime's version.
+
+    Raises:
+        SystemExit: none opens.
+    """
+    first = ""
+    for job in jobs["networks"]:
+        network = Process(folder, jobs, job)
+        try:
+            return network, network.start()
+        except RuntimeError as error:
+            network.end()
+            first = first or f"{job['name']}: {error}"
+    sys.exit(f"no network could be opened; the first, {first}")
+
+
+def skip(jobs: Record, job: Record, entries: list[Record]) -> Record | None:
+    """The entry of a network that is not measured: the same file is too slow with a smaller input."""
+    if jobs["most_seconds"] is None:
+        return None
+    others = {other["name"]: other for other in jobs["networks"]}
+    for entry in entries:
+        other = others[entry["name"]]
+        smaller = np.prod(other["shape"]) <= np.prod(job["shape"])
+        slow = min(entry.get("seconds", [0.0])) > TOO_SLOW * jobs["most_seconds"]
+        if other["file"] == job["file"] and smaller and slow:
+            return {"name": job["name"], "slower_than": entry["name"]}
+    return None
 
 
 def measure(folder: Path, jobs: Record, job: Record, reference: "Process") -> Record:
@@ -136,8 +170,11 @@ def serve(told: Record) -> None:
     os.dup2(2, 1)  # what libraries print is no answer
 
     def answer(**content: object) -> None:
-        answers.write(json.dumps(content) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(content) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # whoever asked was stopped
+            os._exit(1)
 
     try:
         run, version = OPENERS[told["runtime"]](told)

@@ -115,7 +115,7 @@ def write_measurement(
     config: SearchConfig,
     folder: Path,
 ) -> None:
-    """Put the list of what is measured, and the script, beside the files; the first one is the reference."""
+    """Put the list of what is measured, and the script, beside the files."""
     jobs = [
         Job(name=key, file=exported[candidate.network]["file"], shape=(1, candidate.size, candidate.size, 3))
         for key, candidate in candidates.items()
@@ -125,9 +125,13 @@ def write_measurement(
         reason = next(iter(exported.values()))["error"]
         raise ValueError(f"no candidate could be exported; the first {reason}")
     settings = JobSettings(
-        runtime=config.runtime, precision=config.precision, threads=config.threads, repeats=config.repeats
+        runtime=config.runtime,
+        precision=config.precision,
+        threads=config.threads,
+        repeats=config.repeats,
+        most_seconds=config.most_milliseconds / 1000,
     )
-    write_jobs(folder, jobs, jobs[0], settings)
+    write_jobs(folder, jobs, settings)
 
 
 def judge(
@@ -150,6 +154,11 @@ def judge(
 def _verdict(record: Record, config: SearchConfig) -> Record:
     if record["error"] is not None:
         return {"verdict": "failed", "reason": record["error"]}
+    if record["slower_than"] is not None:
+        return {
+            "verdict": "over",
+            "reason": f"not measured, as {record['slower_than']} is far over the budget",
+        }
     if record["low_ms"] > config.most_milliseconds:
         return {"verdict": "over", "reason": f"latency {interval_text(record)}"}
     measured = {"memory": record["peak_bytes"], "file_size": record["file_bytes"]}
@@ -171,7 +180,7 @@ def require_some(found: Mapping[str, Record], config: SearchConfig) -> None:
     """Raise a `ValueError` that names the fastest candidate, unless one is within the budget."""
     if any(record["verdict"] == "within" for record in found.values()):
         return
-    measured = {key: record for key, record in found.items() if record["error"] is None}
+    measured = {key: record for key, record in found.items() if record["median_ms"] is not None}
     if not measured:
         reason = next(iter(found.values()))["reason"]
         raise ValueError(f"no candidate could be measured; the first: {reason}")

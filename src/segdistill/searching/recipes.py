@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segdistill.config.objective import ObjectiveConfig
 from segdistill.config.search import SearchConfig
-from segdistill.config.train import AugmentConfig, OptimConfig, TrainConfig
+from segdistill.config.train import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
 from segdistill.config.values import Scheduled
 from segdistill.config.yaml import load
 from segdistill.searching.candidates import GRID, Candidate
@@ -41,6 +41,10 @@ def read_recipe(config: SearchConfig) -> TrainConfig:
     teacher = config.teacher if config.teacher.specs else recipe.teacher
     if not data.root:
         raise ValueError("name the data set with --data.root ROOT, or in the recipe")
+    if data is not config.data and config.data != DataConfig():
+        raise ValueError("settings of data need data.root beside them, or belong into the recipe")
+    if teacher is not config.teacher and config.teacher != TeacherConfig():
+        raise ValueError("settings of the teacher need teacher.spec beside them, or belong into the recipe")
     if data.val_share:
         raise ValueError(
             f"data.val_share is {data.val_share}, but a search holds its own images of {data.split} out: "
