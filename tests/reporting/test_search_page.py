@@ -13,17 +13,20 @@ def candidate(key: str, ms: float, rung: int | None, miou: float | None, reason:
     return {
         "key": key, "family": "dsunet", "size": 320, "parameters": 12345, "file_bytes": 2_500_000,
         "median_ms": ms, "low_ms": ms - 0.2, "high_ms": ms + 0.3, "p95_ms": ms + 1, "peak_bytes": 90_000_000,
-        "error": None, "verdict": "within", "rung": rung, "miou": miou, "reason": reason,
+        "error": None, "verdict": "within", "rung": rung, "scored_in": rung, "miou": miou, "reason": reason,
     }  # fmt: skip
 
 
 @pytest.fixture
 def record() -> dict[str, Any]:
-    """Five candidates, one of which failed, one over the budget; two rungs."""
+    """Six candidates, of which d failed, g failed in its second rung and e is over the budget; two rungs."""
 
-    def rung(steps: int, final: bool, **scores: float | None) -> dict[str, Any]:
-        results = {k: {"failed": "nan"} if s is None else {"miou": s, "step": 1} for k, s in scores.items()}
-        return {"steps": steps, "final": final, "members": [*scores], "results": results, "seconds": 90.0}
+    def rung(title: str, steps: int, **scores: float | None) -> dict[str, Any]:
+        results = {
+            key: ({"failed": "nan"} if score is None else {"miou": score, "step": 1}) | {"seconds": 50.0}
+            for key, score in scores.items()
+        }
+        return {"title": title, "steps": steps, "members": [*scores], "results": results, "seconds": 90.0}
 
     return {
         "kind": "segdistill search 1",
@@ -40,12 +43,13 @@ def record() -> dict[str, Any]:
             candidate("d", 7.0, 0, None, "the loss is nan"),
             candidate("e", 12.0, None, None, "latency 12.00 ms"),
             candidate("f", 4.0, 1, 0.28),
+            candidate("g", 5.0, 1, 0.26, "the loss is nan") | {"scored_in": 0},
         ],
         "left_out": [{"name": "timm:x", "reason": "could not be downloaded"}],
         "rungs": [
-            rung(100, False, a=0.21, d=None, f=0.2, c=0.25, **{"b<1>": 0.3}),
-            rung(200, False, f=0.28, c=0.3, **{"b<1>": 0.35}),
-            rung(0, True, c=0.4, **{"b<1>": 0.43}),
+            rung("rung 1", 100, a=0.21, d=None, f=0.2, c=0.25, g=0.26, **{"b<1>": 0.3}),
+            rung("rung 2", 200, f=0.28, c=0.3, g=None, **{"b<1>": 0.35}),
+            rung("full recipe", 0, c=0.4, **{"b<1>": 0.43}),
         ],
         "correlations": [1.0, None],
         "curves": {
@@ -66,7 +70,7 @@ def test_the_page_has_every_candidate_with_what_became_of_it(record: dict[str, A
     assert "b&lt;1&gt;" in page
     for text in (
         "the loss is nan", "latency 12.00 ms", "could not be downloaded", "shown: it loses less", "41.2 %",
-        "7.7 min", "+1.00", "segdistill train --config runs/search/recipes/a.yaml", "1,000",
+        "7.7 min", "5.0 min", "+1.00", "segdistill train --config runs/search/recipes/a.yaml", "1,000",
         "that it keeps the budget is not resolved",
     ):  # fmt: skip
         assert text in page, text
@@ -77,7 +81,11 @@ def test_the_plots_have_a_point_for_each_trained_candidate(record: dict[str, Any
     [axes] = pareto_plot(record).axes
     dots = [line for line in axes.lines if (line.get_marker(), line.get_markersize()) == ("o", 6)]
     points = [(float(x), round(float(y), 6)) for line in dots for x, y in zip(*line.get_data(), strict=True)]
-    assert sorted(points) == [(3.0, 21.0), (4.0, 28.0), (6.0, 40.0), (9.9, 43.0)]
+    assert sorted(points) == [(3.0, 21.0), (4.0, 28.0), (5.0, 26.0), (6.0, 40.0), (9.9, 43.0)]
+    of_the_first_rung = [
+        x for line in dots for x in line.get_xdata() if line.get_color() == dots[0].get_color()
+    ]
+    assert sorted(of_the_first_rung) == [3.0, 5.0]  # a score has the colour of the rung that it is of
     front = axes.lines[0].get_xdata()
     assert [*front] == [3.0, 6.0, 9.9]
     curves = learning_curves(record)

@@ -80,7 +80,7 @@ def _interval(candidate: Record) -> str:
 def _rung_name(candidate: Record, record: Record) -> str:
     if candidate["key"] == record["chosen"]:
         return "student"
-    return "full recipe" if record["rungs"][candidate["rung"]]["final"] else str(candidate["rung"] + 1)
+    return record["rungs"][candidate["rung"]]["title"]
 
 
 def _tiles(record: Record) -> list[Row]:
@@ -124,7 +124,7 @@ def _rung_rows(record: Record) -> list[Row]:
     """Of each rung its candidates, steps, time, best, and how alike the next one ranks them."""
     rows = []
     correlations = [*record["correlations"], *[None] * len(record["rungs"])]
-    for number, (rung, alike) in enumerate(zip(record["rungs"], correlations, strict=False)):
+    for rung, alike in zip(record["rungs"], correlations, strict=False):
         scored = {k: r["miou"] for k, r in rung["results"].items() if "failed" not in r}
         best = max(scored, key=lambda key: (scored[key], key), default=DASH)
         texts = [
@@ -134,8 +134,7 @@ def _rung_rows(record: Record) -> list[Row]:
             f"{best} ({_points(scored.get(best))})",
             DASH if alike is None else f"{alike:+.2f}",
         ]
-        title = "full recipe" if rung["final"] else f"rung {number + 1}"
-        rows.append(Row(title=title, cells=[Cell(text=text) for text in texts]))
+        rows.append(Row(title=rung["title"], cells=[Cell(text=text) for text in texts]))
     return rows
 
 
@@ -144,17 +143,31 @@ def _minutes(seconds: float) -> str:
 
 
 def _spent_rows(record: Record) -> list[Row]:
+    """Time of each phase, and what of it went into candidates that have no part in the end.
+
+    Each training counts in full, so where several run at a time theirs may be more than the rungs' own.
+    """
     total = sum(record["spent"].values())
     rows = [Row(title=name, cells=[Cell(text=_minutes(s))]) for name, s in record["spent"].items()]
-    return [*rows, Row(title="in all", cells=[Cell(text=_minutes(total))])]
+    kept = record["rungs"][-1]["members"]
+    dropped = sum(
+        result["seconds"]
+        for rung in record["rungs"]
+        for key, result in rung["results"].items()
+        if key not in kept
+    )
+    return [
+        *rows,
+        Row(title="in all", cells=[Cell(text=_minutes(total))]),
+        Row(title="training of dropped candidates", cells=[Cell(text=_minutes(dropped))]),
+    ]
 
 
 def pareto_plot(record: Record) -> Figure:
     """Mean IoU over latency of all trained candidates, a colour for each rung, and the front as a line."""
     trained = [c for c in record["candidates"] if c["miou"] is not None]
     names = [
-        "full recipe" if rung["final"] else f"rung {number + 1}, {rung['steps']:,} steps"
-        for number, rung in enumerate(record["rungs"])
+        f"{rung['title']}, {rung['steps'] or record['recipe_steps']:,} steps" for rung in record["rungs"]
     ]
     with figure_style():
         figure = Figure(figsize=(WIDTH, 4.6))
@@ -166,7 +179,7 @@ def pareto_plot(record: Record) -> Figure:
         )  # fmt: skip
         handles = []
         for number in range(len(names)):
-            own = [c for c in trained if c["rung"] == number]
+            own = [c for c in trained if c["scored_in"] == number]
             x = [c["median_ms"] for c in own]
             around = [
                 [c["median_ms"] - c["low_ms"] for c in own],

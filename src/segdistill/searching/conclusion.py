@@ -85,12 +85,13 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
     rungs = folder.rungs()
     results = [folder.results(rung) for rung in rungs]
     reached: dict[str, int] = {}
+    scored: dict[str, int] = {}
     scores: dict[str, float] = {}
     for rung, found in zip(rungs, results, strict=True):
         for key, result in found.items():
             reached[key] = rung.number
             if "failed" not in result:
-                scores[key] = result["miou"]
+                scores[key], scored[key] = result["miou"], rung.number
     latencies = folder.latencies
     points = {key: (latencies[key]["median_ms"], score) for key, score in scores.items()}
     front = halving.pareto_front(points)
@@ -110,7 +111,7 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
             latencies[key]
             | {
                 "key": key, "family": candidate.family, "size": candidate.size,
-                "rung": reached.get(key), "miou": scores.get(key),
+                "rung": reached.get(key), "miou": scores.get(key), "scored_in": scored.get(key),
                 "reason": failures.get(key) or reasons.get(key) or latencies[key]["reason"],
             }
             for key, candidate in folder.candidates.items()
@@ -118,7 +119,7 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
         "left_out": folder.left_out,
         "rungs": [
             {
-                "steps": rung.steps, "final": rung.final, "members": list(rung.members),
+                "title": rung.title, "steps": rung.steps, "members": list(rung.members),
                 "results": found, "seconds": sum(result["seconds"] for result in found.values()),
             }
             for rung, found in zip(rungs, results, strict=True)

@@ -45,6 +45,11 @@ class Rung:
     members: tuple[str, ...]
     final: bool = False
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return "full recipe" if self.final else f"rung {self.number + 1}"
+
 
 class SearchFolder:
     """Everything that is known of a search.

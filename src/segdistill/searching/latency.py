@@ -1,7 +1,6 @@
 """Which candidates are within the budget: each is exported and measured before anything is trained."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from segdistill.console import log, warn
 from segdistill.data.datasets import open_training
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdistill.engine.runtime import find_device
 from segdistill.exporting.export import write_unchecked
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import first_line, read_json, write_atomic
@@ -25,7 +25,7 @@ from segdistill.models.trained import TrainedNetwork
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.profiling.benchmark import file_bytes
 from segdistill.profiling.device import Job, JobSettings, Latency, write_jobs
-from segdistill.profiling.timing import count_parameters
+from segdistill.profiling.timing import count_parameters, timed
 from segdistill.searching.candidates import Candidate, without_weights
 from segdistill.searching.folder import is_full
 
@@ -212,21 +212,18 @@ def choose_members(
 
 
 def step_seconds(config: TrainConfig, classes: int) -> float:
-    """Estimated seconds of one training step of a student on one thread: forward and backward pass."""
-    student = without_weights(config.student)
+    """Estimated seconds of one training step of a student: forward and backward pass, on a CPU on one thread."""
+    device = find_device(config.device)
     torch.manual_seed(0)
-    network = build_model(student, classes).train()
+    network = build_model(without_weights(config.student), classes).train().to(device)
+    image = torch.randn(STEP_IMAGES, 3, config.size, config.size, device=device)
+    target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long, device=device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    image = torch.randn(STEP_IMAGES, 3, config.size, config.size)
-    target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long)
-    seconds = 0.0
     try:
         for _ in range(2):  # the first one warms up
-            started = time.perf_counter()
-            torch.autograd.backward(F.cross_entropy(network(image), target))
-            seconds = time.perf_counter() - started
+            seconds = timed(lambda: torch.autograd.backward(F.cross_entropy(network(image), target)), device)
     finally:
         torch.set_num_threads(threads)
-    log(f"One step of {student.spec} takes about {seconds * config.batch / STEP_IMAGES:.2f} s")
+    log(f"One step of {config.student.spec} takes about {seconds * config.batch / STEP_IMAGES:.2f} s")
     return seconds * config.batch / STEP_IMAGES

@@ -53,7 +53,7 @@ def read_recipe(config: SearchConfig) -> TrainConfig:
     if teacher.specs and teacher.cache is None:
         teacher = replace(teacher, cache=str(Path(config.out) / "cache"))
     return replace(
-        recipe, data=replace(data, workers=0), teacher=teacher, seed=config.seed, device=config.device,
+        recipe, data=data, teacher=teacher, seed=config.seed, device=config.device,
         trackers=[], quantize=None,
     )  # fmt: skip
 

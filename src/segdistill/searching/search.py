@@ -196,9 +196,9 @@ def train_rungs(folder: SearchFolder, session: Session, config: SearchConfig) ->
             rung = open_rung(folder, config)
         if rung is None:
             return
-        session.enter("full recipe" if rung.final else f"rung {rung.number + 1}")
-        what = "the full recipe" if rung.final else f"{rung.steps} steps"
-        log(f"Rung {rung.number + 1}: {len(rung.members)} candidates, {what}: {', '.join(rung.members)}")
+        session.enter(rung.title)
+        steps = f", {rung.steps} steps" if rung.steps else ""
+        log(f"{rung.title.capitalize()}: {len(rung.members)} candidates{steps}: {', '.join(rung.members)}")
         fill_cache(folder, rung, session)
         train_members(folder, rung, session, count_jobs(config))
 
@@ -282,7 +282,7 @@ def fill_cache(folder: SearchFolder, rung: Rung, session: Session) -> None:
             if not done.is_file():
                 session.enter("teacher's cache")
                 folder.write(done, api.cache(config))
-    session.enter("full recipe" if rung.final else f"rung {rung.number + 1}")
+    session.enter(rung.title)
 
 
 def _cached_recipes(folder: SearchFolder, rung: Rung) -> list[TrainConfig]:
@@ -296,7 +296,7 @@ def _cached_recipes(folder: SearchFolder, rung: Rung) -> list[TrainConfig]:
 def train_members(folder: SearchFolder, rung: Rung, session: Session, jobs: int) -> None:
     """Train every member of a rung, and show how many are done."""
     with progress() as bar:
-        task = bar.add_task(f"rung {rung.number + 1}", total=len(rung.members), numbers="")
+        task = bar.add_task(rung.title, total=len(rung.members), numbers="")
         _train_members(folder, rung, session, jobs, lambda done: bar.update(task, completed=done))
 
 
@@ -348,10 +348,11 @@ def _unclaimed(folder: SearchFolder, rung: Rung) -> list[str]:
 
 
 def start_worker(folder: SearchFolder, rung: Rung) -> "subprocess.Popen[bytes]":
-    """A process with one thread per candidate, whose messages go into a file."""
+    """A process that trains candidates, on a CPU with one thread, whose messages go into a file."""
     log_file = folder.path / "logs" / f"rung-{rung.number:02}-{os.getpid()}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    on_cpu = find_device(folder.recipe.device).type == "cpu"
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") if on_cpu else {}
     with log_file.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "segdistill.searching.worker", str(folder), str(rung.number)],

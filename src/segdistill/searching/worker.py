@@ -49,10 +49,12 @@ def train_member(folder: SearchFolder, rung: Rung, key: str) -> None:
 
 
 def member_config(folder: SearchFolder, rung: Rung, key: str) -> TrainConfig:
-    """The settings of a candidate's training in a rung."""
+    """The settings of a candidate's training in a rung; on a CPU it loads its images in its own process."""
     candidate = folder.candidates[key]
     full = full_recipe(folder.recipe, candidate, folder.config, rung.steps if rung.final else 0)
     config = full if rung.final else rung_recipe(full, rung.steps, folder.rungs()[0].steps)
+    if find_device(config.device).type == "cpu":
+        config = replace(config, data=replace(config.data, workers=0))
     return replace(config, out=str(folder.run(rung, key)))
 
 
