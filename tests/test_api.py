@@ -144,7 +144,7 @@ def test_predict_refuses_wrong_arguments_at_the_call(run: Path, tmp_path: Path) 
         segdistill.predict(run, str(tmp_path / "nothing.jpg"))
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         segdistill.predict(tmp_path, tmp_path / "a.png")
-    with pytest.raises(ValueError, match="--tile goes with neither"):
+    with pytest.raises(ValueError, match="tile goes with neither"):
         segdistill.predict(run, tmp_path / "a.png", segdistill.PredictConfig(tile=256, size=64))
     assert not (tmp_path / "predictions").exists()
 

@@ -99,7 +99,7 @@ def test_from_scratch_the_teacher_is_larger_and_trained_on_other_drawn_images(tm
 
 def test_two_teachers_are_refused() -> None:
     config = DemoConfig(teacher=TeacherConfig(spec="fcn_resnet50"))
-    with pytest.raises(ValueError, match=r"--teacher names fcn_resnet50: choose one"):
+    with pytest.raises(ValueError, match=r"teacher names fcn_resnet50: choose one"):
         make_plan(config, from_scratch=True)
 
 

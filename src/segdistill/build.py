@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, LoadConfig, ServeConfig
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.naming import setting
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
 from segdistill.console import log
@@ -128,7 +129,7 @@ def open_evaluation(target: str, data: EvaluationDataConfig) -> FileSamples:
         if data.split == "val":  # what the run was validated on, under whatever name
             return open_validation(own)
         return open_dataset(own.root, data.split, layout=own.layout)
-    raise ValueError("name the data set with --data.root")
+    raise ValueError(f"name the data set with {setting('data.root')}")
 
 
 def open_scored(runs: Mapping[str, RunFolder]) -> tuple[FileSamples, dict[str, nn.Module]]:
@@ -179,7 +180,8 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
     for network in networks:
         if network.outputs_masks:
             raise ValueError(
-                f"teacher {network.spec} gives masks, but logits are needed: export it with --output logits"
+                f"teacher {network.spec} gives masks, but logits are needed: export it with "
+                f"{setting('output')} logits"
             )
     return Teacher(
         networks, labels, rename=config.map, scales=config.input_scales, flip=config.flip, mix=config.mix
@@ -258,7 +260,7 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
     if config.calibration:
         return Path(config.calibration)
     if not is_run(spec):
-        raise ValueError("name a folder of images to calibrate on with --calibration")
+        raise ValueError(f"name a folder of images to calibrate on with {setting('calibration')}")
     folder = RunFolder(run_folder(spec))
     if folder.calibration.is_dir():
         return folder.calibration
@@ -266,7 +268,8 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
         return open_training(folder.config.data)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
-            f"{spec} has no images to calibrate on ({error}): name a folder of images with --calibration"
+            f"{spec} has no images to calibrate on ({error}): name a folder of images with "
+            f"{setting('calibration')}"
         ) from None
 
 
@@ -297,7 +300,7 @@ def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
     except (FileNotFoundError, ValueError) as error:
         if config.data.root:
             raise
-        log(f"Mean IoU is not compared ({error}): --data.root names images with masks")
+        log(f"Mean IoU is not compared ({error}): {setting('data.root')} names images with masks")
         return None
 
 

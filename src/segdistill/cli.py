@@ -61,6 +61,7 @@ from segdistill.config.evaluate import (
     EvaluateConfig,
 )
 from segdistill.config.mistakes import usage_error
+from segdistill.config.naming import options_named
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Verb, expand, make_parser, read_options
@@ -96,13 +97,14 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(USUAL_WAY.format(version=segdistill.__version__))
         return 2
     try:
-        verb, options = read_options(parser, VERBS, given)
-        RESULTS.set(sys.stdout)
-        with (
-            redirect_stdout(sys.stderr),  # networks and libraries print what is not for machines
-            verbosity(quiet=options.quiet, verbose=options.verbose),
-        ):
-            return carry_out(verb, options)
+        with options_named():
+            verb, options = read_options(parser, VERBS, given)
+            RESULTS.set(sys.stdout)
+            with (
+                redirect_stdout(sys.stderr),  # networks and libraries print what is not for machines
+                verbosity(quiet=options.quiet, verbose=options.verbose),
+            ):
+                return carry_out(verb, options)
     except ArgumentError as error:
         return fail(usage_error(error, given, VERBS), 2)
     except (ValueError, OSError) as error:

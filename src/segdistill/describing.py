@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.data.discovery.readings import Reading, find_readings
 from segdistill.data.formats.divided import divisible_split
@@ -36,7 +37,7 @@ def init_dataset(folder: str | Path, layout: str | None = None, *, overwrite: bo
     root = Path(folder)
     reading = choose_reading(root, layout)
     if reading.description is not None and reading.file.is_file() and not overwrite:
-        raise ValueError(f"{reading.file} is there already: --overwrite replaces it")
+        raise ValueError(f"{reading.file} is there already: {setting('overwrite')} replaces it")
     log(f"{root} is read as {reading.layout}: {reading.why}")
     if reading.description is None:
         log(f"It describes itself: no {DESCRIPTION} is needed")
@@ -82,7 +83,7 @@ def choose_reading(root: Path, layout: str | None) -> Reading:
         return chosen[0]
     if len(readings) > 1:
         raise ValueError(
-            f"{root} can be read in {len(readings)} ways: {described}; choose one with --layout "
+            f"{root} can be read in {len(readings)} ways: {described}; choose one with {setting('layout')} "
             f"{readings[0].layout}"
         )
     return readings[0]

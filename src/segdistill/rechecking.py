@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.naming import setting
 from segdistill.config.verify import VerifyConfig
 from segdistill.data.digest import data_digest
 from segdistill.data.samples import FileSamples
@@ -177,7 +178,7 @@ def _require_same_data(then: Certificate, samples: FileSamples) -> None:
         raise ValueError(
             f"{then.path} is about other data: {then.image_count} images with SHA-256 "
             f"{then.data_sha256[:12]}…, but here are {len(samples)} with {digest[:12]}…; "
-            "name its images with --data.root and --data.split"
+            f"name its images with {setting('data.root')} and {setting('data.split')}"
         )
 
 

@@ -250,7 +250,7 @@ def test_an_error_of_a_converter_names_what_to_try(
     monkeypatch.setitem(exporting.WRITERS, "pt2", fail)
     with pytest.raises(
         ValueError,
-        match=r"cannot be written as pt2: Summary: -- No conv.*: mod; try --format onnx, --format op",
+        match=r"cannot be written as pt2: Summary: -- No conv.*: mod; try format onnx, format op",
     ):
         api.export(run, ExportConfig(format="pt2", out=str(tmp_path / "x.pt2")))
     assert list(tmp_path.iterdir()) == []
@@ -263,7 +263,7 @@ def test_int8_that_loses_too_much_is_refused() -> None:
         require_parity(scores, config, path)
     require_parity(scores | {"miou_after": 0.595}, config, path)
     unscored = scores | {"miou_before": None, "miou_after": None}
-    with pytest.raises(ValueError, match=r"int8 gives 89\.00% of the pixels .*must give 90%: .*--data\.root"):
+    with pytest.raises(ValueError, match=r"int8 gives 89\.00% of the pixels .*must give 90%: .*data\.root"):
         require_parity(unscored | {"calibration_pixels": 0.89}, config, path)
     require_parity(unscored | {"calibration_pixels": 0.91}, config, path)
     with pytest.raises(ValueError, match=r"int8 gives 89\.00% of the pixels of drawn images PyTorch's class"):
@@ -281,7 +281,7 @@ def test_a_file_limits_the_size_of_its_images(run: Path, exported: Export) -> No
                 network(torch.zeros(shape))
     network.size = None  # as of a run without one: images are cut to what the file takes
     assert needs_tiles((600, 40), network, PredictConfig())
-    with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with --size 512"):
+    with pytest.raises(ValueError, match="takes no image of 600 pixels: serve it with size 512"):
         Service(network, network_card(network), ServeConfig(size=600), torch.device("cpu"))
     with Service(network, network_card(network), ServeConfig(), torch.device("cpu")) as service:
         assert service.max_side == 512
@@ -304,7 +304,7 @@ def test_a_packed_student_needs_images_for_int8(
 ) -> None:
     out = str(tmp_path / "x.onnx")
     data = EvaluationDataConfig(root=str(shapes), workers=0)
-    with pytest.raises(ValueError, match=r"no images to calibrate on \(.*elsewhere.*with --calibration"):
+    with pytest.raises(ValueError, match=r"no images to calibrate on \(.*elsewhere.*with calibration"):
         api.export(packed, ExportConfig(quantize="int8", out=out, data=data))
     record = json.loads(quantized("onnx").with_suffix(".onnx.json").read_text())
     assert record["parity"]["images"] == 4

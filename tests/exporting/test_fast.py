@@ -97,9 +97,9 @@ def test_what_has_no_faster_runtime(run: Path, tmp_path: Path, capsys: Any) -> N
     assert "--runtime is for run folders on this disk, and dsunet is none" in " ".join(
         capsys.readouterr().err.split()
     )
-    with pytest.raises(ValueError, match="computes on the CPU, and PyTorch on cuda: add --device cpu"):
+    with pytest.raises(ValueError, match="computes on the CPU, and PyTorch on cuda: add device cpu"):
         fast_file(str(run), "openvino", "fp32", torch.device("cuda"))
-    with pytest.raises(ValueError, match="--runtime onnx computes in fp32 only"):
+    with pytest.raises(ValueError, match="runtime onnx computes in fp32 only"):
         fast_file(str(run), "onnx", "bf16", CPU)
 
 

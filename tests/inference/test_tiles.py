@@ -193,7 +193,7 @@ def test_predict_cuts_and_joins(run: Path, tmp_path: Path) -> None:
     assert np.mean(read_mask(mask) == whole) > 0.999
     assert sorted(path.name for path in mask.parent.iterdir()) == ["scene.png", "scene_overlay.jpg"]
     refused = PredictConfig(tile=288, flip=True, out=str(tmp_path), device="cpu")
-    with pytest.raises(ValueError, match="--tile goes with neither --probabilities"):
+    with pytest.raises(ValueError, match="tile goes with neither probabilities"):
         api.predict(run, tmp_path / "scene.png", refused)
     with pytest.raises(ValueError, match="tile is 200, but must be 288 or more"):
         api.predict(run, tmp_path / "scene.png", replace(config, tile=200, overlap=199))

@@ -90,11 +90,11 @@ def test_a_provider_that_does_not_start_is_refused(
 
 
 def test_other_networks_take_no_provider(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is run by PyTorch, but --provider is for \.onnx files"):
+    with pytest.raises(ValueError, match=r"is run by PyTorch, but provider is for \.onnx files"):
         load_network(str(run), LoadOptions(provider="cpu"))
     file = tmp_path / "x.pt2"
     file.touch()
-    with pytest.raises(ValueError, match=r"x\.pt2 is a torch\.export network, but --provider is for"):
+    with pytest.raises(ValueError, match=r"x\.pt2 is a torch\.export network, but provider is for"):
         load_network(str(file), LoadOptions(provider="cpu"))
     with pytest.raises(ValueError, match="no target is one: leave it out"):
         measure([str(run)], BenchmarkConfig(provider="cpu"))

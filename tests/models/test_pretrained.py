@@ -117,7 +117,7 @@ def test_without_a_connection_the_file_to_bring_is_named(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(ValueError, match=f"{page}.*--student.weights FILE"):
+    with pytest.raises(ValueError, match=f"{page}.*student.weights FILE"):
         load_pretrained(build_model(spec, 3), Architecture(spec=spec), "imagenet")
 
 

@@ -228,7 +228,7 @@ def test_the_given_label_set_is_for_nameless_networks(make_onnx: Any, file: Path
 
 
 def test_nameless_logits_need_a_label_set(make_onnx: Any) -> None:
-    with pytest.raises(ValueError, match=r"names no classes for its 3 logits; set --teacher\.labels"):
+    with pytest.raises(ValueError, match=r"names no classes for its 3 logits; set teacher\.labels"):
         load_network(str(make_onnx(nn.Conv2d(3, 3, 1))))
 
 
@@ -248,7 +248,7 @@ def test_torchvision_teacher_without_a_network_names_the_way_out(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("torch.hub.urlopen", offline)
-    with pytest.raises(ValueError, match=r"no route.*https://.*--teacher\.weights FILE"):
+    with pytest.raises(ValueError, match=r"no route.*https://.*teacher\.weights FILE"):
         load_network(TORCHVISION)
 
 

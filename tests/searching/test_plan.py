@@ -110,7 +110,7 @@ def test_crops_and_objects_shrink_with_the_input_and_a_rung_is_open_ended(config
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": DataConfig()}, "name the data set with --data.root"),
+        ({"data": DataConfig()}, "name the data set with data.root"),
         ({"data": DataConfig(root="x", val_share=0.2)}, "data.val_share is 0.2, but a search holds"),
         ({"recipe": "absent.yaml"}, "absent.yaml does not exist"),
         ({"teacher": TeacherConfig(flip=True)}, "settings of the teacher need teacher.spec beside them"),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from segdistill.config.naming import setting
 from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.config.values import require
 
@@ -28,7 +29,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.data.root) or self.data == DataConfig(), "data", "set",
-                "left alone where data.root (--data) names no images")  # fmt: skip
+                f"left alone where data.root ({setting('data')}) names no images")  # fmt: skip
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         require(self.seeds >= 2, "seeds", self.seeds, "2 or more: one has no deviation")
         require(self.seed >= 0, "seed", self.seed, "0 or more")

@@ -6,6 +6,8 @@ What opens the files checks them again, and more of them; here is only what the 
 from collections.abc import Iterable
 from pathlib import Path
 
+from segdistill.config.naming import setting
+
 SETTINGS = "config.yaml"
 """Of a run folder: the settings of the training, there from its first moment on."""
 CARD = "model.json"
@@ -73,14 +75,18 @@ def require_writable(run: Path, *, resume: bool, overwrite: bool) -> None:
             are no run.
     """
     if resume and overwrite:
-        raise ValueError("--resume continues a run and --overwrite deletes it: choose one")
+        raise ValueError(
+            f"{setting('resume')} continues a run and {setting('overwrite')} deletes it: choose one"
+        )
     if run.exists() and not run.is_dir():
-        raise ValueError(f"{run} is a file, not a folder; name another with --out")
+        raise ValueError(f"{run} is a file, not a folder; name another with {setting('out')}")
     left = {LOCK, f".{SETTINGS}.tmp"}  # by a training that was killed before it wrote its settings
     if not run.is_dir() or all(path.name in left for path in run.iterdir()):
         if resume:
             raise ValueError(f"there is no run in {run} to resume")
     elif not (run / SETTINGS).is_file():
-        raise ValueError(f"{run} holds files but no run; name another folder with --out")
+        raise ValueError(f"{run} holds files but no run; name another folder with {setting('out')}")
     elif not resume and not overwrite:
-        raise ValueError(f"{run} holds another run: --resume continues it, --overwrite deletes it")
+        raise ValueError(
+            f"{run} holds another run: {setting('resume')} continues it, {setting('overwrite')} deletes it"
+        )

@@ -8,6 +8,7 @@ from typing import Literal
 from jsonargparse import set_parsing_settings
 
 from segdistill.config.architecture import Architecture
+from segdistill.config.naming import setting
 from segdistill.config.objective import ObjectiveConfig as ObjectiveConfig
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import largest, require
@@ -341,7 +342,7 @@ class TrainConfig:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         possible = self.student.init is not None and not self.runtime.compile
         require(self.quantize is None or possible, "quantize", self.quantize,
-                "null without a run to start from (--init RUN) or with runtime.compile")  # fmt: skip
+                "null without student.init, a run to start from, or with runtime.compile")  # fmt: skip
         size = self.evaluate_size
         require(size is None or size > 0, "evaluate_size", size, "above 0")
         self._check_batch()
@@ -391,7 +392,7 @@ class TrainConfig:
         enough = self.objective.weighted and not self.objective.auxiliary
         require(bool(largest(self.objective.alpha) or enough), "objective.alpha", 0,
                 "above 0 where there is no teacher")  # fmt: skip
-        allowed = "where there is no teacher (set --teacher)"
+        allowed = f"where there is no teacher (set {setting('teacher')})"
         require(not self.data.unlabelled, "data.unlabelled", self.data.unlabelled, f"empty {allowed}")
         share = self.data.unlabelled_share
         require(share is None, "data.unlabelled_share", share, f"null {allowed}")

@@ -1,6 +1,7 @@
 """The first line of the demonstration: what is about to happen, and about how long it takes."""
 
 from segdistill.config.demo import DemoConfig
+from segdistill.config.naming import setting
 from segdistill.demo.plan import (
     MASKED,
     SCORED,
@@ -43,7 +44,7 @@ def own_announcement(plan: Plan, config: DemoConfig) -> str:
     student = plan.alone[0]
     teacher = (
         "No teacher is named: a larger network is trained first, on the same masks. It has seen nothing that "
-        "the student has not, so expect little of it; --teacher names a better one"
+        f"the student has not, so expect little of it; {setting('teacher')} names a better one"
         if plan.teacher_training is not None
         else f"The teacher is {' and '.join(plan.distilled[0].teacher.specs)}"
     )

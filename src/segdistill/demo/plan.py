@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segdistill.config.demo import DemoConfig
+from segdistill.config.naming import setting
 from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
@@ -68,7 +69,8 @@ def make_plan(config: DemoConfig, *, from_scratch: bool) -> Plan:
     """
     if from_scratch and config.teacher.specs:
         raise ValueError(
-            f"--from_scratch trains a teacher, but --teacher names {config.teacher.spec}: choose one"
+            f"{setting('from_scratch')} trains a teacher, but {setting('teacher')} names "
+            f"{config.teacher.spec}: choose one"
         )
     out = Path(config.out)
     student = _own_student(config) if config.data.root else _drawn_student(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segdistill.config.naming import setting
 from segdistill.config.train import ObjectiveConfig
 from segdistill.config.values import Scheduled, did_you_mean, largest
 from segdistill.distillation.feature_losses import (
@@ -116,7 +117,8 @@ def check_losses(
     distilling = [name for name in config.weighted if name not in supervised]
     if distilling and not distils:
         raise ValueError(
-            f"objective.losses names {', '.join(distilling)}, but there is no teacher: set --teacher, "
+            f"objective.losses names {', '.join(distilling)}, but there is no teacher: set "
+            f"{setting('teacher')}, "
             f"or take {', '.join(supervised)}"
         )
     if features_only:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as T
 
+from segdistill.config.naming import setting
 from segdistill.console import log, progress
 from segdistill.data.cache.teacher import (
     LARGEST,
@@ -208,7 +209,8 @@ def advise_output_stride(stride: int, probes: list[Tensor], accelerator: Acceler
     if any((side - 1) % stride for probe in probes for side in probe.shape[2:]):
         log(
             f"The teacher's logits lie on a grid of stride {stride} with aligned corners: "
-            f"--teacher.output_stride {stride} makes both sides of its input a multiple of {stride}, plus 1, "
+            f"{setting('teacher.output_stride')} {stride} makes both sides of its input a multiple of "
+            f"{stride}, plus 1, "
             "where that grid is exact",
             accelerator,
         )

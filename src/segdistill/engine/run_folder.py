@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from segdistill.config.naming import setting
 from segdistill.config.paths import CARD, LOCK, SETTINGS, require_runs, require_writable
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import differences, load, to_yaml
@@ -358,7 +359,7 @@ class RunFolder:
         """
         card, state = read_model(self.path)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"{out} is not empty; name another folder with --out")
+            raise ValueError(f"{out} is not empty; name another folder with {setting('out')}")
         half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         lost = [name for name, value in half.items() if not value.isfinite().all()]
         if lost:

@@ -22,6 +22,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration, broadcast_object_list
 
+from segdistill.config.naming import setting
 from segdistill.config.train import Precision
 from segdistill.config.values import did_you_mean
 
@@ -45,7 +46,9 @@ def find_device(name: str) -> torch.device:
     if name != "auto" and name not in there:
         raise ValueError(f"device is {name!r}, but must be auto, cpu, cuda or mps")
     if name != "auto" and not there[name]:
-        raise ValueError(f"device is {name}, but this machine has none; --device auto takes what there is")
+        raise ValueError(
+            f"device is {name}, but this machine has none; {setting('device')} auto takes what there is"
+        )
     return torch.device(next(kind for kind, found in there.items() if found) if name == "auto" else name)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from segdistill.config.deploy import LEAST_SIDE, WEB_SUFFIX, ExportConfig
+from segdistill.config.naming import setting
 from segdistill.data.samples import FileSamples
 from segdistill.engine.agreement import Pair
 from segdistill.exporting.parity import compare_logits, compare_scores, same_class_fraction, scores_record
@@ -188,7 +189,7 @@ def _square_side(network: TrainedNetwork, config: ExportConfig) -> int | None:
     side = config.side or network.size
     if side is None:
         raise ValueError(
-            f"{config.format} files take images of one size: name its side in pixels with --side"
+            f"{config.format} files take images of one size: name its side in pixels with {setting('side')}"
         )
     return max(side, LEAST_SIDE)
 
@@ -212,13 +213,13 @@ def export_path(spec: str, config: ExportConfig) -> Path:
     """
     if config.format == "web" and config.web.folder:
         if not config.out:
-            raise ValueError("name the folder with --out DIR")
+            raise ValueError(f"name the folder with {setting('out')} DIR")
         if Path(config.out).exists():
             raise ValueError(f"{config.out} is there already: choose another folder, or delete it")
         return Path(config.out)
     suffix = WEB_SUFFIX if config.format == "web" else FORMATS[config.format].suffix
     if not config.out and find_run(spec) != Path(spec):  # the cache of the hub is not ours to write into
-        raise ValueError(f"name the file with --out FILE{suffix}")
+        raise ValueError(f"name the file with {setting('out')} FILE{suffix}")
     path = Path(config.out) if config.out else Path(spec) / f"model{suffix}"
     if not path.name.endswith(suffix):
         raise ValueError(f"out is {config.out!r}, but {config.format} files end with {suffix}")
@@ -272,7 +273,7 @@ def _plain_errors(spec: str, form: str) -> Iterator[None]:
         raise ValueError(FORMATS[form].missing(error)) from None
     except Exception as error:  # converters raise nearly anything
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
-        others = ", ".join(f"--format {other}" for other in WRITERS if other != form)
+        others = ", ".join(f"{setting('format')} {other}" for other in WRITERS if other != form)
         raise ValueError(f"{spec} cannot be written as {form}: {reason}; try {others}") from None
 
 
@@ -282,7 +283,7 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
         if parity["same_class"] is not None and parity["same_class"] < config.same_class:
             raise ValueError(
                 f"{path} was not written: {parity['same_class']:.4%} of the pixels have PyTorch's class, but "
-                f"--same_class asks for {config.same_class:.4%}"
+                f"{setting('same_class')} asks for {config.same_class:.4%}"
             )
         return
     before, after = parity["miou_before"], parity["miou_after"]
@@ -293,14 +294,15 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
         if same < LEAST_AGREEMENT:
             raise ValueError(
                 f"{path} was not written: int8 gives {same:.2%} of the pixels of {images} PyTorch's class, "
-                f"but must give {LEAST_AGREEMENT:.0%}: name images with masks with --data.root, and mean IoU "
+                f"but must give {LEAST_AGREEMENT:.0%}: name images with masks with {setting('data.root')}, "
+                "and mean IoU "
                 "decides"
             )
         return
     if 100 * (before - after) > config.max_loss:
         raise ValueError(
             f"{path} was not written: int8 takes mean IoU from {before:.4f} to {after:.4f}, more than "
-            f"{config.max_loss} points; calibrate on more images, or allow it with --max_loss"
+            f"{config.max_loss} points; calibrate on more images, or allow it with {setting('max_loss')}"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from segdistill.config.deploy import ExportConfig, RuntimeName
+from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.data.datasets import open_validation
 from segdistill.data.samples import FileSamples
@@ -55,13 +56,16 @@ def fast_file(target: str, runtime: RuntimeName, precision: str, device: torch.d
 def _checked_file(target: str, form: str, precision: str, device: torch.device) -> Path:
     """The run's file for one runtime, as it is there, or made now."""
     if find_run(target) != Path(target):  # the cache of the hub is not ours to write into
-        raise ValueError(f"--runtime is for run folders on this disk, and {target} is none")
+        raise ValueError(f"{setting('runtime')} is for run folders on this disk, and {target} is none")
     if device.type != "cpu":
         raise ValueError(
-            f"--runtime {form} computes on the CPU, and PyTorch on {device.type}: add --device cpu"
+            f"{setting('runtime')} {form} computes on the CPU, and PyTorch on {device.type}: add "
+            f"{setting('device')} cpu"
         )
     if precision not in FORMATS[form].precisions:
-        raise ValueError(f"--runtime {form} computes in {' or '.join(FORMATS[form].precisions)} only")
+        raise ValueError(
+            f"{setting('runtime')} {form} computes in {' or '.join(FORMATS[form].precisions)} only"
+        )
     FORMATS[form].import_runtime()
     folder = RunFolder(target)
     source = {

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.config.naming import setting
 from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import normalise
 from segdistill.engine.agreement import Pair, evaluate_pair
@@ -148,7 +149,7 @@ def parity_line(parity: Mapping[str, Any]) -> str:
     if parity.get("calibration_pixels") is not None:
         return (
             f"{parity['calibration_pixels']:.2%} of the pixels of the calibration images have PyTorch's "
-            "class in int8; what it loses on others is measured with --data.root"
+            f"class in int8; what it loses on others is measured with {setting('data.root')}"
         )
     if parity["miou_before"] is None or parity["miou_after"] is None:
         return line

@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData, errors
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from segdistill.config.deploy import PushConfig
+from segdistill.config.naming import setting
 from segdistill.config.paths import CARD, WEIGHTS
 from segdistill.config.train import TrainConfig
 from segdistill.console import log
@@ -105,7 +106,7 @@ def write_repository(run: RunFolder, out: Path, repository: str, config: PushCon
     """
     card, state = read_model(run.path)  # both whole: nobody can mend what is damaged there
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty; name another folder with --dry_run")
+        raise ValueError(f"{out} is not empty; name another folder with {setting('dry_run')}")
     pictures = [name for name in PICTURES if (run.figures / f"{name}.png").is_file()]
     out.mkdir(parents=True, exist_ok=True)
     for name in pictures:
@@ -161,7 +162,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> dict[str, Any]:
         is_public = private and not api.repo_info(made.repo_id).private
     if is_public:
         raise ValueError(
-            f"{made} is there and is public: make it private on its page, or leave --private out"
+            f"{made} is there and is public: make it private on its page, or leave {setting('private')} out"
         )
     with _plain_errors(api.endpoint, repository):
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=MESSAGE)
@@ -180,7 +181,8 @@ def _plain_errors(endpoint: str, repository: str) -> Iterator[None]:
         ) from None
     except Exception as error:  # the library's HTTP client is httpx or httpx2: no name of its errors holds
         raise ValueError(
-            f"{endpoint} cannot be reached ({first_line(error)}): --dry_run DIR writes what would be sent"
+            f"{endpoint} cannot be reached ({first_line(error)}): {setting('dry_run')} DIR writes what "
+            "would be sent"
         ) from None
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.config.deploy import PredictConfig
+from segdistill.config.naming import setting
 from segdistill.data.images import decode_image, open_image, write_image
 from segdistill.inference.prediction import (
     Prediction,
@@ -88,17 +89,23 @@ def check_files(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> No
     """Refuse files that would get one name, and settings that do not go with each other or with a video."""
     for name, count in Counter(name for _, name in files).items():
         if count > 1:
-            raise ValueError(f"two images are called {name}: predict them into different folders with --out")
+            raise ValueError(
+                f"two images are called {name}: predict them into different folders with {setting('out')}"
+            )
     videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos:
         require_av()
         if config.probabilities or config.flip or config.tile:
             raise ValueError(
-                f"{videos[0]} is a video, which goes with neither --probabilities, --flip nor --tile"
+                f"{videos[0]} is a video, which goes with neither {setting('probabilities')}, "
+                f"{setting('flip')} nor {setting('tile')}"
             )
     if config.tile:
         if config.probabilities or config.flip or config.size:
-            raise ValueError("--tile goes with neither --probabilities, --flip nor --size")
+            raise ValueError(
+                f"{setting('tile')} goes with neither {setting('probabilities')}, {setting('flip')} nor "
+                f"{setting('size')}"
+            )
         check_tile(config.tile, config.overlap)
 
 

@@ -181,7 +181,7 @@ def _open_timm(name: str, weights: str | Path | None, layer: str | None) -> Back
     index = _find_layer(layer, layers)
     spec = f"timm:{name}"
     if weights is None:
-        load_encoder(model, download(parse_architecture(spec), "--teacher.weights"), spec)
+        load_encoder(model, download(parse_architecture(spec), "teacher.weights"), spec)
         mean, std = None, None
     else:
         load_encoder(model, read_state(Path(weights)), str(weights))

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill.config.naming import setting
 from segdistill.files import first_line, read_json
 from segdistill.models import mobile
 from segdistill.models.export_card import ENTRY as ENTRY
@@ -89,7 +90,9 @@ class ExportedNetwork(nn.Module):
                 f"what can be run in another precision: {', '.join(others)}"
             )
         if provider is not None and not form.providers:
-            raise ValueError(f"{path} is {form.title}, but --provider is for .onnx files: leave it out")
+            raise ValueError(
+                f"{path} is {form.title}, but {setting('provider')} is for .onnx files: leave it out"
+            )
         options = RunOptions(
             threads=threads or torch.get_num_threads(), precision=precision, provider=provider,
             isolated=isolated,

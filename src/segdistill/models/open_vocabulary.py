@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segdistill.config.naming import setting
 from segdistill.config.prompts import BACKGROUND, PromptConfig
 from segdistill.config.values import require
 from segdistill.data.transforms import resize_bilinear
@@ -91,8 +92,9 @@ def load_open_vocabulary(source: str, config: Any, prompts: PromptConfig) -> Ope
     """
     if not prompts.prompts:
         raise ValueError(
-            f"hf:{source} segments what prompts name: set --teacher.prompts (evaluate, predict and label: "
-            f"--prompts), such as {EXAMPLE}"
+            f"hf:{source} segments what prompts name: set {setting('teacher.prompts')} (evaluate, predict "
+            "and label: "
+            f"{setting('prompts')}), such as {EXAMPLE}"
         )
     transformers = import_transformers()
     form = open_form(source, config)

@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
+from segdistill.config.naming import setting
 from segdistill.config.values import require
 from segdistill.models.huggingface import HuggingFaceNetwork, load_published
 from segdistill.models.spec import NetworkSpec, parse_architecture
@@ -104,21 +105,22 @@ def _fits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
     return all(name in given and given[name].shape == wanted[name].shape for name in names)
 
 
-def download(spec: NetworkSpec, option: str = "--student.weights") -> Mapping[str, Tensor]:
+def download(spec: NetworkSpec, name: str = "student.weights") -> Mapping[str, Tensor]:
     """The state dict that a library publishes for the encoder of a network.
 
     Args:
         spec: of the network.
-        option: that names a file instead, for errors.
+        name: of the setting that names a file instead, for errors.
 
     Raises:
         ValueError: nobody publishes one, or it could not be downloaded.
     """
+    option = setting(name)
     if spec.kind not in SOURCES:
         value = PUBLISHED if spec.kind == "hf" else "FILE"
         raise ValueError(
             f"nobody publishes weights for {spec.text}'s encoder alone: name others with {option} {value}, "
-            "or a run to start from with --init RUN"
+            f"or a run to start from with {setting('init')} RUN"
         )
     return SOURCES[spec.kind](spec, option)
 

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from segdistill.config.naming import setting
 from segdistill.config.prompts import PromptConfig
 from segdistill.data.labels import VOC, LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_bilinear, scaled_size
@@ -105,7 +106,8 @@ class TrainedNetwork(nn.Module):
         """Raise a `ValueError` if it is an exported file that outputs masks."""
         if self.outputs_masks:
             raise ValueError(
-                f"{self.spec} outputs masks: it has no probabilities (export it with --output logits)"
+                f"{self.spec} outputs masks: it has no probabilities (export it with {setting('output')} "
+                "logits)"
             )
 
     @property
@@ -219,7 +221,9 @@ def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwor
     options = options or LoadOptions()
     parsed = parse_spec(spec)
     if options.provider is not None and parsed.kind != "file":
-        raise ValueError(f"{spec} is run by PyTorch, but --provider is for .onnx files: leave it out")
+        raise ValueError(
+            f"{spec} is run by PyTorch, but {setting('provider')} is for .onnx files: leave it out"
+        )
     loaded = LOADERS.get(parsed.kind, _load_with_weights)(parsed, options)
     network = TrainedNetwork(
         loaded.module,
@@ -283,7 +287,7 @@ def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         except (URLError, OSError) as error:
             raise ValueError(
                 f"the weights of {name} could not be downloaded ({error}). Download {published.url} "
-                "elsewhere and pass the file with --teacher.weights FILE"
+                f"elsewhere and pass the file with {setting('teacher.weights')} FILE"
             ) from None
     categories = published.meta["categories"]
     module = TorchvisionNetwork(
@@ -362,7 +366,9 @@ def _label_set(loaded: Loaded, spec: str, given: LabelSet | None) -> LabelSet:
     elif outputs == len(VOC):
         labels = VOC
     else:
-        raise ValueError(f"network {spec!r} names no classes for its {outputs} logits; set --teacher.labels")
+        raise ValueError(
+            f"network {spec!r} names no classes for its {outputs} logits; set {setting('teacher.labels')}"
+        )
     if outputs != len(labels):
         raise ValueError(f"network {spec!r} gives {outputs} logits per pixel for {len(labels)} classes")
     return labels

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.config.deploy import BenchmarkConfig
+from segdistill.config.naming import setting
 from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
 from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
@@ -145,7 +146,7 @@ def measure(
     if not listed:
         raise ValueError("nothing to measure: name a run folder, a file or a network")
     if config.provider is not None and not any(_takes_provider(entry) for entry in listed):
-        raise ValueError("--provider is for .onnx files, and no target is one: leave it out")
+        raise ValueError(f"{setting('provider')} is for .onnx files, and no target is one: leave it out")
     with ExitStack() as stack:
         processes = [stack.enter_context(WorkerProcess(Measured, entry, config)) for entry in listed]
         records = [process.call("cost", config.height_width) for process in processes]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segdistill.config.deploy import BenchmarkConfig
+from segdistill.config.naming import setting
 from segdistill.files import read_json, write_atomic
 from segdistill.models.exported import ExportedNetwork, format_of
 
@@ -179,7 +180,8 @@ def measure_elsewhere(targets: Sequence[str], config: BenchmarkConfig) -> dict[s
     names = {form.name for form in forms if form is not None}
     if None in forms or len(names) != 1 or not names <= {*RUNTIMES}:
         raise ValueError(
-            f"targets are {', '.join(targets)}, but with --device_file all must be .onnx files, or all "
+            f"targets are {', '.join(targets)}, but with {setting('device_file')} all must be .onnx files, "
+            "or all "
             "OpenVINO's"
         )
     jobs = []

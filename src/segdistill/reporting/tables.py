@@ -10,6 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from segdistill.config.naming import setting
+
 SCORE_TITLES = {
     "miou": "mean IoU",
     "miou_union": "mean IoU, predicted classes without truth as 0",
@@ -70,7 +72,7 @@ def comparison_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_letter(index)}: {network['target']}, images {size}"
     sizes = {network["size"] for network in record["networks"]}
     if len(sizes) > 1:
-        yield "The networks get images at different sizes, each at its own; --size sets one for all"
+        yield f"The networks get images at different sizes, each at its own; {setting('size')} is one for all"
     for difference in record["differences"]:
         for name, title in SCORE_TITLES.items():
             if name in difference:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from segdistill.config.architecture import Architecture, DecoderName
+from segdistill.config.naming import setting
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import StudentConfig, TrainConfig
 from segdistill.config.yaml import from_plain
@@ -114,7 +115,9 @@ def list_candidates(config: SearchConfig, recipe: TrainConfig) -> tuple[list[Can
         for size in sizes.get(name, common)
     ]
     if not candidates:
-        raise ValueError("there is no candidate: name families, encoders or a file with --candidates")
+        raise ValueError(
+            f"there is no candidate: name families, encoders or a file with {setting('candidates')}"
+        )
     return candidates, left_out
 
 
@@ -159,7 +162,7 @@ def _timm_students(config: SearchConfig, left_out: list[LeftOut]) -> Iterator[St
             continue
         else:
             try:
-                download(parse_architecture(spec), "--encoders")
+                download(parse_architecture(spec), "encoders")
             except ValueError as error:
                 left_out.append(LeftOut(name=spec, reason=str(error)))
                 if "could not be downloaded" in str(error):

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from segdistill.config.naming import setting
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import differences, load, to_yaml
@@ -83,7 +84,7 @@ class SearchFolder:
         content = list(self.path.iterdir()) if self.path.is_dir() else []
         foreign = any(path.name not in begun and path.suffix != ".tmp" for path in content)
         if self.path.is_file() or (foreign and not self.settings_file.is_file()):
-            raise ValueError(f"{self} holds files but no search; name another folder with --out")
+            raise ValueError(f"{self} holds files but no search; name another folder with {setting('out')}")
         with self.exclusively("settings"):
             if self.settings_file.is_file():
                 before = load(SearchConfig, self.settings_file)
@@ -92,7 +93,7 @@ class SearchFolder:
                 if changed:
                     raise ValueError(
                         f"{self} is the folder of another search: {'; '.join(changed)}; "
-                        "name another with --out"
+                        f"name another with {setting('out')}"
                     )
                 return
             write_atomic(self.recipe_file, to_yaml(recipe))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.config.deploy import ExportConfig
+from segdistill.config.naming import setting
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, warn
@@ -190,7 +191,7 @@ def require_some(found: Mapping[str, Record], config: SearchConfig) -> None:
     raise ValueError(
         f"no candidate meets the budget ({budget}): the fastest is {fastest} with "
         f"{interval_text(measured[fastest])}, {measured[fastest]['file_bytes'] / 1e6:.1f} MB; allow more, or "
-        "try a smaller --size"
+        f"try a smaller {setting('size')}"
     )
 
 
@@ -212,7 +213,7 @@ def choose_members(
 
 
 def step_seconds(config: TrainConfig, classes: int) -> float:
-    """Estimated seconds of one training step of a student: forward and backward pass, on a CPU on one thread."""
+    """Estimated seconds of a training step of a student, forward and backward; on a CPU with one thread."""
     device = find_device(config.device)
     torch.manual_seed(0)
     network = build_model(without_weights(config.student), classes).train().to(device)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from segdistill.config.naming import setting
 from segdistill.config.objective import ObjectiveConfig
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
@@ -40,7 +41,7 @@ def read_recipe(config: SearchConfig) -> TrainConfig:
     data = config.data if config.data.root else recipe.data
     teacher = config.teacher if config.teacher.specs else recipe.teacher
     if not data.root:
-        raise ValueError("name the data set with --data.root ROOT, or in the recipe")
+        raise ValueError(f"name the data set with {setting('data.root')} ROOT, or in the recipe")
     if data is not config.data and config.data != DataConfig():
         raise ValueError("settings of data need data.root beside them, or belong into the recipe")
     if teacher is not config.teacher and config.teacher != TeacherConfig():

@@ -11,6 +11,7 @@ from typing import Any
 
 from segdistill import api
 from segdistill.config.keywords import with_keywords
+from segdistill.config.naming import setting
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import to_yaml
@@ -60,7 +61,7 @@ def search(config: SearchConfig | None = None, **settings: Any) -> Record:
     """
     config = with_keywords(SearchConfig, config, settings)
     if not config.latency:
-        raise ValueError("name the budget with --latency, such as --latency 10ms")
+        raise ValueError(f"name the budget with {setting('latency')}, such as {setting('latency')} 10ms")
     folder = SearchFolder(config.out)
     with stop_signal(obey=True):
         recipe = read_recipe(config)
@@ -150,7 +151,9 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         session.enter("plan")
         settings, recipe = folder.config, folder.recipe
         members, rest = latency.choose_members(folder.candidates, folder.latencies, settings.most)
-        left_out = [{"name": key, "reason": f"more than the {settings.most} of --most"} for key in rest]
+        left_out = [
+            {"name": key, "reason": f"more than the {settings.most} of {setting('most')}"} for key in rest
+        ]
         steps, seconds = settings.steps, _estimate_steps(folder, members, config)
         if not steps and seconds:
             time_for_rungs = halving.HALVING_FRACTION * seconds_left(folder, config)
@@ -158,7 +161,9 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
             count, steps = halving.affordable_steps(
                 wanted, time_for_rungs, settings.rungs, count_jobs(config)
             )
-            left_out += [{"name": key, "reason": "no time within --hours"} for key in members[count:]]
+            left_out += [
+                {"name": key, "reason": f"no time within {setting('hours')}"} for key in members[count:]
+            ]
             members = members[:count]
         elif not steps:
             final = settings.final_steps or recipe.steps or DEFAULT_STEPS

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from segdistill.config.deploy import ServeConfig
+from segdistill.config.naming import setting
 from segdistill.console import log, warn
 from segdistill.engine.runtime import stop_signal
 from segdistill.serving.connections import MAX_REFUSED, make_protocol
@@ -88,7 +89,9 @@ def listen(service: Service, ready: Callable[[str], None]) -> None:
     listener, url = listening_socket(config)
     server = make_server(service)
     if not is_loopback(config.host) and client_token(config) is None:
-        warn(f"everyone who reaches {config.host} can use this server; --token or {TOKEN} closes it")
+        warn(
+            f"everyone who reaches {config.host} can use this server; {setting('token')} or {TOKEN} closes it"
+        )
     with stop_signal():  # uvicorn stops on the signal, and then hands it on
         log(f"{service.card.name} is served at {url} on {service.card.device}; Ctrl-C stops")
         ready(url)
@@ -119,7 +122,7 @@ def allow_files(count: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < count:
         raise ValueError(
             f"so many connections take up to {count:,} open files, but the system allows {hard:,}: "
-            "choose fewer with --connections, or raise its limit (ulimit -Hn)"
+            f"choose fewer with {setting('connections')}, or raise its limit (ulimit -Hn)"
         )
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.deploy import LONGEST_SIDE, ServeConfig
+from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side
 from segdistill.models.card import read_card
@@ -54,7 +55,8 @@ class Service:
         self.max_side = min(LONGEST_SIDE, network.largest_side or LONGEST_SIDE)
         if network.largest_side is not None and (self.size or 0) > self.max_side:
             raise ValueError(
-                f"the file takes no image of {self.size} pixels: serve it with --size {self.max_side}"
+                f"the file takes no image of {self.size} pixels: serve it with {setting('size')} "
+                f"{self.max_side}"
             )
         batch = largest_batch(network, device, config.max_batch)
         if batch < config.max_batch:

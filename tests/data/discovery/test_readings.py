@@ -71,7 +71,7 @@ def test_a_data_set_that_describes_itself_is_left_as_it_is(every_layout: Make) -
 def test_a_description_is_not_overwritten_unasked(every_layout: Make) -> None:
     root = every_layout(["a"])
     before = (root / "dataset.yaml").read_text()
-    with pytest.raises(ValueError, match=r"dataset\.yaml is there already: --overwrite replaces it"):
+    with pytest.raises(ValueError, match=r"dataset\.yaml is there already: overwrite replaces it"):
         init_dataset(root)
     assert (root / "dataset.yaml").read_text() == before
     init_dataset(root, overwrite=True)
@@ -158,7 +158,7 @@ def test_several_ways_are_named_and_one_is_chosen(tmp_path: Path) -> None:
     mask(tmp_path / "parts" / "a.png", 0, 1, 2)
     with pytest.raises(
         ValueError,
-        match=r"2 ways: folders-1 \(images in images, masks in masks; .*folders-2 .*choose one with --layout",
+        match=r"2 ways: folders-1 \(images in images, masks in masks; .*folders-2 .*choose one with layout",
     ):
         init_dataset(tmp_path)
     assert not (tmp_path / "dataset.yaml").exists()

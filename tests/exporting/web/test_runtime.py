@@ -27,7 +27,7 @@ def test_a_folder_needs_the_files_of_its_runtimes_only(tmp_path: Path) -> None:
 def test_without_npm_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match=r"there is no npm .*run `npm pack onnxruntime-web@.*--web\.runtime"):
+    with pytest.raises(ValueError, match=r"there is no npm .*run `npm pack onnxruntime-web@.*web\.runtime"):
         find_runtime(WebConfig())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from segdistill.config.naming import setting
 from segdistill.exporting.web.bundle import INDEX_FILE
 from segdistill.files import first_line
 
@@ -17,13 +18,16 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 SECONDS = 300.0
 """For the page to load, and again for its self-test."""
 
-ADVICE = (
-    "install segdistill[web] and Chromium (`playwright install chromium`, or your system's), "
-    "or leave the page unchecked with --web.check false"
-)
-
 HOST = "http://localhost/"
 """Where a page whose parts lie beside it appears to be: a browser loads them from no file:// address."""
+
+
+def advice() -> str:
+    """What to do where no browser can be started."""
+    return (
+        "install segdistill[web] and Chromium (`playwright install chromium`, or your system's), "
+        f"or leave the page unchecked with {setting('web.check')} false"
+    )
 
 
 def run_self_test(page_file: Path) -> dict[str, Any]:
@@ -48,12 +52,12 @@ def _run_self_test(page_file: Path) -> dict[str, Any]:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ModuleNotFoundError:
-        raise ValueError(f"no browser can be started without playwright: {ADVICE}") from None
+        raise ValueError(f"no browser can be started without playwright: {advice()}") from None
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=find_browser())
         except Error as error:
-            raise ValueError(f"no browser starts ({first_line(error)}): {ADVICE}") from None
+            raise ValueError(f"no browser starts ({first_line(error)}): {advice()}") from None
         failures: list[str] = []
         try:
             return _click_self_test(browser.new_page(), page_file, failures)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from segdistill.config.deploy import LONGEST_SIDE, ExportConfig
+from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.data.samples import FileSamples
 from segdistill.exporting.export import Exported, write_checked
@@ -50,7 +51,7 @@ def export_page(
     if network.output_stride is not None:
         raise ValueError(
             f"{network.spec} resizes its input for an output stride of {network.output_stride}, which the "
-            "page does not: export it with --format onnx"
+            f"page does not: export it with {setting('format')} onnx"
         )
     runtime = find_runtime(config.web)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,12 +102,12 @@ def check_page(page: Path, config: ExportConfig, path: Path) -> dict[str, Any] |
         ValueError: there is no browser, the page does not work in it, or too few pixels have PyTorch's class.
     """
     if not config.web.check:
-        log(f"Warning: {path} was not tried in a browser (--web.check false)")
+        log(f"Warning: {path} was not tried in a browser ({setting('web.check')} false)")
         return None
     result = run_self_test(page)
     least = smallest_same(config)
     if result["same"] < least:
-        option = "--web.same_class_int8" if config.quantize == "int8" else "--same_class"
+        option = setting("web.same_class_int8") if config.quantize == "int8" else setting("same_class")
         raise ValueError(
             f"{path} was not written: in the browser {result['same']:.4%} of the self-test's pixels have "
             f"PyTorch's class, but {option} asks for {least:.4%}"

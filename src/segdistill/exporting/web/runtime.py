@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdistill.config.deploy import WebConfig
+from segdistill.config.naming import setting
 from segdistill.config.pins import ORT_WEB, ORT_WEB_SHA512, ORT_WEB_VERSION
 from segdistill.files import write_together
 
@@ -102,7 +103,7 @@ def download_package(folder: Path) -> Path:
     if npm is None:
         raise ValueError(
             f"the page needs {ORT_WEB}, and there is no npm to bring it: where there is one run `{command}`, "
-            "unpack the archive here and name its folder with --web.runtime package/dist"
+            f"unpack the archive here and name its folder with {setting('web.runtime')} package/dist"
         )
     try:
         subprocess.run(
@@ -113,7 +114,7 @@ def download_package(folder: Path) -> Path:
         reason = " ".join((getattr(error, "stderr", None) or str(error)).split())[:300]
         raise ValueError(
             f"npm could not bring {ORT_WEB} ({reason}): run `{command}` where that works, unpack the archive "
-            "here and name its folder with --web.runtime package/dist"
+            f"here and name its folder with {setting('web.runtime')} package/dist"
         ) from None
     return folder / f"{ORT_WEB}-{ORT_WEB_VERSION}.tgz"
 

@@ -1,0 +1,22 @@
+"""How messages name a setting: as an option to who gave a command, by its name to who called a function."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_options = False
+
+
+@contextmanager
+def options_named() -> Iterator[None]:
+    """While it lasts, settings are named as options of the command line."""
+    global _options
+    before, _options = _options, True
+    try:
+        yield
+    finally:
+        _options = before
+
+
+def setting(name: str) -> str:
+    """A setting as whoever reads the message knows it: `--data.root` or `data.root`."""
+    return f"--{name}" if _options else name
