@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tar_shards import write_shards, write_tar
 
 from segdistill.data.cache.images import sample_key
 from segdistill.data.cache.teacher import image_key
@@ -21,7 +22,6 @@ from segdistill.data.formats.tar import TarIndex, expand_braces, find_tars, inde
 from segdistill.data.labels import VOC
 from segdistill.data.samples import Samples
 
-webdataset = pytest.importorskip("webdataset")
 pytestmark = pytest.mark.unit
 
 
@@ -39,24 +39,8 @@ def encoded(seed: int, form: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def write_shards(folder: Path, count: int, each: int) -> Path:
-    """`count` images in shards of `each`, as webdataset writes them, with a text beside each."""
-    folder.mkdir(parents=True)
-    pattern = (folder / "train-%03d.tar").as_posix()
-    with webdataset.ShardWriter(pattern, maxcount=each, verbose=0) as writer:
-        for number in range(count):
-            writer.write({"__key__": f"{number:04d}", "jpg": encoded(number), "txt": "a picture"})
-    return folder
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
+def numbered(count: int) -> dict[str, bytes]:
+    return {f"{number:04d}": encoded(number) for number in range(count)}
 
 
 def ids(samples: Samples) -> list[str]:
@@ -64,7 +48,7 @@ def ids(samples: Samples) -> list[str]:
 
 
 def test_shards_hold_what_a_folder_does(tmp_path: Path) -> None:
-    shards = open_unlabelled(write_shards(tmp_path / "shards", 7, each=3), VOC)
+    shards = open_unlabelled(write_shards(tmp_path / "shards", numbered(7), each=3), VOC)
     (tmp_path / "photos").mkdir()
     for number in range(7):
         (tmp_path / "photos" / f"{number:04d}.jpg").write_bytes(encoded(number))
@@ -79,7 +63,7 @@ def test_shards_hold_what_a_folder_does(tmp_path: Path) -> None:
 
 
 def test_all_ways_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_shards(tmp_path / "shards", 7, each=2)
+    folder = write_shards(tmp_path / "shards", numbered(7), each=2)
     found = sorted(folder.iterdir())
     assert [path.name for path in found] == [f"train-{number:03d}.tar" for number in range(4)]
     assert find_tars(folder) == found
@@ -114,7 +98,7 @@ def test_braces_are_those_of_a_shell() -> None:
 def test_names_of_nothing_say_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
-    write_shards(tmp_path / "set", 4, each=2)
+    write_shards(tmp_path / "set", numbered(4), each=2)
     monkeypatch.chdir(tmp_path / "set")
     Path("note.txt").write_text("x")
     with pytest.raises((FileNotFoundError, ValueError), match=message):
@@ -122,14 +106,14 @@ def test_names_of_nothing_say_what_to_do(
 
 
 def test_a_folder_of_images_stays_one_where_a_tar_lies_in_it(tmp_path: Path) -> None:
-    folder = write_shards(tmp_path / "set", 2, each=2)
+    folder = write_shards(tmp_path / "set", numbered(2), each=2)
     (folder / "one.jpg").write_bytes(encoded(9))
     assert ids(open_unlabelled(folder, VOC)) == ["one"]
 
 
 def test_shards_of_one_name_in_two_folders_have_ids_of_their_own(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_shards(tmp_path / "sets" / name, 1, each=1)
+        write_shards(tmp_path / "sets" / name, numbered(1), each=1)
     samples = open_unlabelled(str(tmp_path / "sets" / "{a,b}" / "*.tar"), VOC)
     assert ids(samples) == ["a/train-000/0000", "b/train-000/0000"]
 
@@ -255,7 +239,7 @@ def test_a_member_that_is_no_image_is_named_when_it_is_read(tmp_path: Path) -> N
 
 
 def test_a_second_start_reads_no_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_shards(tmp_path / "shards", 4, each=2)
+    folder = write_shards(tmp_path / "shards", numbered(4), each=2)
     first = ids(open_unlabelled(folder, VOC))
     monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("headers were read again"))
     assert ids(open_unlabelled(folder, VOC)) == first
