@@ -67,6 +67,14 @@ def find_tars(source: str | Path) -> list[Path]:
     return list(dict.fromkeys(path for one in expand_braces(name) for path in _matching(one)))
 
 
+def names_tars(source: str | Path) -> bool:
+    """Whether a path stands for tar files rather than for a data set with masks; they need not exist."""
+    if Path(source).is_dir():
+        return bool(find_tars(source))
+    name = str(source).lower()
+    return name.endswith((TAR, *COMPRESSED)) or has_magic(name) or bool(BRACES.search(name))
+
+
 def expand_braces(pattern: str) -> Iterator[str]:
     """What a pattern's `{000..099}` and `{a,b}` stand for, as in a shell.
 
