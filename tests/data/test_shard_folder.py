@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tar_shards import write_tar
-from webdataset.tariterators import group_by_keys, tar_file_iterator
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from segdistill import cli
 from segdistill.data import image_source
@@ -77,7 +77,7 @@ def test_a_folder_becomes_tar_files_that_read_like_it(photos: Path, tmp_path: Pa
 def test_webdataset_reads_what_is_written(photos: Path, tmp_path: Path) -> None:
     shard_images(photos, tmp_path / "shards", each=9)
     with (tmp_path / "shards" / "000000.tar").open("rb") as file:
-        found = list(group_by_keys(tar_file_iterator(file)))
+        found = list(group_by_keys(tar_file_expander([{"url": "000000.tar", "stream": file}])))
     assert [sample["__key__"] for sample in found][3:] == ["a/3_v1", "b.c/4_v1", "b.c/5_v1", "b.c/6_v1"]
     assert found[1]["png"] == (photos / "a" / "1.v1.png").read_bytes()
 
