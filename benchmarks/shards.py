@@ -9,15 +9,15 @@ system's cache: what a disk adds is left out.
 """
 
 import argparse
-import json
 import os
 import pickle
 import shutil
 import statistics
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,13 @@ PICTURES = 200
 EACH = 1000
 """Images in a folder, and in a tar file."""
 BATCH = 16
+READS = 2000
+"""Images that are read in the process itself."""
 MEASURES = {
     "open": "until the data set is open, s",
     "first": "until the first batch, s",
     "speed": "images/s",
+    "read": "processor time to read one image, microseconds",
     "process": "private memory of the process, more than before, MB",
     "worker": "private memory of a loader process, MB",
     "travels": "sent to each loader process that is spawned, MB",
@@ -67,7 +70,6 @@ def draw(folder: Path, count: int) -> None:
 
 def read(source: str, batches: int) -> dict[str, float]:
     """Open a source, read its batches with two loader processes, and measure; for a process of its own."""
-    torch.set_num_threads(1)
     before, begun = private_megabytes(os.getpid()), time.perf_counter()
     samples = open_unlabelled(source, VOC)
     opened, held = time.perf_counter(), private_megabytes(os.getpid())  # before workers share its pages
@@ -79,22 +81,31 @@ def read(source: str, batches: int) -> dict[str, float]:
     for _ in islice(stream, batches - 1):
         pass
     ended = time.perf_counter()
+    chosen = np.random.default_rng(0).integers(0, len(samples), READS).tolist()
+    busy = time.process_time()
+    for index in chosen:
+        samples[index]
+    busy = time.process_time() - busy
     workers = [private_megabytes(child) for child in children()]
     return {
         "images": len(samples),
         "open": opened - begun,
         "first": first - begun - paused,
         "speed": BATCH * (batches - 1) / (ended - first),
+        "read": 1e6 * busy / READS,
         "process": held - before,
         "worker": max(workers),
         "travels": len(pickle.dumps(samples)) / 1e6,
     }
 
 
-def measured(source: Path, batches: int) -> dict[str, float]:
-    """What `read` gives, from a process of its own."""
-    command = [sys.executable, __file__, str(source), "--one", "--batches", str(batches)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+def measured(source: Path, batches: int, method: str) -> dict[str, float]:
+    """What `read` gives, from a process of its own.
+
+    Where it is forked it has imported everything; where it is spawned it shares no memory.
+    """
+    with ProcessPoolExecutor(1, get_context(method)) as pool:
+        return pool.submit(read, str(source), batches).result()
 
 
 def main() -> None:
@@ -106,11 +117,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--batches", type=int, default=400, help=f"batches of {BATCH} per turn")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--one", action="store_true", help="read the folder, and print what was measured")
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(read(str(options.folder), options.batches)))
-        return
+    torch.set_num_threads(1)
     photos, shards = options.folder / "photos", options.folder / "shards"
     # The index is kept there, and not beside those of the user's own data.
     os.environ["XDG_CACHE_HOME"] = str(options.folder / "cache")
@@ -123,7 +131,12 @@ def main() -> None:
         for name, source in columns.items():
             if "first" in name:
                 shutil.rmtree(index_folder(), ignore_errors=True)
-            found[name].append(measured(source, options.batches))
+            found[name].append(measured(source, options.batches, "fork"))
+            print(name, found[name][-1], file=sys.stderr)
+    for name, source in columns.items():
+        again = measured(source, 20, "spawn")
+        for turn in found[name]:
+            turn |= {key: again[key] for key in ("process", "worker")}
     index = sum(path.stat().st_size for path in index_folder().glob("*.npy"))
     table = Table(title=f"{found['folder'][0]['images']:,} images, medians of {options.turns} turns")
     table.add_column("")
@@ -132,12 +145,12 @@ def main() -> None:
     for key, text in MEASURES.items():
         medians = [statistics.median(turn[key] for turn in turns) for turns in found.values()]
         table.add_row(text, *(f"{median:,.4g}" for median in medians))
-    ratios = []
-    for turns in found.values():
-        both = zip(turns, found["folder"], strict=True)
-        ratios.append(statistics.median(turn["speed"] / base["speed"] for turn, base in both))
-    table.add_row("images/s against the folder", *(f"{ratio:.2f}" for ratio in ratios))
-    console = Console(width=110)
+    for key in ("speed", "read"):
+        both = [zip(turns, found["folder"], strict=True) for turns in found.values()]
+        ratios = [[turn[key] / base[key] for turn, base in pairs] for pairs in both]
+        texts = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in ratios]
+        table.add_row(f"{MEASURES[key].partition(',')[0]}, against the folder", *texts)
+    console = Console(width=130)
     console.print(table)
     console.print(f"The indexes of {len(list(shards.glob('*.tar')))} tar files take {index / 1e6:.1f} MB")
 
