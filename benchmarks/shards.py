@@ -46,7 +46,6 @@ MEASURES = {
     "first": "until the first batch, s",
     "speed": "images/s",
     "read": "processor time to read one image, microseconds",
-    "process": "private memory of the process, more than before, MB",
     "worker": "private memory of a loader process, MB",
     "travels": "sent to each loader process that is spawned, MB",
 }
@@ -70,10 +69,9 @@ def draw(folder: Path, count: int) -> None:
 
 def read(source: str, batches: int) -> dict[str, float]:
     """Open a source, read its batches with two loader processes, and measure; for a process of its own."""
-    before, begun = private_megabytes(os.getpid()), time.perf_counter()
+    begun = time.perf_counter()
     samples = open_unlabelled(source, VOC)
-    opened, held = time.perf_counter(), private_megabytes(os.getpid())  # before workers share its pages
-    paused = time.perf_counter() - opened
+    opened = time.perf_counter()
     config = TrainConfig(data=DataConfig(workers=2), size=64, batch=BATCH, steps=batches)
     stream = iter(training_batches(samples, config, range(batches + 8)))
     next(stream)
@@ -90,21 +88,17 @@ def read(source: str, batches: int) -> dict[str, float]:
     return {
         "images": len(samples),
         "open": opened - begun,
-        "first": first - begun - paused,
+        "first": first - begun,
         "speed": BATCH * (batches - 1) / (ended - first),
         "read": 1e6 * busy / READS,
-        "process": held - before,
         "worker": max(workers),
         "travels": len(pickle.dumps(samples)) / 1e6,
     }
 
 
-def measured(source: Path, batches: int, method: str) -> dict[str, float]:
-    """What `read` gives, from a process of its own.
-
-    Where it is forked it has imported everything; where it is spawned it shares no memory.
-    """
-    with ProcessPoolExecutor(1, get_context(method)) as pool:
+def measured(source: Path, batches: int) -> dict[str, float]:
+    """What `read` gives, from a process of its own: forked, for then it has imported everything."""
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
         return pool.submit(read, str(source), batches).result()
 
 
@@ -131,12 +125,8 @@ def main() -> None:
         for name, source in columns.items():
             if "first" in name:
                 shutil.rmtree(index_folder(), ignore_errors=True)
-            found[name].append(measured(source, options.batches, "fork"))
+            found[name].append(measured(source, options.batches))
             print(name, found[name][-1], file=sys.stderr)
-    for name, source in columns.items():
-        again = measured(source, 20, "spawn")
-        for turn in found[name]:
-            turn |= {key: again[key] for key in ("process", "worker")}
     index = sum(path.stat().st_size for path in index_folder().glob("*.npy"))
     table = Table(title=f"{found['folder'][0]['images']:,} images, medians of {options.turns} turns")
     table.add_column("")
