@@ -318,7 +318,7 @@ def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> 
         ("train --quux 1", "unrecognized arguments: --quux 1 (segdistill train --help lists the options)"),
         ("data shapes", "required: --out (segdistill data shapes --help lists the options)"),
         ("predict", "required: target, paths (segdistill predict --help lists the options)"),
-        ("data", "expected a command to be one of {init,check,show,convert,download, ..."),
+        ("data", "expected a command to be one of {init,check,show,convert,shard, ..."),
         ("trian", "did you mean train? (segdistill --help lists the commands)"),
         ("data chek", "did you mean check? (segdistill data --help lists the commands)"),
         (

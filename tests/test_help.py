@@ -86,7 +86,7 @@ def test_bash_completes_commands_options_choices_and_files(capsys: Any, tmp_path
         "segdistill ev": "evaluate",
         "segdistill train --objective.te": "--objective.temperature --objective.teacher_layer",
         "segdistill train --optim.name ''": "adamw adam sgd",
-        "segdistill data sha": "shapes",
+        "segdistill data sha": "shard shapes",
         "segdistill predict run pho": "photos",
         "segdistill train --data.root pho": "photos",
     }

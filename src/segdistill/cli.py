@@ -362,7 +362,7 @@ VERBS = {
             "repository": {"help": "ORG/NAME; it is made where it is missing"},
         },
     ),
-    "data": Verb(help="describe, check, show, convert, download or draw data sets", verbs=DATA_VERBS),
+    "data": Verb(help="describe, check, show, convert, shard, download or draw data sets", verbs=DATA_VERBS),
     "version": Verb(
         help="print the version, and with --all what a report of a bug needs",
         run=run_version,

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from segdistill.config import paths
 from segdistill.config.evaluate import EvaluationDataConfig
+from segdistill.config.train import DataConfig
 from segdistill.config.verbs import Options
 from segdistill.console import log
 from segdistill.data.formats.table import open_layout, open_training_layout
+from segdistill.data.formats.tar import find_tars
 from segdistill.data.label_folder import LabelFolder
 from segdistill.models.hub_runs import find_run, pinned
 
@@ -25,7 +27,7 @@ def check_training(options: Options) -> None:
     open_training_layout(config.data)
     for extra in config.data.extra:
         open_layout(extra.partition("@")[0])
-    paths.require_folders(config.data.unlabelled)
+    check_unlabelled(config.data)
     if config.student.init is not None:
         check_run(config.student.init)
     check_networks(*config.teacher.specs)
@@ -47,7 +49,7 @@ def check_demo(options: Options) -> None:
     config = options.settings
     if config.data.root:
         open_training_layout(config.data)
-        paths.require_folders(config.data.unlabelled)
+        check_unlabelled(config.data)
     check_networks(*config.teacher.specs)
     paths.require_paths([config.teacher.weights])
 
@@ -95,6 +97,11 @@ def check_label(options: Options) -> None:
 def check_images(data: EvaluationDataConfig) -> None:
     if data.root:
         open_layout(data.root, data.layout)
+
+
+def check_unlabelled(data: DataConfig) -> None:
+    for source in data.unlabelled:
+        find_tars(source)
 
 
 def check_networks(*specs: str) -> None:

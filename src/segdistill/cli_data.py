@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+from segdistill.config.paths import HUB
 from segdistill.config.show import ShowConfig
 from segdistill.config.verbs import Options, Result, Verb
 from segdistill.data.devkit_folder import DevkitFolder
+from segdistill.data.formats.huggingface import IMAGE_COLUMN
 from segdistill.data.formats.table import open_layout
+from segdistill.data.formats.tar import find_tars, names_tars
+from segdistill.data.shard_folder import check_out
 
 TEXT = {"type": str | None, "default": None}
 """An option that is a text, or absent."""
@@ -17,9 +21,18 @@ def check_data(options: Options) -> None:
     open_layout(options.path, options.layout)
 
 
-def run_check(options: Options) -> Result:
-    from segdistill.inspecting import check_dataset
+def check_check(options: Options) -> None:
+    if names_tars(options.path):
+        find_tars(options.path)
+    else:
+        check_data(options)
 
+
+def run_check(options: Options) -> Result:
+    from segdistill.inspecting import check_dataset, check_tars
+
+    if names_tars(options.path):
+        return check_tars(options.path)
     return check_dataset(options.path, options.layout, options.split)
 
 
@@ -52,6 +65,25 @@ def run_convert(options: Options) -> Result:
     return convert_dataset(options.path, options.out, options.layout)
 
 
+def check_shard(options: Options) -> None:
+    if not options.source.startswith(HUB) and not Path(options.source).is_dir():
+        raise FileNotFoundError(f"{options.source} is neither a folder nor {HUB}ORG/NAME")
+    check_out(Path(options.out))
+
+
+def run_shard(options: Options) -> Result:
+    from segdistill.inspecting import shard_images
+
+    return shard_images(
+        options.source,
+        options.out,
+        split=options.split,
+        subset=options.subset,
+        column=options.column,
+        each=options.shard_images,
+    )
+
+
 def run_download(options: Options) -> Result:
     from segdistill.data.download import download_voc
 
@@ -80,9 +112,9 @@ DATA_VERBS = {
     "check": Verb(
         help="read every pair: name bad files and duplicates, count classes",
         run=run_check,
-        check=check_data,
+        check=check_check,
         arguments={
-            "path": PATH,
+            "path": {"help": "the data set's folder; or tar files of images: one, a folder, a pattern"},
             "--layout": LAYOUT,
             "--split": {"help": "one split; all where absent", **TEXT},
         },
@@ -102,6 +134,19 @@ DATA_VERBS = {
             "path": PATH,
             "--out": {"required": True, "help": "the devkit's folder; an interrupted call is continued"},
             "--layout": LAYOUT,
+        },
+    ),
+    "shard": Verb(
+        help="write images without masks into tar files, from a folder or a stream of Hugging Face",
+        run=run_shard,
+        check=check_shard,
+        arguments={
+            "source": {"help": "a folder of images, or hf:ORG/NAME[@REVISION]"},
+            "--out": {"required": True, "help": "the folder of tar files; an interrupted call is continued"},
+            "--shard_images": {"type": int, "default": 2000, "help": "images in each tar file"},
+            "--split": {"help": "of a Hugging Face data set; train, or the only one, where absent", **TEXT},
+            "--subset": {"help": "of a Hugging Face data set that has several", **TEXT},
+            "--column": {"default": IMAGE_COLUMN, "help": "of a Hugging Face data set, with the images"},
         },
     ),
     "download": Verb(

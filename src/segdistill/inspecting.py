@@ -1,20 +1,26 @@
-"""Verbs of `segdistill data` as functions: every file is read, and counted, compared or converted."""
+"""Verbs of `segdistill data` as functions: every file is read, and counted, compared or written anew."""
 
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from segdistill.config.show import ShowConfig
-from segdistill.console import console, log, progress
+from segdistill.console import console, counted, log, progress
 from segdistill.data.check import Survey, check, count_masks
 from segdistill.data.convert import convert, plan
 from segdistill.data.datasets import open_split
 from segdistill.data.devkit_folder import DevkitFolder
 from segdistill.data.duplicates import BITS, Fingerprint, find_duplicates
+from segdistill.data.formats.huggingface import IMAGE_COLUMN
 from segdistill.data.formats.layout import Layout
 from segdistill.data.formats.table import open_layout
+from segdistill.data.formats.tar import find_tars
+from segdistill.data.image_source import open_source
 from segdistill.data.images import write_image
+from segdistill.data.labels import VOC
 from segdistill.data.objects import find_labeller
+from segdistill.data.shard_folder import ShardFolder, check_out
+from segdistill.data.tar_samples import open_tars
 from segdistill.files import write_atomic
 from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet, render_sheet
 from segdistill.reporting.tables import class_table
@@ -129,6 +135,32 @@ def check_dataset(
     }
 
 
+def check_tars(source: str | Path) -> dict[str, Any]:
+    """Read every image of some tar files; those that cannot be read are logged, line by line.
+
+    Args:
+        source: a tar file, a folder of them, or a pattern.
+
+    Returns:
+        `path`, `tars`, `images` and `problems` (how many there are of each).
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: a tar file is cut short, or has two images of one name.
+    """
+    tars, problems = find_tars(source), 0
+    samples = open_tars(tars, VOC)  # for masks that there are not
+    with progress() as bar:
+        task = bar.add_task("check", total=len(samples), numbers="")
+        for problem in check(samples):
+            if problem:
+                problems += 1
+                log(f"{problem.id}: {problem.reason}")
+            bar.advance(task)
+    log(f"{counted(len(samples), 'image')} in {counted(len(tars), 'tar file')}")
+    return {"path": str(source), "tars": len(tars), "images": len(samples), "problems": problems}
+
+
 def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None = None) -> dict[str, Any]:
     """Draw images of a data set with their masks, a legend and the classes' shares of the pixels.
 
@@ -223,4 +255,53 @@ def convert_dataset(root: str | Path, out: str | Path, layout: str | Path | None
         "images": len({task.image.name for task in tasks if task.target not in failed}),
         "computed": len(missing) - len(failed),
         "problems": len(failed),
+    }
+
+
+def shard_images(
+    source: str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    column: str = IMAGE_COLUMN,
+    each: int = 2000,
+) -> dict[str, Any]:
+    """Write images without masks into tar files; a later call goes on where one stopped.
+
+    Args:
+        source: a folder of images, one that `datasets` opens, or `hf:ORG/NAME[@REVISION]`, which is streamed.
+        out: the folder that gets `000000.tar`, ... and `shards.json`.
+        split, subset, column: of a Hugging Face data set; see `StreamSource`.
+        each: images of the source for each tar file.
+
+    Returns:
+        `out`, `shards` and `images` (how many are there), `computed` (images that this call wrote) and
+        `problems` (images that cannot be read: they are logged and left out).
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: the folder holds something else, or the tar files of other settings, another process
+            writes into it, or the source cannot be read any further.
+    """
+    if each < 1:
+        raise ValueError(f"shard_images is {each}, but must be 1 or more")
+    check_out(Path(out))
+    images = open_source(str(source), split, subset, column)
+    folder = ShardFolder(Path(out), images.facts, each)
+    with folder.locked(), progress() as bar:
+        before = sum(done.images for done in folder.written)
+        task = bar.add_task("shard", total=images.total, completed=folder.rows, numbers="")
+        for problem in folder.write(images.read(folder.rows)):
+            if problem:
+                log(f"Left out: {problem.id}: {problem.reason}")
+            bar.advance(task)
+    total = sum(done.images for done in folder.written)
+    log(f"{counted(total, 'image')} in {counted(len(folder.written), 'tar file')}, in {out}")
+    return {
+        "out": str(out),
+        "shards": sum(done.images > 0 for done in folder.written),
+        "images": total,
+        "computed": total - before,
+        "problems": sum(done.left_out for done in folder.written),
     }

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdistill.data.check import Problem, Survey, check, survey
+from segdistill.data.check import Survey, check, survey
 from segdistill.data.datasets import open_dataset, open_unlabelled
 from segdistill.data.labels import VOC, LabelSet
+from segdistill.data.masks import Problem
 from segdistill.data.samples import FileSamples, JoinedSamples
 
 pytestmark = pytest.mark.unit

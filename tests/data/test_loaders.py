@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tar_shards import write_shards
 from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.train import AugmentConfig, DataConfig, OptimConfig, TeacherConfig, TrainConfig
@@ -13,6 +14,7 @@ from segdistill.data.batch import Batch
 from segdistill.data.cache.teacher import LogitsCache, LogitsFormat, TeacherCache, cut_logits, image_key
 from segdistill.data.colour import recolour
 from segdistill.data.datasets import open_dataset, open_training, open_unlabelled
+from segdistill.data.images import list_images
 from segdistill.data.labels import VOC
 from segdistill.data.loaders import CropDataset, evaluation_samples, training_batches
 from segdistill.data.sampler import Pool, RankSlice, batch_pools
@@ -67,6 +69,18 @@ def test_spawned_workers_change_nothing(shapes: Path, tmp_path: Path) -> None:
     val = evaluation_samples(samples, 20, 1)
     val.multiprocessing_context = "spawn"
     assert [sample.id for _, sample in val] == list(samples.ids)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_tar_files_as_the_process_itself_does(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("segdistill.data.formats.tar.user_cache_path", lambda name: tmp_path / name)
+    photos = {path.stem: path.read_bytes() for path in list_images(shapes)}
+    samples = open_unlabelled(write_shards(tmp_path / "shards", photos, each=5), VOC)
+    loader = training_batches(samples, config(workers=2), range(3, 7))
+    loader.multiprocessing_context = method
+    assert_equal(list(loader), list(training_batches(samples, config(), range(7)))[3:])
 
 
 def test_a_resume_changes_nothing(shapes: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from markdown_pages import PROJECT, tokens_of
 from PIL import Image
+from tar_shards import write_tar
 
 from segdistill.cli import main
 from segdistill.data.shapes import write_shapes
@@ -79,6 +80,12 @@ def truncated_image() -> None:
     first("images").write_bytes(first("images").read_bytes()[:300])
 
 
+def short_tar() -> None:
+    files = {path.name: path.read_bytes() for path in Path("mydata/train/images").iterdir()}
+    path = write_tar(Path("shards/train-000.tar"), files)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
 def describe(text: str) -> Callable[[], object]:
     return lambda: Path("mydata/dataset.yaml").write_text(text)
 
@@ -92,6 +99,7 @@ SPOILT: dict[str, Callable[[], object]] = {
     "Mask and image differ in size": small_mask,
     "A mask is missing": lambda: first("masks").unlink(),
     "An image cannot be decoded": truncated_image,
+    "A tar file is cut short": short_tar,
     "A key of the configuration is unknown": lambda: Path("bad.yaml").write_text(
         "optim: {learning_rate: 0.1}\n"
     ),
@@ -109,6 +117,7 @@ def test_the_message_is_the_programs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("segdistill.data.formats.tar.user_cache_path", lambda name: tmp_path / "cache" / name)
     shutil.copytree(good, "mydata")
     shutil.copytree(run, "runs/mine")
     Path("photos").mkdir()

@@ -27,13 +27,6 @@ def require_paths(paths: Iterable[str | Path | None]) -> None:
             raise FileNotFoundError(f"{path} does not exist")
 
 
-def require_folders(paths: Iterable[str | Path | None]) -> None:
-    """Raise a `FileNotFoundError` for the first path that is no folder; None and "" stand for no path."""
-    for path in paths:
-        if path and not Path(path).is_dir():
-            raise FileNotFoundError(f"{path} is not a folder")
-
-
 def require_runs(runs: Iterable[str | Path]) -> None:
     """Raise a `FileNotFoundError` for the first that is no run folder, with a trained student or without."""
     for run in runs:

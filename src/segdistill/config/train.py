@@ -41,9 +41,10 @@ class DataConfig:
     extra: list[str] = field(default_factory=list)
     """More labelled data sets with the same label set, each ROOT or ROOT@SPLIT."""
     unlabelled: list[str] = field(default_factory=list)
-    """Folders of images without masks (searched recursively); they have soft loss only."""
+    """Images without masks, which have soft loss only: folders (searched recursively), tar files, folders of
+    tar files, or patterns such as shards/train-{000..099}.tar."""
     unlabelled_share: float | None = None
-    """Fraction of each batch that is drawn from the unlabelled folders; null draws all images alike."""
+    """Fraction of each batch that is drawn from the unlabelled images; null draws all images alike."""
     labelled_share: float = 1.0
     """Fraction of the labelled images whose masks are used, evenly spaced: to measure what masks are worth.
     The others have soft loss only; without a teacher they are left out."""
@@ -75,7 +76,7 @@ class DataConfig:
             share is None or bool(self.unlabelled) or self.labelled_share < 1,
             "data.unlabelled_share",
             share,
-            "null where data.unlabelled names no folder and data.labelled_share is 1",
+            "null where data.unlabelled names nothing and data.labelled_share is 1",
         )
         require(side is None or side > 0, "data.long_side", side, "above 0")
         require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0, and finite")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segdistill.data.duplicates import Fingerprint, fingerprint
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.data.masks import MOST_NAMES
+from segdistill.data.masks import MOST_NAMES, Problem
 from segdistill.data.objects import make_measure
 from segdistill.data.samples import Samples
 
@@ -20,13 +20,6 @@ MOST_VOID = 0.5
 """Largest fraction of the labelled images' pixels that may be void without a warning."""
 
 Counts = NDArray[np.int64]
-
-
-class Problem(NamedTuple):
-    """What is wrong with one sample."""
-
-    id: str
-    reason: str
 
 
 class SmallObject(NamedTuple):

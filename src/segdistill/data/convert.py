@@ -8,11 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from segdistill.data.check import Problem
 from segdistill.data.devkit_folder import DevkitFolder
 from segdistill.data.images import SUFFIXES, File, write_image
 from segdistill.data.label_folder import LabelledImage
-from segdistill.data.masks import palette_image
+from segdistill.data.masks import Problem, palette_image
 from segdistill.data.samples import FileSamples
 
 

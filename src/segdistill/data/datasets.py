@@ -11,9 +11,11 @@ from segdistill.data.formats.divided import TRAIN, DividedLayout
 from segdistill.data.formats.huggingface import IMAGE_COLUMN, is_table, open_table_images
 from segdistill.data.formats.layout import Layout, UnknownSplitError
 from segdistill.data.formats.table import open_layout, open_training_layout
+from segdistill.data.formats.tar import find_tars
 from segdistill.data.images import File, list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import FileSamples, JoinedSamples, Samples
+from segdistill.data.tar_samples import open_tars
 
 
 def open_dataset(
@@ -38,23 +40,28 @@ def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
     return open_layout(root, layout).splits()
 
 
-def open_unlabelled(folder: str | Path, labels: LabelSet) -> FileSamples:
-    """All images below a folder, each with a mask that is void everywhere.
+def open_unlabelled(source: str | Path, labels: LabelSet) -> Samples:
+    """All images of a source, each with a mask that is void everywhere.
 
     Args:
-        folder: of images, or a Hugging Face data set, whose split `train` (or the only one) is taken.
+        source: a folder of images (also below it) or of tar files, a tar file, a pattern of such, or the
+            folder of a Hugging Face data set, whose split `train` (or the only one) is taken.
         labels: what the masks would be of.
 
     Raises:
-        FileNotFoundError: there is no image, or no such folder.
-        ValueError: a Hugging Face data set cannot be read.
+        FileNotFoundError: there is no image, or no such file or folder.
+        ValueError: a Hugging Face data set or a tar file cannot be read.
     """
-    if is_table(Path(folder)):
-        rows = open_table_images(Path(folder))
+    tars = find_tars(source)
+    if tars:
+        return open_tars(tars, labels)
+    folder = Path(source)
+    if is_table(folder):
+        rows = open_table_images(folder)
         return FileSamples(labels, rows.ids(IMAGE_COLUMN), rows.files(IMAGE_COLUMN), find=rows.find)
-    images = list(list_images(Path(folder)))
+    images = list(list_images(folder))
     if not images:
-        raise FileNotFoundError(f"{folder} holds no images")
+        raise FileNotFoundError(f"{folder} holds no images, nor tar files of them")
     ids = [path.relative_to(folder).with_suffix("").as_posix() for path in images]
     return FileSamples(labels, ids, images)
 
@@ -75,7 +82,7 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
     first = open_split(layout, config.split)
     if config.val_share:
         first = first.subset(~_held_out(layout, first, config))
-    sets = [first]
+    labelled = [first]
     for source in config.extra:
         root, _, split = source.partition("@")
         further = open_dataset(root, split or config.split)
@@ -84,11 +91,12 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
                 f"data.extra {source} has the classes {', '.join(further.labels.names)}, "
                 f"but {config.root} has {', '.join(first.labels.names)}"
             )
-        sets.append(further)
+        labelled.append(further)
+    sets: list[Samples] = [*labelled]
     if config.labelled_share < 1:
-        halves = [split_labelled(labelled, config.labelled_share) for labelled in sets]
-        sets = [labelled for labelled, _ in halves] + [rest for _, rest in halves if distils]
-    sets += [open_unlabelled(folder, first.labels) for folder in config.unlabelled]
+        halves = [split_labelled(samples, config.labelled_share) for samples in labelled]
+        sets = [*(masked for masked, _ in halves), *(rest for _, rest in halves if distils)]
+    sets += [open_unlabelled(source, first.labels) for source in config.unlabelled]
     return sets[0] if len(sets) == 1 else JoinedSamples(sets)
 
 

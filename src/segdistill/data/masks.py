@@ -43,6 +43,13 @@ class SampleFiles(NamedTuple):
     """`MaskReader.form` of what reads the mask file."""
 
 
+class Problem(NamedTuple):
+    """What is wrong with one sample."""
+
+    id: str
+    reason: str
+
+
 class MaskReader(ABC):
     """Reads the masks of a data set.
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from segdistill.data.formats.tar import COMPRESSED, TAR
 from segdistill.data.images import SUFFIXES, list_images, write_image
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import palette_image
@@ -126,9 +127,14 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: a path is a tar file.
     """
     for given in paths:
         path = Path(given)
+        if path.name.lower().endswith((TAR, *COMPRESSED)):
+            raise ValueError(
+                f"{path} is a tar file: unpack it into a folder, `tar -xf {path} -C photos`, and name that"
+            )
         if path.is_dir():
             found = list(list_images(path))
             if not found:

@@ -10,6 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from segdistill.config.deploy import WebConfig
 from segdistill.config.naming import setting
 from segdistill.config.pins import ORT_WEB, ORT_WEB_SHA512, ORT_WEB_VERSION
@@ -85,10 +87,6 @@ def stated_version(script: str) -> str:
 
 def cache_folder() -> Path:
     """The folder of this version in the user's cache."""
-    try:
-        from platformdirs import user_cache_path
-    except ModuleNotFoundError as error:
-        raise ValueError(f"web needs {error.name}: install segdistill[web]") from None
     return user_cache_path("segdistill") / f"{ORT_WEB}-{ORT_WEB_VERSION}"
 
 

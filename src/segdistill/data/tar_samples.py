@@ -1,0 +1,71 @@
+"""Images without masks in tar files, as a data set that never holds more of them than one."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from segdistill.data.formats.tar import TarImage, TarIndex, split_name
+from segdistill.data.images import TooLargeError, read_image
+from segdistill.data.labels import VOID, LabelSet
+from segdistill.data.masks import SampleFiles
+from segdistill.data.samples import JoinedSamples, Sample, Samples
+
+
+class TarSamples(Samples):
+    """The images of one tar file, in its order; their ids are its name and their keys.
+
+    Args:
+        labels: what the masks would be of.
+        index: of the tar file.
+        name: that the ids begin with.
+    """
+
+    def __init__(self, labels: LabelSet, index: TarIndex, name: str) -> None:
+        self.labels, self.index, self.name = labels, index, name
+
+    @property
+    def labelled(self) -> int:
+        """None of them."""
+        return 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def files(self, index: int) -> SampleFiles:
+        """Id and place of one image."""
+        image = TarImage(self.index, index)
+        return SampleFiles(f"{self.name}/{split_name(image.member)[0]}", image, None, self.labels.void)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one image.
+
+        Raises:
+            FileNotFoundError: the tar file has vanished, or has changed.
+            ValueError: it is no image, is truncated or too large.
+        """
+        files = self.files(index)
+        try:
+            image = F.pil_to_tensor(read_image(files.image))
+        except TooLargeError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{error}: write {self.index.tar} again without it") from None
+        size = (image.shape[1], image.shape[2])
+        return Sample(image, torch.full(size, VOID, dtype=torch.uint8), files.id, size)
+
+
+def open_tars(tars: Sequence[Path], labels: LabelSet) -> Samples:
+    """The images of some tar files, one file after the other.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_entries`.
+    """
+    common = Path(os.path.commonpath([path.absolute().parent for path in tars]))
+    sets = [
+        TarSamples(labels, TarIndex(path), path.absolute().relative_to(common).with_suffix("").as_posix())
+        for path in tars
+    ]
+    return sets[0] if len(sets) == 1 else JoinedSamples(sets)
