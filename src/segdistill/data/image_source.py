@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from segdistill.config.naming import setting
 from segdistill.config.paths import HUB
 from segdistill.data.formats.huggingface import (
     IMAGE_COLUMN,
@@ -113,7 +114,7 @@ class StreamSource(ImageSource):
         if features and self.column not in images:
             raise ValueError(
                 f"{self.source} has no column of images {self.column!r} in split {self.split!r}; such "
-                f"columns are {', '.join(images) or 'none'}: name one with --column"
+                f"columns are {', '.join(images) or 'none'}: name one with {setting('column')}"
             )
         return table.select_columns([self.column]).cast_column(self.column, Image(decode=False))
 

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segdistill.config.naming import setting
 from segdistill.config.paths import LOCK
 from segdistill.data.formats.tar import TAR
 from segdistill.data.images import File, open_image, refuse_large
@@ -65,13 +66,14 @@ class ShardFolder:
             self.written = [Written(int(images), int(left_out)) for images, left_out in found["shards"]]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{file} is damaged ({error}): delete {self.path}, or name another with --out"
+                f"{file} is damaged ({error}): delete {self.path}, or name another with {setting('out')}"
             ) from None
         for name, value in self.settings.items():
             if before.get(name) != value:
                 raise ValueError(
                     f"the {TAR} files in {self.path} were made with "
-                    f"{first_difference(name, before.get(name), value)}: name another folder with --out, or "
+                    f"{first_difference(name, before.get(name), value)}: name another folder with "
+                    f"{setting('out')}, or "
                     "delete this one"
                 )
 
@@ -160,10 +162,11 @@ def check_out(path: Path) -> None:
         ValueError: it does, or is a file.
     """
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file, not a folder; name another with --out")
+        raise ValueError(f"{path} is a file, not a folder; name another with {setting('out')}")
     if path.is_dir() and not (path / ShardFolder.record).is_file():
         others = sorted(one.name for one in path.iterdir() if one.name != LOCK and one.suffix != ".tmp")
         if others:
             raise ValueError(
-                f"{path} holds {others[0]} but no {ShardFolder.record}: name another folder with --out"
+                f"{path} holds {others[0]} but no {ShardFolder.record}: name another folder with "
+                f"{setting('out')}"
             )
