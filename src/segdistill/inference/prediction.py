@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import SUFFIXES, list_images, write_image
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import palette_image
-from segdistill.data.transforms import resize_long_side
+from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.files import write_atomic
 from segdistill.inference.segment import class_mask, class_probabilities, largest_class, run_network, segment
 from segdistill.models.trained import TrainedNetwork
@@ -118,7 +117,7 @@ def predict_image(
 
 def network_input(image: Image.Image, long_side: int | None) -> Tensor:
     """3 x h x w uint8 of an RGB image, its longer side resized to `long_side` pixels (None: as it is)."""
-    return resize_long_side(F.pil_to_tensor(image), long_side)
+    return resize_long_side(to_tensor(image), long_side)
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.prompts import PromptConfig
@@ -236,6 +235,13 @@ def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwor
     return network.eval()
 
 
+def require_prompted(networks: Sequence[TrainedNetwork], config: PromptConfig) -> None:
+    """Raise a `ValueError` for prompts that none of the networks takes."""
+    if config.prompts and not any(network.takes_prompts for network in networks):
+        specs = ", ".join(network.spec for network in networks)
+        raise ValueError(f"prompts are for open-vocabulary networks (hf: CLIPSeg), not for {specs}")
+
+
 def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     """The student of a run folder."""
     assert spec.path is not None
@@ -273,6 +279,8 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
 
 def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     """A torchvision network and its class names, with published weights or those of a file."""
+    import torchvision  # not above: it takes seconds
+
     name = spec.architecture
     published = torchvision.models.get_model_weights(name).DEFAULT
     if options.weights:

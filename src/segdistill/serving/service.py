@@ -15,11 +15,10 @@ import torch
 from fastapi import HTTPException, Request, Response
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.deploy import LONGEST_SIDE, ServeConfig
 from segdistill.console import log
-from segdistill.data.transforms import resize_long_side
+from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.models.card import read_card
 from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.trained import TrainedNetwork
@@ -126,7 +125,7 @@ class Service:
         long_side = self.size
         if long_side is None and max(image.size) > self.max_side:
             long_side = self.max_side
-        return resize_long_side(F.pil_to_tensor(image), long_side), (image.height, image.width)
+        return resize_long_side(to_tensor(image), long_side), (image.height, image.width)
 
     def _decode(self, data: bytes) -> Image.Image:
         return decode_upload(data, self.config.max_pixels)
