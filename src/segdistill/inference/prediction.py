@@ -1,8 +1,10 @@
 """Image files in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
 
+import functools
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ class Prediction:
     probabilities: np.ndarray | None
     labels: LabelSet
 
-    @property
+    @cached_property
     def shares(self) -> dict[str, float]:
         """Share of the pixels of each class that occurs, largest first; the rest of them is void."""
         counts = np.bincount(self.mask.ravel(), minlength=VOID + 1)[: len(self.labels)] / self.mask.size
@@ -76,11 +78,15 @@ def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
     weights[VOID] = VOID_OPACITY
     if prediction.labels.names[0] == "background":
         weights[0] = 0
-    picture, mask = np.array(prediction.image), prediction.mask
+    keep, tint = 1 - weights[:, 0], colours * weights
+    picture = np.array(prediction.image)
     for top in range(0, len(picture), STRIP):  # float32 of a whole photograph would take a gigabyte
-        rows = slice(top, top + STRIP)
-        weight = weights[mask[rows]]
-        picture[rows] = (picture[rows] * (1 - weight) + colours[mask[rows]] * weight).round()
+        pixels = picture[top : top + STRIP].reshape(-1, 3)  # a view
+        classes = prediction.mask[top : top + STRIP].ravel()
+        coloured = np.flatnonzero(weights[classes, 0])
+        classes = classes[coloured]
+        blended = pixels.take(coloured, axis=0) * keep.take(classes)[:, None]
+        pixels[coloured] = (blended + tint.take(classes, axis=0)).round()
     return picture
 
 
@@ -167,10 +173,16 @@ def write_prediction(
     return mask
 
 
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's font in a size, in pixels; of the few sizes of a legend each is read once."""
+    return ImageFont.load_default(size)
+
+
 def _with_legend(picture: Image.Image, prediction: Prediction) -> Image.Image:
     """A strip below the picture with a swatch, name and share of each class, as many rows as they need."""
     size = max(10, min(28, picture.width // 26))
-    font = ImageFont.load_default(size)
+    font = _font(size)
     gap = size // 2
     entries, x, y = [], gap, gap
     for name, share in prediction.shares.items():
