@@ -27,7 +27,7 @@ from segdistill.models.huggingface import (
 )
 from segdistill.models.open_vocabulary import OpenVocabularyNetwork, load_open_vocabulary
 from segdistill.models.renormalize import Renormalize
-from segdistill.models.spec import Kind, NetworkSpec, parse_spec, require_trust
+from segdistill.models.spec import Kind, NetworkSpec, parse_architecture, parse_spec, require_trust
 from segdistill.models.state_files import load_state, read_state, read_statistics
 from segdistill.models.zoo import (
     MainOutput,
@@ -57,6 +57,7 @@ class TrainedNetwork(nn.Module):
         output_stride: images are resized so that both sides are a multiple of it, plus 1, and logits back;
             for a network that upsamples its logits by it with align_corners=True. None resizes nothing.
         temperature: divides the logits where probabilities are made of them; those of `forward` are raw.
+        concurrent: whether several threads may call it at a time; code of its own may not be made for that.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TrainedNetwork(nn.Module):
         self.dtype = torch.float32
         self.output_stride: int | None = None
         self.temperature = 1.0
+        self.concurrent = False
         self.renormalize = Renormalize(mean, std)
         self.mean, self.std = self.renormalize.mean, self.renormalize.std
 
@@ -186,6 +188,7 @@ class Loaded:
         size: long side, in pixels, of the images it is meant for.
         output_stride: see `TrainedNetwork`.
         temperature: of its probabilities.
+        concurrent: see `TrainedNetwork`.
     """
 
     module: nn.Module
@@ -195,6 +198,7 @@ class Loaded:
     size: int | None = None
     output_stride: int | None = None
     temperature: float = 1.0
+    concurrent: bool = True
 
 
 def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwork:
@@ -229,7 +233,7 @@ def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwor
         size=loaded.size,
     )
     network.output_stride = options.output_stride or loaded.output_stride
-    network.temperature = loaded.temperature
+    network.temperature, network.concurrent = loaded.temperature, loaded.concurrent
     if parsed.kind != "file":
         network.dtype = DTYPES[options.precision]
     return network.eval()
@@ -256,6 +260,7 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         std=card.std,
         size=card.evaluate_size,
         temperature=1.0 if options.weights else card.temperature,  # which is that of the run's own weights
+        concurrent=not parse_architecture(card.spec).is_code,
     )
 
 
@@ -274,6 +279,7 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         size=card.input_size,
         output_stride=card.output_stride,
         temperature=card.temperature,
+        concurrent=module.format.concurrent,
     )
 
 
@@ -330,7 +336,7 @@ def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     mean, std = input_statistics(module)
     stride = getattr(inner, "output_stride", None)
     stride = stride if isinstance(stride, int) and stride > 0 else None
-    return Loaded(module=module, labels=labels, mean=mean, std=std, output_stride=stride)
+    return Loaded(module=module, labels=labels, mean=mean, std=std, output_stride=stride, concurrent=False)
 
 
 def _load_with_weights(spec: NetworkSpec, options: LoadOptions) -> Loaded:
