@@ -6,6 +6,11 @@ Starts `segdistill serve` on a free port of this machine, posts pictures of thre
 something that must be refused. Prints requests per second, latency, responses by status, and the server's
 memory. Exit code 1 where a good request got anything but 200 or 503, a bad one anything but its own 4xx or
 503, or where memory still grew by more than `--growth` between the end of the first third and the end.
+
+    python benchmarks/serve.py runs/mine --before path/to/another/checkout --clients 1 4 16 --runtime auto
+
+compares two checkouts: both serve at a time, and get photographs of 320x240 pixels in turns, from so many
+connections. Prints requests per second and latency, the medians of `--turns`.
 """
 
 import argparse
@@ -13,16 +18,20 @@ import asyncio
 import io
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import numpy as np
+from checkouts import HERE
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -113,9 +122,9 @@ async def watch(session: httpx.AsyncClient, url: str, until: float, load: Load) 
         await asyncio.sleep(1)
 
 
-async def run(url: str, connections: int, seconds: float) -> Load:
-    """Load the server at `url`."""
-    load, round_ = Load(), requests()
+async def run(url: str, connections: int, seconds: float, round_: list[Request]) -> Load:
+    """Load the server at `url`, each connection with one request of a round after the other."""
+    load = Load()
     limits = httpx.Limits(max_connections=connections + 1, max_keepalive_connections=connections + 1)
     async with httpx.AsyncClient(limits=limits, timeout=60) as session:
         until = time.perf_counter() + seconds
@@ -147,6 +156,55 @@ def show(load: Load, seconds: float, console: Console) -> float:
     return growth
 
 
+def start(options: argparse.Namespace, root: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server with the package of a checkout, and its URL."""
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "segdistill.cli", "serve", options.target, "--port", "0",
+            "--queue", str(options.queue), "--max_bytes", str(MIB), "--max_pixels", "4000000",
+            "--runtime", options.runtime,
+        ],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str((root / "src").resolve())},
+    )  # fmt: skip
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    if not line:
+        raise SystemExit(f"the server of {root} ended with {server.wait()}")
+    return server, json.loads(line)["url"]
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Load two checkouts in turns, and print one table."""
+    table = Table(title=f"{options.target}, --runtime {options.runtime}, {options.seconds:g} s each")
+    for column in ("clients", "", "requests/s", "p50, ms", "p99, ms", "times as many"):
+        table.add_column(column, justify="right")
+    photo = [Request("320x240", picture(320, 240), 200)]
+    found: dict[tuple[int, str], list[tuple[float, float, float]]] = defaultdict(list)
+    wrong: Counter[str] = Counter()
+    with ExitStack() as stack:
+        urls = {}
+        for name, root in (("before", options.before), ("after", HERE)):
+            server, urls[name] = start(options, root)
+            stack.callback(server.wait, 60)
+            stack.callback(server.terminate)
+            asyncio.run(run(urls[name], 2, 2, photo))
+        for clients, _, (name, url) in itertools.product(options.clients, range(options.turns), urls.items()):
+            load = asyncio.run(run(url, clients, options.seconds, photo))
+            cuts = statistics.quantiles(load.seconds, n=100)
+            found[clients, name].append(
+                (len(load.seconds) / options.seconds, 1000 * cuts[49], 1000 * cuts[98])
+            )
+            wrong += load.wrong
+    for (clients, name), turns in found.items():
+        rate, p50, p99 = (statistics.median(values) for values in zip(*turns, strict=True))
+        ratio = rate / statistics.median(turn[0] for turn in found[clients, "before"])
+        table.add_row(str(clients), name, f"{rate:.1f}", f"{p50:.0f}", f"{p99:.0f}", f"{ratio:.2f}")
+    console = Console(width=110)
+    console.print(table)
+    console.print(f"wrong responses: {dict(wrong) or 'none'}")
+    return int(bool(wrong))
+
+
 def main() -> int:
     """Start a server, load it, stop it."""
     parser = argparse.ArgumentParser(
@@ -159,19 +217,17 @@ def main() -> int:
         "--queue", type=int, default=64, help="of the server; below --connections it gets full"
     )
     parser.add_argument("--growth", type=float, default=0.1, help="of memory that is allowed, as a fraction")
+    parser.add_argument("--runtime", default="pytorch", help="of the server")
+    parser.add_argument("--before", type=Path, help="a checkout to compare this one with")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="of a comparison")
+    parser.add_argument("--turns", type=int, default=3, help="of a comparison")
     options = parser.parse_args()
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "segdistill.cli", "serve", options.target, "--port", "0",
-            "--queue", str(options.queue), "--max_bytes", str(MIB), "--max_pixels", "4000000",
-        ],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    if options.before:
+        return compare(options)
+    server, url = start(options, HERE)
     console = Console(width=110)
     try:
-        assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
-        load = asyncio.run(run(url, options.connections, options.seconds))
+        load = asyncio.run(run(url, options.connections, options.seconds, requests()))
     finally:
         server.terminate()
         code = server.wait(60)

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
         evaluate,
         export,
         label,
-        load,
         load_student,
-        predict,
         report,
-        serve,
         train,
         verify,
     )
@@ -53,6 +50,7 @@ if TYPE_CHECKING:
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
+    from segdistill.predicting import load, predict, serve
     from segdistill.searching.search import search
 
 __all__ = [
@@ -98,9 +96,10 @@ __all__ = [
 
 _MODULES = {
     "api": (
-        "benchmark", "cache", "compare", "evaluate", "export", "label", "load", "load_student", "predict",
-        "report", "serve", "train", "verify",
+        "benchmark", "cache", "compare", "evaluate", "export", "label", "load_student", "report", "train",
+        "verify",
     ),
+    "predicting": ("load", "predict", "serve"),
     "config.deploy": (
         "BenchmarkConfig", "ExportConfig", "LabelConfig", "LoadConfig", "PredictConfig", "ServeConfig",
     ),

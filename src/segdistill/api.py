@@ -1,7 +1,7 @@
 """The verbs as functions: settings in, files and results out."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,11 @@ from segdistill.build import (
     build_recorded,
     open_calibration,
     open_parity_images,
-    open_predictor,
     open_scored,
 )
 from segdistill.config.deploy import (
     BenchmarkConfig,
     ExportConfig,
-    LoadConfig,
-    PredictConfig,
-    ServeConfig,
 )
 from segdistill.config.keywords import with_keywords
 from segdistill.config.train import TrainConfig
@@ -31,20 +27,19 @@ from segdistill.distillation.table import check_losses
 from segdistill.engine.fill_caches import fill_caches, open_teacher_cache
 from segdistill.engine.replay import replay as replay_batch
 from segdistill.engine.run_folder import RunFolder
-from segdistill.engine.runtime import find_device, keep_freed_memory_on, make_accelerator, stop_signal
+from segdistill.engine.runtime import keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
 from segdistill.exporting.export import check_format, export_path, file_format, make_card
 from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
 from segdistill.exporting.push import push as push
 from segdistill.exporting.web.export import export_page
-from segdistill.inference.pipeline import Pipeline, check_files
-from segdistill.inference.prediction import Prediction, find_images
-from segdistill.inference.segmenter import Segmenter
 from segdistill.labelling import label as label
-from segdistill.models.fused import fuse_students
 from segdistill.models.hub_runs import run_folder
 from segdistill.models.trained import TrainedNetwork, load_network
+from segdistill.predicting import load as load
+from segdistill.predicting import predict as predict
+from segdistill.predicting import serve as serve
 from segdistill.profiling.benchmark import measure
 from segdistill.profiling.cost import measure_cost
 from segdistill.profiling.device import copy_there, measure_elsewhere
@@ -227,67 +222,6 @@ def pack(run: str | Path, out: str | Path) -> Path:
     return RunFolder(run_folder(run)).pack(Path(out))
 
 
-def predict(
-    target: str | Path,
-    paths: str | Path | Sequence[str | Path],
-    config: PredictConfig | None = None,
-    **settings: Any,
-) -> Iterator[tuple[Path, Prediction]]:
-    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
-
-    Wrong arguments are refused at the call; images are read, segmented and written while the results are
-    iterated over.
-
-    Args:
-        target: a run folder, or any network spec.
-        paths: a file or folder, or several.
-        config: output folder, input size, ...
-        settings: settings by name, `out="masks", size=512`; they win over `config`.
-
-    Returns:
-        An iterator over the mask file of each image and its prediction, in order; of a video, over the
-        overlay video and each frame in turn.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: settings do not go together, or two images would get one name.
-        segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
-            the files that could not be read; all others are done.
-    """
-    config = with_keywords(PredictConfig, config, settings)
-    files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
-    check_files(files, config)
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = open_predictor(str(target), config, device)
-    if config.probabilities:
-        network.require_probabilities()
-    log(f"Segmenting {counted(len(files), 'file')} with {target} into {config.out}")
-    return Pipeline(fuse_students(network), config, device).run(files)
-
-
-def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) -> Segmenter:
-    """A network that segments images in memory: `load(TARGET)(image).mask`.
-
-    Args:
-        target: a run folder, an exported file, or any network spec.
-        config: input size, runtime, device, ...
-        settings: settings by name, `size=512`; they win over `config`.
-
-    Returns:
-        What is called with an image (PIL, NumPy, or a path) or a list of them; see `Segmenter`.
-
-    Raises:
-        FileNotFoundError: a file or folder does not exist.
-        ValueError: the target names nothing, or cannot be run as asked.
-    """
-    config = with_keywords(LoadConfig, config, settings)
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = fuse_students(open_predictor(str(target), config, device))
-    return Segmenter(network, size=config.size, flip=config.flip, device=device)
-
-
 def export(target: str | Path, config: ExportConfig | None = None, **settings: Any) -> Export:
     """Write a run as a file for another runtime, checked there against PyTorch.
 
@@ -356,34 +290,3 @@ def benchmark(
     with progress() as bar:
         task = bar.add_task("benchmark", total=config.warmup + config.repeats, numbers="")
         return Benchmark(measure([str(target) for target in targets], config, lambda: bar.advance(task)))
-
-
-def serve(
-    target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
-) -> None:
-    """Serve a network over HTTP until SIGINT or SIGTERM; requests that were admitted are still answered.
-
-    Args:
-        target: a run folder, an exported file or a built-in network; code is refused.
-        config: address, limits, batching.
-        ready: called with the server's URL once it listens.
-
-    Raises:
-        FileNotFoundError: a file or folder does not exist.
-        ValueError: the target is code, the device or the runtime is not there, segdistill[serve] is not
-            installed, or the system allows too few open files for `connections`.
-        OSError: the address cannot be listened on.
-    """
-    try:
-        from segdistill.serving.server import listen
-        from segdistill.serving.service import Service, network_card, refuse_code
-    except ModuleNotFoundError as error:
-        raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
-    config = config or ServeConfig()
-    refuse_code(str(target))
-    device = find_device(config.device)
-    keep_freed_memory_on(device)
-    network = open_predictor(str(target), config, device)
-    card = network_card(network)  # of the network as it is: fusing changes the number of its parameters
-    with Service(fuse_students(network), card, config, device) as service:
-        listen(service, ready)

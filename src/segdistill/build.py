@@ -1,6 +1,6 @@
 """Settings become objects, once: the one assembly that every verb uses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,10 +9,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
-from segdistill.config.deploy import ExportConfig, LoadConfig, ServeConfig
+from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.naming import setting
-from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
 from segdistill.console import log
 from segdistill.data.datasets import open_dataset, open_training, open_validation
@@ -23,7 +22,6 @@ from segdistill.distillation.table import check_losses
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.run_folder import RunFolder
 from segdistill.exporting.export import file_format
-from segdistill.exporting.fast import fast_file
 from segdistill.exporting.quantize import calibration_images
 from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
@@ -34,7 +32,7 @@ from segdistill.models.pretrained import load_pretrained
 from segdistill.models.spec import require_trust
 from segdistill.models.state_files import load_state, read_statistics
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, load_network, require_prompted
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.reporting.records import TEACHER
 from segdistill.version import __version__
@@ -198,13 +196,6 @@ def open_feature_teacher(config: TeacherConfig, layer: str | None) -> FeatureTea
     return load_feature_teacher(spec, weights=config.weights, layer=layer, scale=config.scale)
 
 
-def require_prompted(networks: Sequence[TrainedNetwork], config: PromptConfig) -> None:
-    """Raise a `ValueError` for prompts that none of the networks takes."""
-    if config.prompts and not any(network.takes_prompts for network in networks):
-        specs = ", ".join(network.spec for network in networks)
-        raise ValueError(f"prompts are for open-vocabulary networks (hf: CLIPSeg), not for {specs}")
-
-
 def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
     """The student with the weights it starts from.
 
@@ -302,27 +293,3 @@ def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:
             raise
         log(f"Mean IoU is not compared ({error}): {setting('data.root')} names images with masks")
         return None
-
-
-def open_predictor(target: str, config: LoadConfig | ServeConfig, device: torch.device) -> TrainedNetwork:
-    """The network that segments images, on `device`; a run folder in the runtime that is asked for.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: see `load_network` and `fast_file`.
-    """
-    file = fast_file(target, config.runtime, config.precision, device)
-    prompts = config if isinstance(config, PromptConfig) else None
-    network = load_network(
-        target if file is None else str(file),
-        LoadOptions(
-            precision=config.precision,
-            output_stride=config.output_stride,
-            prompts=prompts or PromptConfig(),
-            provider=config.provider,
-        ),
-    )
-    if prompts is not None:
-        require_prompted([network], prompts)
-    if file is not None:
-        network.spec = target
-    return network.to(device).to(memory_format=torch.channels_last)

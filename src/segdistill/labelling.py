@@ -8,7 +8,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from segdistill.build import open_predictor
 from segdistill.config.deploy import LabelConfig
 from segdistill.config.keywords import with_keywords
 from segdistill.config.show import IMAGES
@@ -25,6 +24,7 @@ from segdistill.inference.prediction import find_images
 from segdistill.inference.segment import Decide, decide_above, decide_merged
 from segdistill.models.fused import fuse_students
 from segdistill.models.trained import TrainedNetwork
+from segdistill.predicting import open_predictor
 from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from segdistill.build import open_evaluation, open_teacher, require_prompted
+from segdistill.build import open_evaluation, open_teacher
 from segdistill.config.evaluate import CalibrateConfig, CompareConfig, EvaluateConfig
 from segdistill.config.keywords import with_keywords
 from segdistill.config.values import one_each
@@ -37,7 +37,7 @@ from segdistill.engine.temperature import fit_line
 from segdistill.files import write_atomic
 from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
-from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network, require_prompted
 from segdistill.results import Comparison, Scores
 
 

@@ -5,8 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.train import AugmentConfig
+from segdistill.data import transforms
 from segdistill.data.labels import VOID
 from segdistill.data.transforms import (
     Crop,
@@ -14,8 +18,11 @@ from segdistill.data.transforms import (
     downscale,
     draw_crop,
     normalise,
+    resize_image,
     resize_long_side,
+    resize_mask,
     scaled_size,
+    to_tensor,
 )
 
 pytestmark = pytest.mark.unit
@@ -125,6 +132,35 @@ def test_normalise_uses_imagenets_statistics() -> None:
 )
 def test_resizing_keeps_the_proportions(side: int | None, expected: tuple[int, int]) -> None:
     assert resize_long_side(torch.zeros(3, 20, 50, dtype=torch.uint8), side).shape[1:] == expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("size", [(17, 29), (40, 61), (90, 61), (1, 3), (20, 51)])
+def test_pixels_are_those_of_torchvision(
+    size: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capability = (lambda: "AVX2") if native else (lambda: "DEFAULT")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", capability)
+    monkeypatch.setattr(transforms.platform, "machine", lambda: "x86_64")
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (40, 61, 3), dtype=np.uint8))
+    image = to_tensor(photo)
+    assert torch.equal(image, F.pil_to_tensor(photo))
+    bilinear = InterpolationMode.BILINEAR
+    for source in (image, image.contiguous(), torch.stack([image, image.flip(-1)])):
+        expected = F.resize(source, list(size), bilinear, antialias=True)
+        resized = resize_image(source, size)
+        assert torch.equal(resized, expected)
+        assert resized.stride() == expected.stride()
+        floats = F.normalize(
+            F.to_dtype(expected, torch.float32, scale=True),
+            list(transforms.IMAGENET_MEAN),
+            list(transforms.IMAGENET_STD),
+        )
+        assert torch.equal(normalise(resized), floats)
+    mask = torch.from_numpy(rng.integers(0, 256, (40, 61), dtype=np.uint8))
+    nearest = F.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+    assert torch.equal(resize_mask(mask, size), nearest)
 
 
 @given(low=st.floats(0.3, 1), high=st.floats(1, 3), seed=st.integers(0, 10**6))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from segdistill import api
-from segdistill.build import open_predictor, open_teacher
+from segdistill.build import open_teacher
 from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig, LoadConfig, PredictConfig, ServeConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
@@ -33,6 +33,7 @@ from segdistill.models.fused import fuse_students
 from segdistill.models.openvino_graphs import openvino_core
 from segdistill.models.trained import LoadOptions, load_network
 from segdistill.models.zoo import build_model
+from segdistill.predicting import open_predictor
 from segdistill.serving.service import Service, network_card
 
 pytestmark = pytest.mark.integration

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import torch
 from segdistill import api
 from segdistill.config.deploy import LoadConfig, PredictConfig
 from segdistill.engine.run_folder import RunFolder
-from segdistill.exporting import fast, parity
+from segdistill.exporting import export, parity
 from segdistill.exporting.fast import fast_file
 from segdistill.models.exported import FORMATS, ExportedNetwork
 
@@ -42,7 +44,7 @@ def test_a_file_is_made_once_and_again_for_other_weights(
     copied_run: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(copied_run, tmp_path / "run")
-    monkeypatch.setattr(fast, "export", refuse)
+    monkeypatch.setattr(export, "export", refuse)
     file = fast_file(str(folder), "auto", "fp32", CPU)
     assert file == folder / "runtimes" / "model.xml"
     text = " ".join(capsys.readouterr().err.split())
@@ -72,6 +74,20 @@ def test_results_are_those_of_the_run(copied_run: Path, shapes: Path, tmp_path: 
     one, two = (segment(photo, probabilities=True).probabilities for segment in segmenters)
     np.testing.assert_allclose(one, two, atol=1e-4)
     assert isinstance(segmenters[1].network.module, ExportedNetwork)
+
+
+def test_a_prediction_with_openvino_does_not_wait_for_imports_that_it_needs_none_of(
+    copied_run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    photo = next(shapes.rglob("JPEGImages/*.*"))
+    command = ["predict", str(copied_run), str(photo), "--runtime", "openvino", "--out", str(tmp_path)]
+    code = (
+        f"import sys, segdistill.cli as cli\nassert cli.main({command!r}) == 0\n"
+        "slow = {'torchvision', 'torch._dynamo', 'matplotlib', 'jinja2', 'timm', 'transformers'}\n"
+        "assert slow.isdisjoint(sys.modules), slow & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_auto_says_why_pytorch_computes(
@@ -109,7 +125,7 @@ def test_a_file_that_computes_something_else_is_not_used(
     folder = RunFolder(shutil.copytree(copied_run, tmp_path / "run"))
     folder.write_temperature(1.5)
     record = {"parity": {"equal_pixels": 0.99, "images": 4}}
-    monkeypatch.setattr(fast, "export", lambda *given, **named: nullcontext(SimpleNamespace(record=record)))
+    monkeypatch.setattr(export, "export", lambda *given, **named: nullcontext(SimpleNamespace(record=record)))
     with pytest.raises(ValueError, match=r"openvino has PyTorch's class on 99\.0000% of the pixels, below"):
         fast_file(str(folder), "openvino", "fp32", CPU)
     assert not any(path.is_file() for path in FORMATS["openvino"].files(folder.runtimes.file("openvino")))

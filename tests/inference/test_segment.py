@@ -24,6 +24,23 @@ def test_masks_are_those_of_upsampled_logits(monkeypatch: pytest.MonkeyPatch, si
     assert np.array_equal(mask[clear], whole.argmax(dim=0).numpy()[clear])
 
 
+@pytest.mark.parametrize("size", [(90, 121), (31, 41), (17, 300)])
+def test_regions_are_those_of_upsampled_logits(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """Of logits with large regions, as networks give them, most pixels are not blended."""
+    monkeypatch.setattr(segment, "STRIP_BYTES", 4 * 6 * 121 * 7)
+    rough = torch.randn(1, 6, 5, 7, generator=torch.Generator().manual_seed(1))
+    logits = resize_logits(rough, (31, 41))[0]
+    assert segment._uniform_cells(logits)[1].float().mean() > 0.7
+    whole = resize_logits(logits[None], size)[0]
+    best, second = whole.topk(2, dim=0).values
+    clear = (best - second > 1e-4).numpy()
+    for layout in (logits, logits[None].contiguous(memory_format=torch.channels_last)[0]):
+        mask = class_mask(layout, size)
+        assert np.array_equal(mask[clear], whole.argmax(dim=0).numpy()[clear])
+
+
 def test_pixels_below_the_confidence_are_void() -> None:
     """Logits that differ by log 3: a probability of 3/4, at temperature 2 of 1 / (1 + 3^-0.5) = 0.634."""
     logits = torch.tensor([0.0, 1.0986123]).view(2, 1, 1).expand(2, 2, 3)

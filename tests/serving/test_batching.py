@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
+from segdistill.models.requests import sharing
 from segdistill.models.trained import TrainedNetwork
 from segdistill.serving.batching import Batcher, largest_batch
 
@@ -120,6 +121,44 @@ def test_closing_finishes_what_was_submitted(network: TrainedNetwork, module: Ga
     assert all(answer.done() and not answer.exception() for answer in occupied_by_waiting)
     with pytest.raises(RuntimeError, match="closed"):
         batcher.submit(image(1))
+
+
+def test_batches_at_a_time_share_the_cores_and_one_alone_has_them_all() -> None:
+    class Sharing(nn.Module):
+        """Notes how many share the cores; images of two columns wait until there are two of them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.meeting, self.shares = threading.Barrier(2), []
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.shares.append(sharing())
+            if image.shape[3] == 2:
+                self.meeting.wait(20)
+            return image[:, :2]
+
+    module = Sharing()
+    network = TrainedNetwork(module, LABELS, "sharing").eval()
+    batcher = Batcher(network, CPU, max_batch=1, requests=2, wait_s=60)
+    assert batcher.submit(image(1)).result(20).shape == (2, 4, 6)  # a full batch of one waits for no other
+    assert module.shares == [1]
+    pair = [batcher.submit(image(value, 2, 2)) for value in (1, 2)]
+    for answer, value in zip(pair, (1, 2), strict=True):
+        torch.testing.assert_close(answer.result(20), normalise(image(value, 2, 2))[:2])
+    assert sorted(module.shares[1:]) in ([1, 2], [2, 2])
+    assert batcher.alive
+    batcher.close()
+    assert not batcher.alive
+
+
+def test_a_size_that_waits_for_more_does_not_hold_up_another(network: TrainedNetwork, module: Gated) -> None:
+    module.gate.set()
+    batcher = Batcher(network, CPU, max_batch=2, requests=2, wait_s=0.3)
+    waiting = batcher.submit(image(1))
+    pair = [batcher.submit(image(value)) for value in (2, 3)]
+    assert [answer.result(20).shape for answer in (waiting, *pair)] == [(2, 4, 6)] * 3
+    batcher.close()
+    assert sorted(shape[0] for shape in module.batches) == [1, 2]
 
 
 def test_networks_of_single_images_are_not_given_batches(network: TrainedNetwork, module: Gated) -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdistill import api
-from segdistill.build import open_predictor
 from segdistill.config.deploy import ServeConfig
 from segdistill.inference.prediction import predict_image
 from segdistill.models.fused import FusedBlock, fuse_students
 from segdistill.models.trained import LoadOptions, load_network
+from segdistill.predicting import open_predictor
 from segdistill.serving.service import network_card, refuse_code
 
 pytestmark = pytest.mark.integration

@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import File, read_image
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import NAME, IndexMasks, MaskReader, SampleFiles
-from segdistill.data.transforms import downscale
+from segdistill.data.transforms import downscale, to_tensor
 
 
 class Sample(NamedTuple):
@@ -109,7 +108,7 @@ class FileSamples(Samples):
             FileNotFoundError: a file has vanished.
             ValueError: a file is unreadable, the sizes differ, or the mask has a label outside the set.
         """
-        image = F.pil_to_tensor(read_image(self.find(self.images[index])))
+        image = to_tensor(read_image(self.find(self.images[index])))
         size = (image.shape[1], image.shape[2])
         return Sample(image, self.read_mask(index, size), str(self.ids[index]), size)
 

@@ -1,18 +1,20 @@
 """The random crop that training draws of a sample: scale, box, padding and flip, mask included.
 
 A crop is drawn first (`draw_crop`, a few integers) and applied after (`apply_crop`), so that whatever else
-belongs to the pixels, a cached teacher's logits for one, can follow the same geometry.
+belongs to the pixels, a cached teacher's logits for one, can follow the same geometry. All is computed as
+torchvision's transforms do, without them: torchvision takes longer to import than PyTorch itself, which a
+prediction of a few images would wait for.
 """
 
 import math
+import platform
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from segdistill.config.train import AugmentConfig
 from segdistill.data.labels import VOID
@@ -45,7 +47,14 @@ class Crop:
 
 def normalise(image: Tensor) -> Tensor:
     """... x 3 x H x W RGB (uint8, or from 0 to 1) -> float32, normalised with ImageNet's statistics."""
-    return F.normalize(F.to_dtype(image, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
+    mean, std = (torch.tensor(v, device=image.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    scaled = image.float() if image.is_floating_point() else image.float().mul_(1 / 255)
+    return scaled.sub(mean).div_(std)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as 3 x H x W uint8, its channels last in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def draw_crop(height: int, width: int, size: int, augment: AugmentConfig, rng: np.random.Generator) -> Crop:
@@ -85,22 +94,19 @@ def apply_crop(image: Tensor, mask: Tensor, crop: Crop) -> tuple[Tensor, Tensor,
         image 3 x S x S uint8 (antialiased bilinear, padded with ImageNet's mean colour), mask S x S uint8
         (nearest neighbour, padded with `VOID`), valid S x S bool (False on padding).
     """
-    box = (crop.top, crop.left, crop.height, crop.width)
-    out = [crop.out_height, crop.out_width]
-    image = F.crop(image, *box)
-    mask = F.crop(mask[None], *box)
-    if out != [crop.height, crop.width]:
-        image = F.resize(image, out, InterpolationMode.BILINEAR, antialias=True)
-        mask = F.resize(mask, out, InterpolationMode.NEAREST_EXACT)
+    box = (..., slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width))
+    out = (crop.out_height, crop.out_width)
+    image = resize_image(image[box], out)
+    mask = resize_mask(mask[box], out)
     if crop.flip:
-        image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+        image, mask = image.flip(-1), mask.flip(-1)
     rows = slice(crop.pad_top, crop.pad_top + crop.out_height)
     columns = slice(crop.pad_left, crop.pad_left + crop.out_width)
     size = crop.size
     padded = torch.tensor(IMAGENET_MEAN).mul(255).round().to(torch.uint8)[:, None, None].repeat(1, size, size)
     padded[:, rows, columns] = image
     labels = torch.full((size, size), VOID, dtype=torch.uint8)
-    labels[rows, columns] = mask[0]
+    labels[rows, columns] = mask
     valid = torch.zeros(size, size, dtype=torch.bool)
     valid[rows, columns] = True
     return padded, labels, valid
@@ -111,10 +117,36 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
     height, width = image.shape[-2:]
     if long_side is None or max(height, width) == long_side:
         return image
-    scale = long_side / max(height, width)
-    return F.resize(
-        image, list(scaled_size((height, width), scale)), InterpolationMode.BILINEAR, antialias=True
+    return resize_image(image, scaled_size((height, width), long_side / max(height, width)))
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """... x 3 x H x W uint8 -> ... x 3 x h x w, antialiased bilinear, as torchvision's `resize` has it."""
+    if image.shape[-2:] == size:
+        return image
+    pixels = image.reshape(-1, *image.shape[-3:])
+    strides = pixels.stride()
+    if len(pixels) == 1 and pixels.is_contiguous(memory_format=torch.channels_last):
+        # Else a single image comes out with its channels first, for which it is copied once more.
+        pixels = pixels.as_strided(pixels.shape, (pixels.numel(), *strides[1:]))
+    native = image.device.type == "cpu" and _resizes_bytes()
+    pixels = interpolate(
+        pixels if native else pixels.float(), size=size, mode="bilinear", align_corners=False, antialias=True
     )
+    return (pixels if native else pixels.round_().to(torch.uint8)).reshape(*image.shape[:-2], *size)
+
+
+def _resizes_bytes() -> bool:
+    """Whether PyTorch resizes uint8 images on this processor faster than floats."""
+    vectors = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+    return vectors or platform.machine() in {"aarch64", "arm64"}
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """H x W uint8 -> h x w, nearest neighbour."""
+    if mask.shape == size:
+        return mask
+    return interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
 
 
 def downscale(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +164,7 @@ def downscale(image: Tensor, mask: Tensor, long_side: int) -> tuple[Tensor, Tens
     if max(mask.shape) <= long_side:
         return image, mask
     image = resize_long_side(image, long_side).permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    return image, F.resize(mask[None], list(image.shape[1:]), InterpolationMode.NEAREST_EXACT)[0]
+    return image, resize_mask(mask, (image.shape[1], image.shape[2]))
 
 
 def scaled_size(

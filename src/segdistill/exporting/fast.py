@@ -2,19 +2,20 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from segdistill.config.deploy import ExportConfig, RuntimeName
 from segdistill.config.naming import setting
 from segdistill.console import log
-from segdistill.data.datasets import open_validation
-from segdistill.data.samples import FileSamples
 from segdistill.engine.run_folder import Record, RunFolder
-from segdistill.exporting.export import export
 from segdistill.models.exported import FORMATS, format_of
 from segdistill.models.hub_runs import find_run
 from segdistill.version import __version__
+
+if TYPE_CHECKING:
+    from segdistill.data.samples import FileSamples
 
 FASTEST = ("openvino", "onnx")
 """Runtimes that `auto` looks for, in this order; see docs/deploy.md for what they gain."""
@@ -90,6 +91,8 @@ def _checked_file(target: str, form: str, precision: str, device: torch.device) 
 
 def _make(folder: RunFolder, form: str, source: Record) -> Record:
     """Write the file and its record; nothing is kept if it computes something else."""
+    from segdistill.exporting.export import export  # not above: later calls need none of it
+
     config = ExportConfig(format=form, input="tensor", images=IMAGES)  # type: ignore[arg-type]
     with export(folder.student(), folder.runtimes.file(form), config, samples=_images(folder)) as written:
         record = written.record | {"source": source}
@@ -103,8 +106,10 @@ def _make(folder: RunFolder, form: str, source: Record) -> Record:
     return record
 
 
-def _images(folder: RunFolder) -> FileSamples | None:
+def _images(folder: RunFolder) -> "FileSamples | None":
     """The run's validation images, where they are at hand."""
+    from segdistill.data.datasets import open_validation
+
     try:
         return open_validation(folder.config.data)
     except (FileNotFoundError, ValueError):

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
-from segdistill.data.transforms import resize_long_side
+from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.exporting.writers import convert_litert, make_openvino, save_openvino, write_onnx
 from segdistill.models.exported import ExportCard
 from segdistill.models.openvino_graphs import sole_core
@@ -51,7 +51,7 @@ def calibration_images(source: Samples | Path, count: int, size: int | None) -> 
     read: Callable[[int], Tensor]
     if isinstance(source, Path):
         files = list(list_images(source))
-        total, read = len(files), lambda index: F.pil_to_tensor(read_image(files[index]))
+        total, read = len(files), lambda index: to_tensor(read_image(files[index]))
     else:
         total, read = len(source), lambda index: source[index].image
     if total == 0:

@@ -26,6 +26,7 @@ from segdistill.inference.prediction import (
 from segdistill.inference.segment import Decide, class_mask, largest_class, run_network, segment
 from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
+from segdistill.models.requests import choose_requests, request_threads
 from segdistill.models.trained import TrainedNetwork
 
 FIRST_CHUNK = 1
@@ -41,7 +42,10 @@ CPU_BATCH = 1
 BATCH_PIXELS = 2**20
 """Most pixels of a batch's network inputs; a larger input is run alone."""
 THREADS = min(4, os.cpu_count() or 1)
-"""Threads that decode and write. PyTorch computes in the caller's thread alone, with threads of its own."""
+"""Threads that decode and write a chunk. PyTorch computes it in the caller's thread, with its own threads."""
+
+PER_REQUEST = 4
+"""Least images for each of several requests, unless their number is asked for: a file is opened once more."""
 
 Chunk = tuple["list[OpenedFile]", list[Future[Image.Image]]]
 """Files, and their images on the way."""
@@ -110,9 +114,11 @@ def check_files(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> No
 
 
 class Pipeline:
-    """Predicts files one after the other, in their order.
+    """Predicts files, and gives their results in their order.
 
-    Threads decode a chunk of images and write its masks: on a CPU before and after it goes through the
+    On a CPU several images are on their way at a time, each from its file to its mask in a thread of its own,
+    with an equal part of the cores. Otherwise, on an accelerator or with a network that takes one call at a
+    time, threads decode a chunk of images and write its masks: on a CPU before and after it goes through the
     network, on another device meanwhile. Which images share a batch follows from the files alone, not from
     how fast they are decoded.
 
@@ -139,6 +145,9 @@ class Pipeline:
         self.overlaps = device.type != "cpu"
         batch = BATCH if self.overlaps else CPU_BATCH
         self.batch = batch if network.largest is None else min(batch, network.largest[0])
+        whole_logits = config.probabilities or config.flip  # which take far more memory than the image
+        concurrent = network.concurrent and not whole_logits
+        self.requests = choose_requests(config.requests, device, concurrent=concurrent)
         self.opened: dict[Path, Image.Image] = {}
         self.failed: dict[Path, str] = {}
 
@@ -148,10 +157,72 @@ class Pipeline:
         Raises:
             UnreadableFilesError: after the last file, where some could not be predicted.
         """
+        most = len(files) if self.config.requests else len(files) // PER_REQUEST
+        requests = min(self.requests, most)
+        items = self._items(files)
+        try:
+            yield from self._run_requests(items, requests) if requests > 1 else self._run_chunks(items)
+        finally:
+            for image in self.opened.values():  # where the caller stopped early
+                image.close()
+        if self.failed:
+            ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
+            raise UnreadableFilesError(ordered, len(files))
+
+    def _run_requests(self, items: Iterator[OpenedFile], requests: int) -> Iterator[Result]:
+        """Several images on their way at a time, but one alone that takes much memory."""
+        with request_threads(requests) as pool:
+            waiting: deque[tuple[OpenedFile, Future[Result | None]]] = deque()
+
+            def results(most: int, pixels: int) -> Iterator[Result]:
+                """Of the first images, until at most `most` of `pixels` pixels wait and none is done."""
+                while waiting and (
+                    len(waiting) > most
+                    or sum(item.pixels or 0 for item, _ in waiting) > pixels
+                    or waiting[0][1].done()
+                ):
+                    if result := waiting.popleft()[1].result():
+                        yield result
+
+            for item in items:
+                if item.pixels is None:
+                    yield from results(0, 0)
+                    yield from self._predict_alone(item)
+                elif self._input_pixels(item.pixels) > BATCH_PIXELS:
+                    yield from results(0, 0)
+                    if result := self._predict_one(item):
+                        yield result
+                else:
+                    yield from results(2 * requests - 1, max(0, CHUNK_PIXELS - item.pixels))
+                    waiting.append((item, pool.submit(self._predict_one, item)))
+            yield from results(0, 0)
+
+    def _input_pixels(self, pixels: int) -> int:
+        """Most pixels that the network gets of an image with so many."""
+        long_side = self.config.size or self.network.size
+        return pixels if long_side is None else long_side**2
+
+    def _predict_one(self, item: OpenedFile) -> Result | None:
+        """Decode, predict and write one image; None where it is noted as failed."""
+        try:
+            image = self._decode(item)
+        except (FileNotFoundError, ValueError) as error:
+            self.failed[item.path] = str(error)
+            return None
+        pixels = network_input(image, self.config.size or self.network.size)
+        try:
+            logits = run_network(self.network, pixels[None].to(self.device))
+        except ValueError as error:
+            self.failed[item.path] = f"{item.path}: {error}"
+            return None
+        return self._write(item, self._prediction(image, logits[0]))
+
+    def _run_chunks(self, items: Iterator[OpenedFile]) -> Iterator[Result]:
+        """One pass of the network at a time, with chunks of images decoded before it and written after it."""
         pool = ThreadPoolExecutor(THREADS)
         try:
             ahead: Chunk = ([], [])
-            for chunk in chunks(self._items(files)):
+            for chunk in chunks(items):
                 decoding = [pool.submit(self._decode, item) for item in chunk if item.pixels is not None]
                 ready: Chunk = (chunk, decoding)
                 if self.overlaps:
@@ -160,11 +231,6 @@ class Pipeline:
             yield from self._finish(*ahead, pool)
         finally:
             pool.shutdown(cancel_futures=True)
-            for image in self.opened.values():  # where the caller stopped early
-                image.close()
-        if self.failed:
-            ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
-            raise UnreadableFilesError(ordered, len(files))
 
     def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[OpenedFile]:
         """The files that can be opened. An image's header says whether it is cut into tiles."""

@@ -1,21 +1,22 @@
 """Image files in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
 
+import functools
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.formats.tar import COMPRESSED, TAR
 from segdistill.data.images import SUFFIXES, list_images, write_image
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import palette_image
-from segdistill.data.transforms import resize_long_side
+from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.files import write_atomic
 from segdistill.inference.segment import class_mask, class_probabilities, largest_class, run_network, segment
 from segdistill.models.trained import TrainedNetwork
@@ -46,7 +47,7 @@ class Prediction:
     probabilities: np.ndarray | None
     labels: LabelSet
 
-    @property
+    @cached_property
     def shares(self) -> dict[str, float]:
         """Share of the pixels of each class that occurs, largest first; the rest of them is void."""
         counts = np.bincount(self.mask.ravel(), minlength=VOID + 1)[: len(self.labels)] / self.mask.size
@@ -78,11 +79,15 @@ def blend(prediction: Prediction, opacity: float = 0.55) -> np.ndarray:
     weights[VOID] = VOID_OPACITY
     if prediction.labels.names[0] == "background":
         weights[0] = 0
-    picture, mask = np.array(prediction.image), prediction.mask
+    keep, tint = 1 - weights[:, 0], colours * weights
+    picture = np.array(prediction.image)
     for top in range(0, len(picture), STRIP):  # float32 of a whole photograph would take a gigabyte
-        rows = slice(top, top + STRIP)
-        weight = weights[mask[rows]]
-        picture[rows] = (picture[rows] * (1 - weight) + colours[mask[rows]] * weight).round()
+        pixels = picture[top : top + STRIP].reshape(-1, 3)  # a view
+        classes = prediction.mask[top : top + STRIP].ravel()
+        coloured = np.flatnonzero(weights[classes, 0])
+        classes = classes[coloured]
+        blended = pixels.take(coloured, axis=0) * keep.take(classes)[:, None]
+        pixels[coloured] = (blended + tint.take(classes, axis=0)).round()
     return picture
 
 
@@ -119,7 +124,7 @@ def predict_image(
 
 def network_input(image: Image.Image, long_side: int | None) -> Tensor:
     """3 x h x w uint8 of an RGB image, its longer side resized to `long_side` pixels (None: as it is)."""
-    return resize_long_side(F.pil_to_tensor(image), long_side)
+    return resize_long_side(to_tensor(image), long_side)
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
@@ -174,10 +179,16 @@ def write_prediction(
     return mask
 
 
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's font in a size, in pixels; of the few sizes of a legend each is read once."""
+    return ImageFont.load_default(size)
+
+
 def _with_legend(picture: Image.Image, prediction: Prediction) -> Image.Image:
     """A strip below the picture with a swatch, name and share of each class, as many rows as they need."""
     size = max(10, min(28, picture.width // 26))
-    font = ImageFont.load_default(size)
+    font = _font(size)
     gap = size // 2
     entries, x, y = [], gap, gap
     for name, share in prediction.shares.items():

@@ -5,6 +5,7 @@ N: images, K: classes, h, w: rows and columns that the network gets, H, W: those
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -160,17 +161,83 @@ def class_mask(
     height, width = size
     if logits.shape[1:] == tuple(size):
         return decide(logits)
-    rows = logits.shape[1]
-    wide = F.interpolate(logits[None], size=(rows, width), mode="bilinear", align_corners=False)[0]
-    centre = (torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5
-    centre = centre.clamp(0, rows - 1)
-    above = centre.long()
-    below = (above + 1).clamp(max=rows - 1)
-    weight = (centre - above).view(1, -1, 1)
+    rows, columns = _between(logits.shape[1], height, logits), _between(logits.shape[2], width, logits)
     strip = max(1, STRIP_BYTES // (4 * len(logits) * width))
+    bands = [slice(top, top + strip) for top in range(0, height, strip)]
     mask = np.empty((height, width), dtype=np.uint8)
-    for top in range(0, height, strip):
-        band = slice(top, top + strip)
-        blended = torch.lerp(wide[:, above[band]], wide[:, below[band]], weight[:, band])
-        mask[band] = decide(blended)
+    if decide is largest_class:
+        coarse, alike = _uniform_cells(logits)
+        for band in bands:
+            mask[band] = _largest_between(logits, coarse, alike, rows.part(band), columns)
+        return mask
+    wide = F.interpolate(logits[None], size=(logits.shape[1], width), mode="bilinear", align_corners=False)[0]
+    for band in bands:
+        above, below, weight = rows.part(band)
+        mask[band] = decide(torch.lerp(wide[:, above], wide[:, below], weight.view(1, -1, 1)))
     return mask
+
+
+class Neighbours(NamedTuple):
+    """Of the pixels along one axis, the two points of a map that each lies between.
+
+    Attributes:
+        first, second: their indices; equal beyond the outermost points.
+        weight: of the second.
+    """
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+
+    def part(self, pixels: slice) -> "Neighbours":
+        """Those of some of the pixels."""
+        return Neighbours(*(values[pixels] for values in self))
+
+
+def _between(points: int, pixels: int, like: Tensor) -> Neighbours:
+    """Where the pixels of an axis lie, as bilinear resizing without align_corners has it."""
+    centre = (torch.arange(pixels, device=like.device) + 0.5) * (points / pixels) - 0.5
+    centre = centre.clamp(0, points - 1)
+    first = centre.long()
+    return Neighbours(first, (first + 1).clamp(max=points - 1), centre - first)
+
+
+def _uniform_cells(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """K x h x w logits -> each point's class, and whether the points right, below and diagonal have it too.
+
+    Between four points with one class every pixel has it: what is largest at all of them is largest in each
+    weighted mean of them.
+    """
+    coarse = logits.max(dim=0).indices.to(torch.uint8)
+    alike = torch.ones_like(coarse, dtype=torch.bool)
+    alike[:-1] &= coarse[:-1] == coarse[1:]
+    alike[:, :-1] &= alike[:, 1:] & (coarse[:, :-1] == coarse[:, 1:])
+    return coarse, alike
+
+
+def _largest_between(
+    logits: Tensor, coarse: Tensor, alike: Tensor, rows: Neighbours, columns: Neighbours
+) -> np.ndarray:
+    """The classes of some rows of pixels; logits are only blended where the points around a pixel differ.
+
+    Args:
+        logits: K x h x w.
+        coarse, alike: see `_uniform_cells`.
+        rows, columns: of the pixels.
+
+    Returns:
+        H x W uint8.
+    """
+    mask = coarse[rows.first].index_select(1, columns.first)
+    y, x = (~alike[rows.first].index_select(1, columns.first)).nonzero(as_tuple=True)
+    points, width = logits.flatten(1), logits.shape[2]
+    left, right = columns.first[x], columns.second[x]
+
+    def blended(row: Tensor) -> Tensor:
+        """K x n, between left and right on a row of the map."""
+        first, second = (points.index_select(1, row * width + column) for column in (left, right))
+        return torch.lerp(first, second, columns.weight[x])
+
+    values = torch.lerp(blended(rows.first[y]), blended(rows.second[y]), rows.weight[y])
+    mask[y, x] = values.max(dim=0).indices.to(torch.uint8)
+    return mask.cpu().numpy()

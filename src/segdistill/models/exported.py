@@ -7,9 +7,10 @@ import contextlib
 import importlib
 import json
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from segdistill.models.export_card import ExportCard as ExportCard
 from segdistill.models.isolated import IsolatedRun
 from segdistill.models.onnx_session import ProviderError, open_session
 from segdistill.models.openvino_graphs import OpenVINOGraphs, openvino_core
+from segdistill.models.requests import sharing
 
 SURE = 20.0
 """Logit of the class of a pixel in a mask, where the others have 0: its probability is 1 up to rounding."""
@@ -43,18 +45,21 @@ class RunOptions:
         precision: fp32, or what else `FileFormat.precisions` has.
         provider: of onnxruntime, see `open_session`.
         isolated: a runtime that is not installed is run in an environment of its own.
+        requests: passes at a time, from as many threads; they share `threads`.
     """
 
     threads: int
     precision: str = "fp32"
     provider: str | None = None
     isolated: bool = False
+    requests: int = 1
 
 
 class ExportedNetwork(nn.Module):
     """A network in a file, as a module from normalised images to logits.
 
     It computes on the CPU; an ONNX file where its provider does, by default on CUDA with onnxruntime-gpu.
+    Where threads share the cores (see `share_cores`), it is opened once more, for as many requests.
 
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export), ..., see `FORMATS`.
@@ -93,12 +98,14 @@ class ExportedNetwork(nn.Module):
             raise ValueError(
                 f"{path} is {form.title}, but {setting('provider')} is for .onnx files: leave it out"
             )
-        options = RunOptions(
+        self.options = RunOptions(
             threads=threads or torch.get_num_threads(), precision=precision, provider=provider,
             isolated=isolated,
         )  # fmt: skip
+        self.lock = threading.Lock()
+        self.runs: dict[int, Run] = {}
         with _reading(path, form):
-            self.run, self.metadata = form.open(path, options)
+            self.runs[1], self.metadata = form.open(path, self.options)
         self.card = ExportCard.read(self.metadata, path)
 
     @property
@@ -115,8 +122,18 @@ class ExportedNetwork(nn.Module):
 
     def close(self) -> None:
         """End the process that runs it, where there is one."""
-        if isinstance(self.run, IsolatedRun):
-            self.run.close()
+        for run in self.runs.values():
+            if isinstance(run, IsolatedRun):
+                run.close()
+
+    def run(self, values: np.ndarray) -> np.ndarray:
+        """One pass over N images in the file's own form, of as many at a time as share the cores."""
+        requests = sharing() if self.format.concurrent else 1
+        with self.lock:
+            if requests not in self.runs:
+                self.runs[requests], _ = self.format.open(self.path, replace(self.options, requests=requests))
+            run = self.runs[requests]
+        return run(values)
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, normalised with the card's mean and std -> N x K x H x W logits on the same device.
@@ -165,13 +182,14 @@ class ExportedNetwork(nn.Module):
 
 
 def _open_onnx(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
-    return open_session(path, options.threads, options.provider)
+    threads = max(1, options.threads // options.requests)  # a session is called by any number of threads
+    return open_session(path, threads, options.provider)
 
 
 def _open_openvino(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
     model = openvino_core().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
-    return OpenVINOGraphs(model, options.threads, options.precision), _texts(text)
+    return OpenVINOGraphs(model, options.threads, options.precision, options.requests), _texts(text)
 
 
 def _open_pt2(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
@@ -242,6 +260,7 @@ class FileFormat:
         precisions: what its runtime can compute a float32 file in.
         threads: whether its runtime can be told how many threads to use.
         providers: whether its runtime is onnxruntime, which computes on the provider that is asked for.
+        concurrent: whether its runtime computes several passes at a time.
     """
 
     name: str
@@ -261,6 +280,7 @@ class FileFormat:
     precisions: tuple[str, ...] = ("fp32",)
     threads: bool = True
     providers: bool = False
+    concurrent: bool = False
 
     def files(self, path: Path) -> list[Path]:
         """All files of the network in `path`."""
@@ -291,12 +311,12 @@ FORMATS: dict[str, FileFormat] = {
     for form in (
         FileFormat(
             name="onnx", suffix=".onnx", extra="onnx", title="an ONNX network", runtime="onnxruntime",
-            open=_open_onnx, quantize=("float16", "int8"), calibrated=True, providers=True,
+            open=_open_onnx, quantize=("float16", "int8"), calibrated=True, providers=True, concurrent=True,
         ),
         FileFormat(
             name="openvino", suffix=".xml", extra="openvino", title="an OpenVINO network", runtime="openvino",
             open=_open_openvino, companion=".bin", quantize=("int8",), calibrated=True,
-            precisions=("fp32", "bf16"),
+            precisions=("fp32", "bf16"), concurrent=True,
         ),
         FileFormat(
             name="pt2", suffix=".pt2", extra=None, title="a torch.export network", runtime="torch",

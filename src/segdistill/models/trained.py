@@ -3,14 +3,13 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.naming import setting
@@ -29,7 +28,7 @@ from segdistill.models.huggingface import (
 )
 from segdistill.models.open_vocabulary import OpenVocabularyNetwork, load_open_vocabulary
 from segdistill.models.renormalize import Renormalize
-from segdistill.models.spec import Kind, NetworkSpec, parse_spec, require_trust
+from segdistill.models.spec import Kind, NetworkSpec, parse_architecture, parse_spec, require_trust
 from segdistill.models.state_files import load_state, read_state, read_statistics
 from segdistill.models.zoo import (
     MainOutput,
@@ -59,6 +58,7 @@ class TrainedNetwork(nn.Module):
         output_stride: images are resized so that both sides are a multiple of it, plus 1, and logits back;
             for a network that upsamples its logits by it with align_corners=True. None resizes nothing.
         temperature: divides the logits where probabilities are made of them; those of `forward` are raw.
+        concurrent: whether several threads may call it at a time; code of its own may not be made for that.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class TrainedNetwork(nn.Module):
         self.dtype = torch.float32
         self.output_stride: int | None = None
         self.temperature = 1.0
+        self.concurrent = False
         self.renormalize = Renormalize(mean, std)
         self.mean, self.std = self.renormalize.mean, self.renormalize.std
 
@@ -189,6 +190,7 @@ class Loaded:
         size: long side, in pixels, of the images it is meant for.
         output_stride: see `TrainedNetwork`.
         temperature: of its probabilities.
+        concurrent: see `TrainedNetwork`.
     """
 
     module: nn.Module
@@ -198,6 +200,7 @@ class Loaded:
     size: int | None = None
     output_stride: int | None = None
     temperature: float = 1.0
+    concurrent: bool = True
 
 
 def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwork:
@@ -234,10 +237,17 @@ def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwor
         size=loaded.size,
     )
     network.output_stride = options.output_stride or loaded.output_stride
-    network.temperature = loaded.temperature
+    network.temperature, network.concurrent = loaded.temperature, loaded.concurrent
     if parsed.kind != "file":
         network.dtype = DTYPES[options.precision]
     return network.eval()
+
+
+def require_prompted(networks: Sequence[TrainedNetwork], config: PromptConfig) -> None:
+    """Raise a `ValueError` for prompts that none of the networks takes."""
+    if config.prompts and not any(network.takes_prompts for network in networks):
+        specs = ", ".join(network.spec for network in networks)
+        raise ValueError(f"prompts are for open-vocabulary networks (hf: CLIPSeg), not for {specs}")
 
 
 def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
@@ -254,6 +264,7 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         std=card.std,
         size=card.evaluate_size,
         temperature=1.0 if options.weights else card.temperature,  # which is that of the run's own weights
+        concurrent=not parse_architecture(card.spec).is_code,
     )
 
 
@@ -272,11 +283,14 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         size=card.input_size,
         output_stride=card.output_stride,
         temperature=card.temperature,
+        concurrent=module.format.concurrent,
     )
 
 
 def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     """A torchvision network and its class names, with published weights or those of a file."""
+    import torchvision  # not above: it takes seconds
+
     name = spec.architecture
     published = torchvision.models.get_model_weights(name).DEFAULT
     if options.weights:
@@ -326,7 +340,7 @@ def _load_function(spec: NetworkSpec, options: LoadOptions) -> Loaded:
     mean, std = input_statistics(module)
     stride = getattr(inner, "output_stride", None)
     stride = stride if isinstance(stride, int) and stride > 0 else None
-    return Loaded(module=module, labels=labels, mean=mean, std=std, output_stride=stride)
+    return Loaded(module=module, labels=labels, mean=mean, std=std, output_stride=stride, concurrent=False)
 
 
 def _load_with_weights(spec: NetworkSpec, options: LoadOptions) -> Loaded:

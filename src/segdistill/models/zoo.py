@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from segdistill.config.architecture import Architecture
@@ -23,7 +22,6 @@ from segdistill.models.huggingface import build_huggingface
 from segdistill.models.recorded import rebuild
 from segdistill.models.spec import CHOICES, Kind, NetworkSpec, parse_architecture, remember_call
 from segdistill.models.student import DSUNet
-from segdistill.models.timm_encoder import build_timm
 
 PROBE_SIDE = 64
 """Side, in pixels, of the image that a network is probed with."""
@@ -53,6 +51,8 @@ class TorchvisionNetwork(MainOutput):
     """
 
     def __init__(self, name: str, num_classes: int, *, auxiliary: bool = False) -> None:
+        import torchvision  # not above: it takes seconds
+
         options = {"aux_loss": True} if auxiliary and not name.startswith("lraspp") else {}
         inner = torchvision.models.get_model(
             name, weights=None, weights_backbone=None, num_classes=num_classes, **options
@@ -121,6 +121,8 @@ def _build_torchvision(spec: NetworkSpec, architecture: Architecture, num_classe
 
 
 def _build_timm(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:
+    from segdistill.models.timm_encoder import build_timm  # not above: torchvision comes with it
+
     return build_timm(spec.encoder, num_classes, architecture.decoder, architecture.channels)
 
 

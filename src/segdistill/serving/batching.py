@@ -1,4 +1,4 @@
-"""Batching: images of one size that arrive together go through the network together.
+"""Batching: images that arrive together go through the network together, in batches or several at a time.
 
 N: images, h, w: rows and columns of the network's input, K: classes.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segdistill.inference.segment import run_network
+from segdistill.models.requests import share_cores
 from segdistill.models.trained import TrainedNetwork
 
 logger = logging.getLogger("segdistill.serve")
@@ -36,15 +37,16 @@ class Job:
 
 
 class Batcher:
-    """A thread that runs a network on batches; `submit` takes images from any thread.
+    """Threads that run a network on batches; `submit` takes images from any thread.
 
     A batch holds images of the oldest one's size. It is run as soon as it is full, or when the oldest has
-    waited `wait_s`.
+    waited `wait_s`. A batch that finds no other has all cores; those that come meanwhile share them.
 
     Args:
         network: on `device`, in eval mode.
         device: where it computes.
         max_batch: most images of a batch; 1 for networks that take no more.
+        requests: batches that are run at a time, see `choose_requests`.
         wait_s: seconds that an image waits for others.
         observe: called with the size of each batch.
     """
@@ -55,16 +57,28 @@ class Batcher:
         device: torch.device,
         *,
         max_batch: int = 8,
+        requests: int = 1,
         wait_s: float = 0.005,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.network, self.device, self.observe = network, device, observe
-        self.max_batch, self.wait_s = max_batch, wait_s
+        self.max_batch, self.requests, self.wait_s = max_batch, requests, wait_s
+        self.cores = torch.get_num_threads()
         self.jobs: deque[Job] = deque()
+        self.running = 0
         self.changed = threading.Condition()
         self.closing = False
-        self.thread = threading.Thread(target=self._work, name="network", daemon=True)
-        self.thread.start()
+        self.threads = [
+            threading.Thread(target=self._work, name=f"network-{number}", daemon=True)
+            for number in range(requests)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether all its threads work."""
+        return all(thread.is_alive() for thread in self.threads)
 
     def submit(self, image: Tensor) -> Future[Tensor]:
         """The future K x h x w float32 logits of a 3 x h x w uint8 image; cancelling saves the computation.
@@ -77,7 +91,7 @@ class Batcher:
             if self.closing:
                 raise RuntimeError("the batcher is closed")
             self.jobs.append(job)
-            self.changed.notify()
+            self.changed.notify_all()  # a thread that waits for more of a size may not want this one
         return job.logits
 
     def __len__(self) -> int:
@@ -85,35 +99,47 @@ class Batcher:
         return len(self.jobs)
 
     def close(self) -> None:
-        """Run what has been submitted, then end the thread."""
+        """Run what has been submitted, then end the threads."""
         with self.changed:
             self.closing = True
-            self.changed.notify()
-        self.thread.join()
+            self.changed.notify_all()
+        for thread in self.threads:
+            thread.join()
+        torch.set_num_threads(self.cores)  # what threads that are started later begin with
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            running = [job for job in batch if job.logits.set_running_or_notify_cancel()]
-            if running:
-                self._run(running)
+            jobs, sharing = batch
+            share_cores(sharing, self.cores)
+            try:
+                running = [job for job in jobs if job.logits.set_running_or_notify_cancel()]
+                if running:
+                    self._run(running)
+            finally:
+                with self.changed:
+                    self.running -= 1
 
-    def _next_batch(self) -> list[Job]:
-        """Wait for the next batch and take it; empty once the batcher is closed and no job is left."""
+    def _next_batch(self) -> tuple[list[Job], int] | None:
+        """Wait for the next batch and take it; None once the batcher is closed and no job is left.
+
+        Returns:
+            The jobs, and how many batches share the cores.
+        """
         with self.changed:
-            while not self.jobs and not self.closing:
-                self.changed.wait()
-            if not self.jobs:
-                return []
-            oldest = self.jobs[0]
-            while len(self._batch_of(oldest)) < self.max_batch and not self.closing:
-                left = oldest.since + self.wait_s - time.monotonic()
-                if left <= 0:
-                    break
+            while self.jobs or not self.closing:
+                left = None
+                if self.jobs:
+                    oldest = self.jobs[0]
+                    batch = self._batch_of(oldest)
+                    left = oldest.since + self.wait_s - time.monotonic()
+                    if len(batch) == self.max_batch or self.closing or left <= 0:
+                        for job in batch:
+                            self.jobs.remove(job)
+                        self.running += 1
+                        alone = self.running == 1 and not self.jobs
+                        return batch, 1 if alone else self.requests
                 self.changed.wait(left)
-            batch = self._batch_of(oldest)
-            for job in batch:
-                self.jobs.remove(job)
-            return batch
+            return None
 
     def _batch_of(self, oldest: Job) -> list[Job]:
         """The jobs with an image of the oldest one's size, as many as fit a batch."""

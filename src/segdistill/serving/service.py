@@ -15,13 +15,15 @@ import torch
 from fastapi import HTTPException, Request, Response
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from segdistill.config.deploy import LONGEST_SIDE, ServeConfig
+from segdistill.config.deploy import LEAST_SIDE, LONGEST_SIDE, ServeConfig
 from segdistill.config.naming import setting
 from segdistill.console import log
-from segdistill.data.transforms import resize_long_side
+from segdistill.data.transforms import resize_long_side, to_tensor
+from segdistill.inference.pipeline import BATCH, CPU_BATCH
+from segdistill.inference.segment import run_network
 from segdistill.models.card import read_card
+from segdistill.models.requests import choose_requests, request_threads
 from segdistill.models.spec import parse_architecture, parse_spec
 from segdistill.models.trained import TrainedNetwork
 from segdistill.page.card import describe_network
@@ -58,15 +60,20 @@ class Service:
                 f"the file takes no image of {self.size} pixels: serve it with {setting('size')} "
                 f"{self.max_side}"
             )
-        batch = largest_batch(network, device, config.max_batch)
-        if batch < config.max_batch:
+        self.requests = choose_requests(config.requests, device, concurrent=network.concurrent)
+        wanted = config.max_batch or (CPU_BATCH if device.type == "cpu" else BATCH)
+        batch = largest_batch(network, device, wanted)
+        if batch < wanted:
             log(f"{card.name} takes one image at a time: requests are not batched")
         self.metrics = ServerMetrics()
+        _warm_up(network, self.requests)
         self.batcher = Batcher(
-            network, device, max_batch=batch, wait_s=config.max_wait_ms / 1000,
+            network, device, max_batch=batch, requests=self.requests, wait_s=config.max_wait_ms / 1000,
             observe=self.metrics.batches.observe,
         )  # fmt: skip
-        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="images")
+        self.pool = ThreadPoolExecutor(
+            min(8, os.cpu_count() or 1), "images", torch.set_num_threads, (1,)
+        )  # with one thread of PyTorch's each: the network has the others
         self.admission = Admission(config.queue)
         self.metrics.working.set_function(lambda: len(self.admission))
         self.metrics.queue.set_function(lambda: len(self.batcher))
@@ -86,7 +93,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered now."""
-        return self.batcher.thread.is_alive() and not self.admission.full
+        return self.batcher.alive and not self.admission.full
 
     async def segment(self, request: Request, form: ResponseFormat) -> Response:
         """The mask of a request's image.
@@ -128,10 +135,18 @@ class Service:
         long_side = self.size
         if long_side is None and max(image.size) > self.max_side:
             long_side = self.max_side
-        return resize_long_side(F.pil_to_tensor(image), long_side), (image.height, image.width)
+        return resize_long_side(to_tensor(image), long_side), (image.height, image.width)
 
     def _decode(self, data: bytes) -> Image.Image:
         return decode_upload(data, self.config.max_pixels)
+
+
+def _warm_up(network: TrainedNetwork, requests: int) -> None:
+    """Run the network as several requests do, for which a file is opened once more."""
+    if requests > 1:
+        image = torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE, dtype=torch.uint8)
+        with request_threads(requests) as pool:
+            pool.submit(run_network, network, image).result()
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:

@@ -1,0 +1,138 @@
+"""What a trained network is used for, as functions; `segdistill.api` has them with the others.
+
+It imports little: what is predicted on one photograph would otherwise wait for what only training needs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segdistill.config.deploy import LoadConfig, PredictConfig, ServeConfig
+from segdistill.config.keywords import with_keywords
+from segdistill.config.prompts import PromptConfig
+from segdistill.console import counted, log
+from segdistill.engine.runtime import find_device, keep_freed_memory_on
+from segdistill.exporting.fast import fast_file
+from segdistill.inference.pipeline import Pipeline, check_files
+from segdistill.inference.prediction import Prediction, find_images
+from segdistill.inference.segmenter import Segmenter
+from segdistill.models.fused import fuse_students
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network, require_prompted
+
+
+def predict(
+    target: str | Path,
+    paths: str | Path | Sequence[str | Path],
+    config: PredictConfig | None = None,
+    **settings: Any,
+) -> Iterator[tuple[Path, Prediction]]:
+    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
+
+    Wrong arguments are refused at the call; images are read, segmented and written while the results are
+    iterated over.
+
+    Args:
+        target: a run folder, or any network spec.
+        paths: a file or folder, or several.
+        config: output folder, input size, ...
+        settings: settings by name, `out="masks", size=512`; they win over `config`.
+
+    Returns:
+        An iterator over the mask file of each image and its prediction, in order; of a video, over the
+        overlay video and each frame in turn.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: settings do not go together, or two images would get one name.
+        segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
+            the files that could not be read; all others are done.
+    """
+    config = with_keywords(PredictConfig, config, settings)
+    files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
+    check_files(files, config)
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = open_predictor(str(target), config, device)
+    if config.probabilities:
+        network.require_probabilities()
+    log(f"Segmenting {counted(len(files), 'file')} with {target} into {config.out}")
+    return Pipeline(fuse_students(network), config, device).run(files)
+
+
+def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) -> Segmenter:
+    """A network that segments images in memory: `load(TARGET)(image).mask`.
+
+    Args:
+        target: a run folder, an exported file, or any network spec.
+        config: input size, runtime, device, ...
+        settings: settings by name, `size=512`; they win over `config`.
+
+    Returns:
+        What is called with an image (PIL, NumPy, or a path) or a list of them; see `Segmenter`.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the target names nothing, or cannot be run as asked.
+    """
+    config = with_keywords(LoadConfig, config, settings)
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = fuse_students(open_predictor(str(target), config, device))
+    return Segmenter(network, size=config.size, flip=config.flip, device=device)
+
+
+def serve(
+    target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve a network over HTTP until SIGINT or SIGTERM; requests that were admitted are still answered.
+
+    Args:
+        target: a run folder, an exported file or a built-in network; code is refused.
+        config: address, limits, batching.
+        ready: called with the server's URL once it listens.
+
+    Raises:
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the target is code, the device or the runtime is not there, segdistill[serve] is not
+            installed, or the system allows too few open files for `connections`.
+        OSError: the address cannot be listened on.
+    """
+    try:
+        from segdistill.serving.server import listen
+        from segdistill.serving.service import Service, network_card, refuse_code
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
+    config = config or ServeConfig()
+    refuse_code(str(target))
+    device = find_device(config.device)
+    keep_freed_memory_on(device)
+    network = open_predictor(str(target), config, device)
+    card = network_card(network)  # of the network as it is: fusing changes the number of its parameters
+    with Service(fuse_students(network), card, config, device) as service:
+        listen(service, ready)
+
+
+def open_predictor(target: str, config: LoadConfig | ServeConfig, device: torch.device) -> TrainedNetwork:
+    """The network that segments images, on `device`; a run folder in the runtime that is asked for.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: see `load_network` and `fast_file`.
+    """
+    file = fast_file(target, config.runtime, config.precision, device)
+    prompts = config if isinstance(config, PromptConfig) else None
+    network = load_network(
+        target if file is None else str(file),
+        LoadOptions(
+            precision=config.precision,
+            output_stride=config.output_stride,
+            prompts=prompts or PromptConfig(),
+            provider=config.provider,
+        ),
+    )
+    if prompts is not None:
+        require_prompted([network], prompts)
+    if file is not None:
+        network.spec = target
+    return network.to(device).to(memory_format=torch.channels_last)
