@@ -33,6 +33,7 @@ check: install  ## format, lint, types, import contract and tests
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	$(RUN) hadolint Dockerfile
 	$(MAKE) --no-print-directory audit docs
 	$(PYTEST)
 
