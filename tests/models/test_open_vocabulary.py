@@ -77,9 +77,7 @@ def test_the_key_of_the_cache_depends_on_prompts_and_threshold(spec: str) -> Non
 
 
 def test_without_prompts_it_is_refused(spec: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"segments what prompts name: set teacher.prompts .*: prompts\)"
-    ):
+    with pytest.raises(ValueError, match=r"segments what prompts name: set teacher.prompts .*: prompts\)"):
         load_network(spec)
 
 
