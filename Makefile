@@ -5,7 +5,7 @@ RUN := $(UV) run --quiet
 # One process per core with one thread each does about twice what one process with all threads does.
 PYTEST := TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) pytest -m "not gpu and not soak" -n auto --dist worksteal
 
-.PHONY: help install demo docs test check audit soak format
+.PHONY: help install demo docs test check lint types audit soak format
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,13 +28,18 @@ docs: install  ## build the documentation into site/, for reading without a netw
 test: install  ## all tests that need no accelerator
 	$(PYTEST)
 
-check: install  ## format, lint, types, import contract and tests
+check: install  ## format, lint, types, import contract, documentation and tests
+	$(MAKE) --no-print-directory -j 4 lint types audit docs
+	$(PYTEST)
+
+lint:
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
-	$(RUN) mypy
 	$(RUN) lint-imports
-	$(MAKE) --no-print-directory audit docs
-	$(PYTEST)
+	$(RUN) hadolint Dockerfile
+
+types:
+	$(RUN) mypy
 
 audit: install  ## ask for known security holes of what is installed; skipped where nobody answers
 	@out=$$(timeout 30 $(RUN) pip-audit --progress-spinner off --timeout 10 --skip-editable 2>&1); code=$$?; \

@@ -1,4 +1,7 @@
-"""What several tests share: a tiny drawn data set, a quick configuration, and a run trained with it."""
+"""What several tests share: a tiny drawn data set, a quick configuration, and a run trained with it.
+
+Packages are imported where they are used: the process that hands out tests needs none, and all wait for it.
+"""
 
 import os
 import shutil
@@ -14,34 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from segdistill import api, cli
-from segdistill.config.train import (
-    AugmentConfig,
-    DataConfig,
-    OptimConfig,
-    RuntimeConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-)
-from segdistill.config.yaml import to_yaml
-from segdistill.data.shapes import write_shapes
-from segdistill.exporting.web.browser import find_browser
-from segdistill.models import isolated, mobile
-
-Configure = Callable[..., TrainConfig]
+Configure = Callable[..., Any]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 # Networks this small gain nothing from threads, and threads that wait for each other stall a busy machine.
-torch.set_num_threads(1)
+# PyTorch reads it when it is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a data set of 12 training and 4 validation images of 48 x 48 pixels."""
+    from segdistill.data.shapes import write_shapes
+
     root = tmp_path_factory.mktemp("shapes")
     write_shapes(root, train=12, val=4, size=48)
     return root
@@ -50,14 +39,15 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def configure(shapes: Path) -> Configure:
     """Makes a configuration of six quick steps on the tiny data set; fields can be replaced."""
+    from segdistill.config import train
 
-    def make(out: Path, **changes: Any) -> TrainConfig:
+    def make(out: Path, **changes: Any) -> train.TrainConfig:
         settings: dict[str, Any] = {
-            "data": DataConfig(root=str(shapes), workers=0),
-            "augment": AugmentConfig(scale=(0.7, 1.3)),
-            "student": StudentConfig(width=0.1),
-            "optim": OptimConfig(lr=5e-3),
-            "runtime": RuntimeConfig(precision="fp32"),
+            "data": train.DataConfig(root=str(shapes), workers=0),
+            "augment": train.AugmentConfig(scale=(0.7, 1.3)),
+            "student": train.StudentConfig(width=0.1),
+            "optim": train.OptimConfig(lr=5e-3),
+            "runtime": train.RuntimeConfig(precision="fp32"),
             "size": 32,
             "batch": 4,
             "steps": 6,
@@ -66,13 +56,15 @@ def configure(shapes: Path) -> Configure:
             "device": "cpu",
             "out": str(out),
         }
-        return TrainConfig(**settings | changes)
+        return train.TrainConfig(**settings | changes)
 
     return make
 
 
 def _run_rank(arguments: list[str], environment: dict[str, Any], output: Path) -> None:
     """One of two processes: forked, for then it has imported everything."""
+    from segdistill import cli
+
     os.environ |= {name: str(value) for name, value in environment.items()}
     with (
         output.with_suffix(".out").open("w") as sys.stdout,
@@ -132,12 +124,17 @@ def launch() -> Launch:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Path:
     """The folder of a finished supervised run."""
+    from segdistill import api
+
     return api.train(configure(tmp_path_factory.mktemp("runs") / "tiny"), report=False)
 
 
 @pytest.fixture(scope="session")
 def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, run: Path) -> Path:
     """The folder of a finished run with `run` as teacher, and its report."""
+    from segdistill import api
+    from segdistill.config.train import TeacherConfig
+
     out = tmp_path_factory.mktemp("runs") / "distilled"
     return api.train(configure(out, teacher=TeacherConfig(spec=str(run)), trackers=["tensorboard"]))
 
@@ -145,6 +142,8 @@ def distilled(tmp_path_factory: pytest.TempPathFactory, configure: Configure, ru
 @pytest.fixture
 def quick(tmp_path: Path, configure: Any) -> list[object]:
     """The beginning of a training command that would run."""
+    from segdistill.config.yaml import to_yaml
+
     file = tmp_path / "quick.yaml"
     file.write_text(to_yaml(configure(tmp_path / "run", steps=2, evaluate_every=2)))
     return ["train", "--config", file]
@@ -160,6 +159,8 @@ def copied(shapes: Path, tmp_path: Path) -> Path:
 def browser() -> Iterator[Any]:
     """Headless Chromium with a camera that shows a test picture and an emulated graphics processor."""
     from playwright.sync_api import sync_playwright
+
+    from segdistill.exporting.web.browser import find_browser
 
     command = find_browser()
     if command is None:
@@ -208,6 +209,8 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """No runtime for phones counts as installed; in place of the environments that uv makes is this one."""
+    from segdistill.models import isolated, mobile
+
     monkeypatch.setattr(
         isolated, "command", lambda _, program, *rest: [sys.executable, "-P", str(program), *map(str, rest)]
     )

@@ -235,10 +235,16 @@ def tiny(out: Path, **settings: Any) -> TrainConfig:
     return replace(base, **settings)
 
 
-def test_a_training_that_fails_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_a_training_that_fails_is_named_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "process_count", lambda trainings: 1)
+    write_shapes(tmp_path / "data", train=4, val=2, size=32)
+    good = tiny(tmp_path / "good", data=DataConfig(root=str(tmp_path / "data"), workers=0))
     broken = tiny(tmp_path / "broken", data=DataConfig(root=str(tmp_path / "nowhere"), workers=0))
     with pytest.raises(ValueError, match=r"a training failed: .*nowhere.*process-0\.log"):
-        side_by_side.train_side_by_side([broken], tmp_path / "trainings")
+        side_by_side.train_side_by_side([good, broken], tmp_path / "trainings")
+    assert read_card(tmp_path / "good").width == good.student.width  # trained before, in the same process
 
 
 def test_steps_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
@@ -270,18 +276,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainings one after the other, without new processes; no file is exported."""
+    """The trainings one after the other, without new processes."""
 
     def train_here(configs: list[TrainConfig], folder: Path) -> None:
         for config in configs:
             run.train(config, overwrite=True, report=False)
 
     monkeypatch.setattr(run, "train_side_by_side", train_here)
+
+
+@pytest.fixture
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is exported."""
     monkeypatch.setattr(run, "find_spec", lambda name: None)
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "in_this_process")
 def test_the_demonstration_ends_with_table_report_picture_and_file(capsys: Any, tmp_path: Path) -> None:
     command = ["demo", "--out", str(tmp_path), "--device", "cpu", "--steps", "2", "--seeds", "2"]
     assert cli.main(command) == 0
@@ -312,7 +323,7 @@ def test_the_demonstration_ends_with_table_report_picture_and_file(capsys: Any, 
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("small", "in_this_process")
+@pytest.mark.usefixtures("small", "in_this_process", "no_onnx")
 def test_own_images_without_a_teacher_get_a_larger_network_first(tmp_path: Path) -> None:
     write_shapes(tmp_path / "mine", train=6, val=3, size=48)
     out = tmp_path / "out"
@@ -329,7 +340,7 @@ def test_own_images_without_a_teacher_get_a_larger_network_first(tmp_path: Path)
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("small", "in_this_process")
+@pytest.mark.usefixtures("small", "in_this_process", "no_onnx")
 def test_from_scratch_the_teacher_is_trained_on_the_spot(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = demo(DemoConfig(steps=1, seeds=2, out=str(out), device="cpu"), from_scratch=True)

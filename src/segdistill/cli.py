@@ -148,6 +148,7 @@ TRAIN_FIRST = {
     "--size": "320",
     "--batch": "16",
     "--steps": "20000",
+    "--evaluate_every": "1000",
     "--optim.lr": "5e-4",
     "--out": "runs/mine",
     "--resume": "",

@@ -1,5 +1,6 @@
 """Loaders: the same batches whatever the number of workers or processes, and after a resume."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def test_spawned_workers_change_nothing(shapes: Path, tmp_path: Path) -> None:
         assert two.teacher_grid is not None
         assert all(map(torch.equal, one.teacher_grid, two.teacher_grid))
     val = evaluation_samples(samples, 20, 1)
-    val.multiprocessing_context = "spawn"
-    assert [sample.id for _, sample in val] == list(samples.ids)
+    travels = pickle.loads(pickle.dumps((val.dataset, val.collate_fn, val.worker_init_fn)))
+    assert [sample.id for _, sample in map(travels[0].__getitem__, range(len(samples)))] == list(samples.ids)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -197,30 +198,32 @@ def test_a_second_training_in_one_folder_is_refused(configure: Any, tmp_path: Pa
         with RunFolder(tmp_path / "run").locked():
             assert cli.main(command(config, tmp_path, more)) == 1
         assert "another process trains in" in refusal(capsys)
-    assert cli.main(command(config, tmp_path, "--resume")) == 0
+
+
+def hold(folder: Path, held: Any) -> None:
+    """Lock a run folder for ever, with a child that outlives this process."""
+    os.setsid()
+    with RunFolder(folder).locked():
+        if os.fork():
+            held.set()
+        time.sleep(600)
 
 
 def test_a_lock_dies_with_its_owner_even_where_a_forked_child_lives_on(tmp_path: Path) -> None:
-    code = (
-        "import os, sys, time; from segdistill.engine.run_folder import RunFolder\n"
-        "with RunFolder(sys.argv[1]).locked():\n"
-        "    if os.fork() == 0: time.sleep(600)\n"
-        "    print('held', flush=True); time.sleep(600)"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True,
-                             start_new_session=True)  # fmt: skip
+    fork = get_context("fork")
+    held = fork.Event()
+    owner = fork.Process(target=hold, args=(tmp_path, held))
+    owner.start()
     try:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "held\n"
+        assert held.wait(60)
         with pytest.raises(ValueError, match="another process trains"), RunFolder(tmp_path).locked():
             pass
         owner.kill()
-        owner.wait()
+        owner.join()
         with RunFolder(tmp_path).locked():
             pass
     finally:
         os.killpg(owner.pid, signal.SIGKILL)
-        owner.communicate()
 
 
 # Signals
@@ -252,9 +255,15 @@ def train_until(config: TrainConfig, place: str, number: int, patch: pytest.Monk
     return time.monotonic() - sent[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "place", ["the cache", "an evaluation", "the temperature", "the report", "a checkpoint"]
+    ("place", "number"),
+    [
+        ("the cache", signal.SIGTERM),
+        ("an evaluation", signal.SIGINT),
+        ("the temperature", signal.SIGTERM),
+        ("the report", signal.SIGINT),
+        ("a checkpoint", signal.SIGTERM),
+    ],
 )
 def test_a_signal_anywhere_saves_and_stops(
     configure: Any, run: Path, distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -15,7 +15,7 @@ from report_pages import examples, write_page
 
 from segdistill.engine.run_folder import RunFolder
 from segdistill.page.templates import breakable, read_script
-from segdistill.reporting import comparison
+from segdistill.reporting import comparison, report
 from segdistill.reporting.comparison import MINUS
 from segdistill.reporting.intervals import run_intervals
 from segdistill.reporting.records import read_records, run_names
@@ -73,6 +73,13 @@ def images(page: Page) -> list[Image.Image]:
     return decoded
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages whose figures are made, but not drawn into files: most of a page's seconds."""
+    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
+    monkeypatch.setattr(report, "to_svg", lambda figure, key, label: "<svg></svg>")
+
+
 def test_a_page_about_two_runs(make_run):
     first, second = make_run("first", noise=2.0, teacher=False), make_run("second", noise=1.0)
     runs = [first.path, second.path]
@@ -109,6 +116,7 @@ def test_a_page_about_two_runs(make_run):
     assert "segdistill train --out 'a b'" in page.texts["environment"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_temperature_is_shown_with_the_error_before_and_after(make_run):
     run = make_run("calibrated").path
     page = Page(write_page([run], run / "report.html", []))
@@ -121,6 +129,7 @@ def test_a_temperature_is_shown_with_the_error_before_and_after(make_run):
     assert "8.50\u00a0%" in page.texts["headline"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_runs_on_the_same_images_have_intervals(make_run):
     runs = [make_run("first", noise=2.0).path, make_run("second").path]
     page = Page(write_page(runs, runs[0] / "report.html", []))
@@ -131,6 +140,7 @@ def test_two_runs_on_the_same_images_have_intervals(make_run):
     assert "cannot be computed" in page.texts[""]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_scored_on_different_images_are_shown_without_differences(make_run):
     runs = [make_run("first", noise=2.0).path, make_run("second", images=6).path]
     page = Page(write_page(runs, runs[0] / "report.html", []))
@@ -144,6 +154,7 @@ def test_runs_scored_on_different_images_are_shown_without_differences(make_run)
     assert {(cell.delta, cell.tone) for row in rows for cell in row.cells} == {("", "")}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_scored_on_the_same_images_have_no_such_warning(make_run):
     runs = [make_run(name).path for name in ("first", "second")]
     page = Page(write_page(runs, runs[0] / "report.html", []))
@@ -214,6 +225,7 @@ def test_a_run_without_evaluation_says_what_is_missing(make_run):
     assert not (run / "figures").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_alone_show_the_scores_of_their_card(make_run):
     run = make_run("shipped")
     for file in ("metrics.json", "config.yaml", "cost.json", "history.jsonl", "environment.json"):
@@ -224,6 +236,7 @@ def test_weights_alone_show_the_scores_of_their_card(make_run):
     assert "--resume" not in page.source
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_run_may_lack_what_another_has(make_run):
     first, second = make_run("first"), make_run("second")
     (first.path / "metrics.json").unlink()
@@ -234,6 +247,7 @@ def test_one_run_may_lack_what_another_has(make_run):
     assert "second has no measured cost" in page.texts["cost"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_evaluation_without_labelled_pixels(make_run):
     run = make_run("void", images=0).path
     page = Page(write_page([run], run / "report.html", []))
@@ -311,6 +325,7 @@ def test_names_break_between_their_words():
     assert breakable("") == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_other_script_may_run(make_run):
     run = make_run("only")
     page = Page(write_page([run.path], run.path / "report.html", examples(run)))
@@ -322,6 +337,7 @@ def test_no_other_script_may_run(make_run):
     assert "on" not in {name[:2] for _, name, _ in page.attributes}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_classes_that_fell_are_on_the_first_screen(make_run):
     runs = [make_run("alone", teacher=False).path, make_run("distilled", noise=2.0).path]
     page = Page(write_page(runs, runs[0] / "report.html", []))

@@ -104,9 +104,10 @@ class IndexMasks(MaskReader):
         mask = self._from_file[stored]
         if (mask == OUTSIDE).any():
             wrong = sorted({int(value) for value in np.unique(stored[mask == OUTSIDE])})
+            meant = f"; if {wrong[0]} means no label, say `void: {wrong[0]}`" if len(wrong) == 1 else ""
             raise ValueError(
                 f"{files.mask} holds the label {', '.join(map(str, wrong[:5]))}, but labels are 0 to "
-                f"{len(self.labels) - 1} and void is {self.labels.void}"
+                f"{len(self.labels) - 1} and void is {self.labels.void}{meant}"
             )
         return mask
 

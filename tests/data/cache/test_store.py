@@ -2,10 +2,8 @@
 
 import os
 import pickle
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import run
 from threading import Thread
 
 import numpy as np
@@ -121,13 +119,3 @@ def test_a_store_is_handed_to_a_process_without_its_maps(store: Store) -> None:
     assert not again._maps
     assert again.read(1) == [b"one"]
     assert store.bytes == 3
-
-
-def test_shards_need_nothing_of_posix(tmp_path: Path) -> None:
-    """As on Windows: the module is not there at all; filelock has another way there."""
-    code = (
-        "import sys; sys.modules['fcntl'] = None; sys.modules['resource'] = None; "
-        "import segdistill.data.loaders, segdistill.data.cache.images, segdistill.data.worker"
-    )
-    done = run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
