@@ -12,7 +12,7 @@ from segdistill.config.architecture import Architecture
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.naming import setting
-from segdistill.config.train import StudentConfig, TeacherConfig, TrainConfig
+from segdistill.config.train import RuntimeConfig, StudentConfig, TeacherConfig, TrainConfig
 from segdistill.console import log
 from segdistill.data.datasets import open_dataset, open_training, open_validation
 from segdistill.data.labels import VOC, LabelSet, label_set, read_yaml
@@ -64,12 +64,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
     fresh = replace(config.student, init=None, weights=None)
     student = make_student(config.student if load_init else fresh, labels)
     mean, std = student_statistics(config.student, student)
-    if config.runtime.channels_last:
-        student = student.to(memory_format=torch.channels_last)
-    if config.runtime.compile:
-        student.compile()
-    else:
-        speed_up_depthwise(student)
+    student = prepare_training(student, config.runtime)
     card = ModelCard(
         spec=config.student.spec,
         width=config.student.width,
@@ -94,6 +89,17 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         val=val,
         card=card,
     )
+
+
+def prepare_training(student: nn.Module, runtime: RuntimeConfig) -> nn.Module:
+    """The student as training computes it: its layout in memory, compiled or with fast gradients."""
+    if runtime.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    if runtime.compile:
+        student.compile()
+    else:
+        speed_up_depthwise(student)
+    return student
 
 
 def build_recorded(folder: RunFolder) -> Experiment:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segdistill.build import prepare_training
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.naming import setting
 from segdistill.config.search import SearchConfig
@@ -17,7 +19,7 @@ from segdistill.console import log, warn
 from segdistill.data.datasets import open_training
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segdistill.engine.runtime import find_device
+from segdistill.engine.runtime import find_device, resolve_precision
 from segdistill.exporting.export import write_unchecked
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import first_line, read_json, write_atomic
@@ -35,8 +37,11 @@ Record = dict[str, Any]
 CALIBRATION_IMAGES = 8
 """Images that the ranges of an int8 network without training come from: they decide no latency."""
 
-STEP_IMAGES = 2
-"""Images of the pass that the time of a training step is estimated from."""
+STEP_IMAGES, STEP_PASSES = 4, 3
+"""Images of a pass that the time of a training step is estimated from; passes, the first one slow."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of training in half precision."""
 
 
 def export_candidates(
@@ -215,16 +220,24 @@ def choose_members(
 def step_seconds(config: TrainConfig, classes: int) -> float:
     """Estimated seconds of a training step of a student, forward and backward; on a CPU with one thread."""
     device = find_device(config.device)
+    precision = resolve_precision(config.runtime.precision, device.type)
     torch.manual_seed(0)
-    network = build_model(without_weights(config.student), classes).train().to(device)
+    student = build_model(without_weights(config.student), classes).train().to(device)
+    student = prepare_training(student, replace(config.runtime, compile=False))
     image = torch.randn(STEP_IMAGES, 3, config.size, config.size, device=device)
+    image = image.to(memory_format=torch.channels_last)
     target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+            logits = student(image)
+        torch.autograd.backward(F.cross_entropy(logits.float(), target))
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in range(2):  # the first one warms up
-            seconds = timed(lambda: torch.autograd.backward(F.cross_entropy(network(image), target)), device)
+        seconds = min(timed(step, device) for _ in range(STEP_PASSES)) * config.batch / STEP_IMAGES
     finally:
         torch.set_num_threads(threads)
-    log(f"One step of {config.student.spec} takes about {seconds * config.batch / STEP_IMAGES:.2f} s")
-    return seconds * config.batch / STEP_IMAGES
+    log(f"One step of {config.student.spec} takes about {seconds:.2f} s")
+    return seconds
