@@ -290,6 +290,36 @@ def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
         assert re.match(rf"train {name}: .*{reason}", line), reason
 
 
+def test_data_check_groups_what_has_one_cause(capsys: Any, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for index in range(5):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{index}.png")
+        values = np.array([[0, 7, 21, 21]] * 4, np.uint8)
+        Image.fromarray(values).save(tmp_path / "masks" / f"{index}.png")
+    (tmp_path / "dataset.yaml").write_text("names: [ground, road, tree]\nimages: images\nmasks: masks\n")
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["bad"] == {"all": ["0", "1", "2", "3", "4"]}
+    lines = err.splitlines()
+    assert [line[:7] for line in lines[:3]] == ["all 0: ", "all 1: ", "all 2: "]
+    assert lines[3] == "all and 2 more like 0: `bad` in the JSON line names all"
+    assert "say `mask_format: ids` and `ids: {0: ground, 7: road, 21: tree}` in dataset.yaml" in lines[4]
+
+
+def test_data_check_names_masks_of_jpeg_as_the_cause(capsys: Any, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    values = np.kron(np.eye(4, dtype=np.uint8), np.full((5, 5), 2, np.uint8))
+    Image.new("RGB", values.shape).save(tmp_path / "images" / "a.png")
+    Image.fromarray(values * 100).save(tmp_path / "masks" / "a.jpg", quality=60)
+    (tmp_path / "dataset.yaml").write_text(
+        'names: [ground, road, tree]\nimages: images\nmasks: masks\nmask_name: "{stem}.jpg"\n'
+    )
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    assert "JPEG is lossy and changes labels: save masks as PNG" in capsys.readouterr().err
+
+
 def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()

@@ -6,10 +6,12 @@ from typing import Any
 
 from segdistill.config.naming import setting
 from segdistill.console import log
+from segdistill.data.discovery.folders import jpeg_masks
 from segdistill.data.discovery.readings import Reading, find_readings
 from segdistill.data.formats.divided import divisible_split
 from segdistill.data.formats.layout import DESCRIPTION, Layout, dump_description
 from segdistill.data.formats.table import open_layout
+from segdistill.data.images import list_images, lossy_note
 from segdistill.files import write_atomic
 
 VALIDATION = ("val", "valid", "validation", "test")
@@ -70,6 +72,8 @@ def choose_reading(root: Path, layout: str | None) -> Reading:
     """
     readings = find_readings(root)
     if not readings:
+        if (lossy := jpeg_masks(root, list_images(root))) is not None:
+            raise ValueError(f"{lossy} cannot be a mask{lossy_note(lossy)}")
         raise ValueError(
             f"{root} has no layout that is known: neither ImageSets (VOC), nor JSON of instances with its "
             "images (COCO), nor data.yaml (YOLO), nor folders of images and of masks with their names, "

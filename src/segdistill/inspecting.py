@@ -1,5 +1,6 @@
 """Verbs of `segdistill data` as functions: every file is read, and counted, compared or written anew."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from segdistill.data.formats.tar import find_tars
 from segdistill.data.image_source import open_source
 from segdistill.data.images import write_image
 from segdistill.data.labels import VOC
+from segdistill.data.masks import Problem
 from segdistill.data.objects import find_labeller
+from segdistill.data.problems import EXAMPLES, by_cause, suggest_ids
 from segdistill.data.shard_folder import ShardFolder, check_out
 from segdistill.data.tar_samples import open_tars
 from segdistill.files import write_atomic
@@ -38,7 +41,8 @@ class Inspection:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.problems = self.warnings = self.duplicates = 0
+        self.warnings = self.duplicates = 0
+        self.bad: dict[str, list[str]] = {}
         self.sizes: dict[str, int] = {}
         self.statistics: dict[str, dict[str, Any]] = {}
         self.fingerprints: dict[str, list[Fingerprint]] = {}
@@ -52,6 +56,7 @@ class Inspection:
             ValueError: the description is wrong.
         """
         samples = open_split(self.layout, split, strict=False)
+        bad: list[Problem] = []
         self.sizes[split] = len(samples)
         division = self.layout.division
         if division.group is not None:
@@ -60,10 +65,12 @@ class Inspection:
         with progress() as bar:
             task = bar.add_task(f"check {split}", total=len(samples), numbers="")
             for problem in check(samples, counted, prints):
-                if problem:
-                    self.problems += 1
-                    log(f"{split} {problem.id}: {problem.reason}")
+                bad += [problem] if problem else []
                 bar.advance(task)
+        log_problems(bad, f"{split} ")
+        if bad and (hint := suggest_ids(samples)):
+            log(f"{split}: {hint}")
+        self.bad[split] = [problem.id for problem in bad]
         self.fingerprints[split], self.statistics[split] = prints, counted.record
         for warning in counted.warnings:
             self.log_warning(f"{split}: {warning}")
@@ -96,18 +103,34 @@ class Inspection:
         log(text)
 
 
+def log_problems(problems: Sequence[Problem], where: str = "") -> None:
+    """Log what is wrong by cause: some examples, and how many more there are.
+
+    Args:
+        problems: of samples.
+        where: in front of their ids, such as a split with a blank.
+    """
+    for alike in by_cause(problems):
+        for problem in alike[:EXAMPLES]:
+            log(f"{where}{problem.id}: {problem.reason}")
+        if len(alike) > EXAMPLES:
+            more = f"{len(alike) - EXAMPLES:,} more like {alike[0].id}"
+            log(f"{where}and {more}: `bad` in the JSON line names all")
+
+
 def check_dataset(
     root: str | Path, layout: str | Path | None = None, split: str | None = None
 ) -> dict[str, Any]:
-    """Read every pair of a data set; what is wrong is logged, line by line, and so is what each split holds.
+    """Read every pair of a data set; what is wrong is logged by cause, and so is what each split holds.
 
     Args:
         root, layout: see `open_layout`.
         split: one split; all where absent, which are then compared with each other.
 
     Returns:
-        `path`, `splits`, `sizes` (images by split), `pairs`, `problems` (bad pairs), `warnings`, `duplicates`
-        (images that an earlier split has too) and `statistics` (`Survey.record` by split).
+        `path`, `splits`, `sizes` (images by split), `pairs`, `problems` (bad pairs), `bad` (their ids by
+        split), `warnings`, `duplicates` (images that an earlier split has too) and `statistics`
+        (`Survey.record` by split).
 
     Raises:
         FileNotFoundError: there is no data set, or no such split.
@@ -128,7 +151,8 @@ def check_dataset(
         "splits": found,
         "sizes": inspection.sizes,
         "pairs": sum(inspection.sizes.values()),
-        "problems": inspection.problems,
+        "problems": sum(len(ids) for ids in inspection.bad.values()),
+        "bad": inspection.bad,
         "warnings": inspection.warnings,
         "duplicates": inspection.duplicates,
         "statistics": inspection.statistics,
@@ -136,29 +160,31 @@ def check_dataset(
 
 
 def check_tars(source: str | Path) -> dict[str, Any]:
-    """Read every image of some tar files; those that cannot be read are logged, line by line.
+    """Read every image of some tar files; those that cannot be read are logged by cause.
 
     Args:
         source: a tar file, a folder of them, or a pattern.
 
     Returns:
-        `path`, `tars`, `images` and `problems` (how many there are of each).
+        `path`, `tars`, `images` and `problems` (how many there are of each), and `bad` (ids of the latter).
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: a tar file is cut short, or has two images of one name.
     """
-    tars, problems = find_tars(source), 0
+    tars, bad = find_tars(source), list[Problem]()
     samples = open_tars(tars, VOC)  # for masks that there are not
     with progress() as bar:
         task = bar.add_task("check", total=len(samples), numbers="")
         for problem in check(samples):
-            if problem:
-                problems += 1
-                log(f"{problem.id}: {problem.reason}")
+            bad += [problem] if problem else []
             bar.advance(task)
+    log_problems(bad)
     log(f"{counted(len(samples), 'image')} in {counted(len(tars), 'tar file')}")
-    return {"path": str(source), "tars": len(tars), "images": len(samples), "problems": problems}
+    return {
+        "path": str(source), "tars": len(tars), "images": len(samples), "problems": len(bad),
+        "bad": [problem.id for problem in bad],
+    }  # fmt: skip
 
 
 def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None = None) -> dict[str, Any]:

@@ -142,6 +142,12 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
     return ready.size
 
 
+def lossy_note(path: File) -> str:
+    """For the error of a mask: that its file is a JPEG, where it is."""
+    jpeg = str(path).lower().endswith((".jpg", ".jpeg"))
+    return "; JPEG is lossy and changes labels: save masks as PNG" if jpeg else ""
+
+
 def read_mask(path: File, most: int = 255) -> np.ndarray:
     """A mask file as an H x W array of the indices it stores (palette colours are ignored).
 
@@ -161,6 +167,7 @@ def read_mask(path: File, most: int = 255) -> np.ndarray:
             raise ValueError(
                 f"{path} has mode {image.mode}, but a mask holds one class index per pixel (mode P or L): if "
                 "its colours are the classes, say `mask_format: colours` in dataset.yaml, and `palette`"
+                f"{lossy_note(path)}"
             )
         indices = np.asarray(image)
     if indices.dtype != np.uint8:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdistill.data.images import File, image_size, read_colours, read_mask, refuse_large
+from segdistill.data.images import File, image_size, lossy_note, read_colours, read_mask, refuse_large
 from segdistill.data.labels import VOID, LabelSet
 
 OUTSIDE = VOID - 1
@@ -107,7 +107,7 @@ class IndexMasks(MaskReader):
             meant = f"; if {wrong[0]} means no label, say `void: {wrong[0]}`" if len(wrong) == 1 else ""
             raise ValueError(
                 f"{files.mask} holds the label {', '.join(map(str, wrong[:5]))}, but labels are 0 to "
-                f"{len(self.labels) - 1} and void is {self.labels.void}{meant}"
+                f"{len(self.labels) - 1} and void is {self.labels.void}{meant}{lossy_note(files.mask)}"
             )
         return mask
 
@@ -134,7 +134,7 @@ class IdMasks(MaskReader):
         if (found := first_outside(mask, stored)) is not None:
             raise ValueError(
                 f"{files.mask} has the id {found}, which is neither a class's nor void's; ids are "
-                f"{text_of_numbers(self.ids)}"
+                f"{text_of_numbers(self.ids)}{lossy_note(files.mask)}"
             )
         return mask
 

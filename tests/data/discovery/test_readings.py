@@ -198,3 +198,13 @@ def test_a_folder_without_masks_says_what_was_looked_for(tmp_path: Path) -> None
 )
 def test_splits_are_words_of_a_path(path: str, template: str, split: str) -> None:
     assert place_of(Path(path)) == (template, split)
+
+
+def test_masks_that_are_jpeg_files_are_named(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / folder / "a.jpg")
+    with pytest.raises(
+        ValueError, match=r"masks.a\.jpg cannot be a mask; JPEG is lossy .*: save masks as PNG"
+    ):
+        init_dataset(tmp_path)

@@ -72,6 +72,16 @@ def find_pairings(folder: Path, files: Iterable[Path]) -> list[Pairing]:
     )
 
 
+def jpeg_masks(folder: Path, files: Iterable[Path]) -> Path | None:
+    """A JPEG file in a folder with the name of masks, which these cannot be: JPEG changes their labels."""
+    for path in sorted(files):
+        if path.suffix.lower() in {".jpg", ".jpeg"} and MASK_WORD.search(
+            path.parent.relative_to(folder).name
+        ):
+            return path
+    return None
+
+
 def _pair(groups: dict[str, Group], candidates: list[tuple[str, str]]) -> list[Pairing]:
     """Those of the candidates, folders of images and of masks, that belong together."""
     found: dict[tuple[str, str, str, str], list[Path]] = defaultdict(list)
