@@ -20,7 +20,7 @@ def test_messages_name_settings_as_the_caller_knows_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photo.txt").write_text("no run")
-    with pytest.raises(ValueError, match=r"name another with out$"):
+    with pytest.raises(ValueError, match=r"name another folder with out$"):
         api.train(data="anything", out=str(tmp_path))
     assert cli.main(["train", "--data", "anything", "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.endswith("name another with --out\n")
+    assert capsys.readouterr().err.endswith("name another folder with --out\n")

@@ -82,7 +82,7 @@ def test_train_refuses_on_one_line_and_leaves_nothing(
         (["evaluate"], "target"),
         (["predict", "run"], "paths"),
         (["report"], "runs"),
-        (["data"], "{init,check,show,convert,download, ...}"),
+        (["data"], "{init,check,show,convert,shard, ...}"),
         (["data", "download", "coco", "--root", "here"], "'coco'"),
         (["distill"], "'distill'"),
     ],

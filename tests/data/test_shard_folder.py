@@ -267,7 +267,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 def test_other_settings_need_another_folder(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shard_images(photos, out, each=3)
-    with pytest.raises(ValueError, match=r"made with shard_images 3, not 4: name another folder with --out"):
+    with pytest.raises(ValueError, match=r"made with shard_images 3, not 4: name another folder with out"):
         shard_images(photos, out, each=4)
     PICTURES[0].save(photos / "new.png")
     with pytest.raises(ValueError, match=r"made with names \w+, not \w+"):

@@ -321,7 +321,7 @@ def test_unknown_losses_and_impossible_options_are_refused(losses: Any, message:
 
 def test_a_loss_that_needs_a_teacher_is_refused_without_one() -> None:
     config = ObjectiveConfig(losses={"dice": 1.0, "cwd": 1.0, "mgd": 0.0, "ifvd": (0.0, 1.0)})
-    message = "names cwd, ifvd, but there is no teacher: set --teacher, or take ohem, dice, lovasz"
+    message = "names cwd, ifvd, but there is no teacher: set teacher, or take ohem, dice, lovasz"
     with pytest.raises(ValueError, match=message):
         check_losses(config, distils=False)
     assert list(check_losses(config, distils=True)) == ["dice", "cwd", "ifvd"]

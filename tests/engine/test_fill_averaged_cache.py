@@ -151,7 +151,7 @@ def test_its_crops_are_those_of_the_live_teacher(cornered: Any, flip: bool) -> N
 def test_the_setting_for_a_corner_aligned_teacher_is_named(cornered: Any, capsys: Any, flip: bool) -> None:
     open_cache(cornered(flip=flip))
     err = " ".join(capsys.readouterr().err.split())
-    assert err.count("lie on a grid of stride 16 with aligned corners: --teacher.output_stride 16 makes") == 1
+    assert err.count("lie on a grid of stride 16 with aligned corners: teacher.output_stride 16 makes") == 1
     open_cache(cornered(scales=(33 / 48,), flip=flip))  # 33 x 33, where the grid is exact anyway
     assert "output_stride" not in capsys.readouterr().err
 

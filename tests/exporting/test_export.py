@@ -177,7 +177,7 @@ def test_a_shape_that_comes_again_gets_a_graph_of_its_own_with_the_same_outputs(
     with torch.no_grad():
         for image in (again, again, again, other, again, other, other):
             torch.testing.assert_close(loaded(image), plain(image), atol=1e-4, rtol=1e-4)
-    graphs = cast(Any, loaded.module.run)
+    graphs = cast(Any, loaded.module.runs[1])
     assert graphs.own is not graphs.free
     assert graphs.own_shape == (1, 33, 65, 3)
 

@@ -110,7 +110,7 @@ def test_what_has_no_faster_runtime(run: Path, tmp_path: Path, capsys: Any) -> N
     assert fast_file("student.onnx", "auto", "fp32", CPU) is None
     assert capsys.readouterr().err == ""
     assert fast_file("dsunet", "auto", "fp32", CPU) is None
-    assert "--runtime is for run folders on this disk, and dsunet is none" in " ".join(
+    assert "runtime is for run folders on this disk, and dsunet is none" in " ".join(
         capsys.readouterr().err.split()
     )
     with pytest.raises(ValueError, match="computes on the CPU, and PyTorch on cuda: add device cpu"):

@@ -146,8 +146,12 @@ def test_ctrl_c_ends_it(predict: Predict) -> None:
             return super().forward(image)
 
     module = Interrupting()
-    with pytest.raises(KeyboardInterrupt):
-        list(predict(module))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(predict(module))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert threads() == []
     assert len(module.shares) < 10
 

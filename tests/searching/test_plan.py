@@ -46,7 +46,7 @@ def test_a_short_time_leaves_candidates_out(config: SearchConfig, monkeypatch: p
     assert 2 < len(plan["members"]) < 12
     assert plan["steps"] >= 50
     assert plan["members"] == [*reversed(folder.candidates)][: len(plan["members"])]
-    assert {entry["reason"] for entry in plan["left_out"]} == {"no time within --hours"}
+    assert {entry["reason"] for entry in plan["left_out"]} == {"no time left for it"}
     assert len(plan["left_out"]) + len(plan["members"]) == 12
 
 
@@ -54,7 +54,7 @@ def test_without_a_time_steps_follow_from_the_recipe(config: SearchConfig) -> No
     folder = measured(replace(config, most=8, final_steps=800))
     make_plan(folder, Session(folder), folder.config)
     assert (len(folder.plan["members"]), folder.plan["steps"]) == (8, 800 // 8)
-    assert {entry["reason"] for entry in folder.plan["left_out"]} == {"more than the 8 of --most"}
+    assert {entry["reason"] for entry in folder.plan["left_out"]} == {"not among the 8 that are trained"}
 
 
 def test_time_that_is_spent_ends_the_rungs_and_sets_the_steps_of_the_full_recipe(

@@ -152,7 +152,7 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         settings, recipe = folder.config, folder.recipe
         members, rest = latency.choose_members(folder.candidates, folder.latencies, settings.most)
         left_out = [
-            {"name": key, "reason": f"more than the {settings.most} of {setting('most')}"} for key in rest
+            {"name": key, "reason": f"not among the {settings.most} that are trained"} for key in rest
         ]
         steps, seconds = settings.steps, _estimate_steps(folder, members, config)
         if not steps and seconds:
@@ -161,9 +161,7 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
             count, steps = halving.affordable_steps(
                 wanted, time_for_rungs, settings.rungs, count_jobs(config)
             )
-            left_out += [
-                {"name": key, "reason": f"no time within {setting('hours')}"} for key in members[count:]
-            ]
+            left_out += [{"name": key, "reason": "no time left for it"} for key in members[count:]]
             members = members[:count]
         elif not steps:
             final = settings.final_steps or recipe.steps or DEFAULT_STEPS
