@@ -274,3 +274,23 @@ def test_a_student_may_start_from_another_run(tmp_path: Path, configure: Any, ru
         load_file(run / "model.safetensors"),
     )
     torch.testing.assert_close(ours["head.weight"], theirs["head.weight"])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_teacher_may_know_other_classes(
+    tmp_path: Path, configure: Any, capsys: pytest.CaptureFixture[str], cached: bool
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\n\n\ndef net():\n    torch.manual_seed(0)\n"
+        "    network = nn.Conv2d(3, 4, 1)\n    network.labels = ['background', 'disc', 'ring', 'sky']\n"
+        "    return network\n"
+    )
+    teacher = TeacherConfig(
+        spec=f"{file}:net", map={"disc": "disk", "sky": "ignore"}, shared_only=True,
+        cache=str(tmp_path / "cache") if cached else None,
+    )  # fmt: skip
+    run = RunFolder(api.train(configure(tmp_path / "run", teacher=teacher), report=False))
+    steps, _ = run.history()
+    assert all(0 < step["soft"] < 10 for step in steps)
+    assert "The teacher has no class" in " ".join(capsys.readouterr().err.split())

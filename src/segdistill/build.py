@@ -187,9 +187,14 @@ def open_teacher(config: TeacherConfig, labels: LabelSet) -> Teacher | None:
                 f"teacher {network.spec} gives masks, but logits are needed: export it with "
                 f"{setting('output')} logits"
             )
-    return Teacher(
-        networks, labels, rename=config.map, scales=config.input_scales, flip=config.flip, mix=config.mix
-    )
+    teacher = Teacher(
+        networks, labels, rename=config.map, scales=config.input_scales, flip=config.flip, mix=config.mix,
+        shared_only=config.shared_only,
+    )  # fmt: skip
+    if teacher.shared is not None:
+        lacking = [name for index, name in enumerate(labels.names) if index not in teacher.shared]
+        log(f"The teacher has no class {', '.join(lacking)}: the masks alone teach what is of it")
+    return teacher
 
 
 def open_feature_teacher(config: TeacherConfig, layer: str | None) -> FeatureTeacher:

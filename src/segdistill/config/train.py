@@ -176,7 +176,9 @@ class TeacherConfig(PromptConfig):
     """Classes kept per grid point, the rest of the probability spread over the others; 0 keeps all."""
     map: dict[str, str] = field(default_factory=dict)
     """Teacher class -> student class, for names that differ; several onto one class are added up. "*"
-    stands for all that are not named and that the student lacks."""
+    stands for all that are not named and that the student lacks; `ignore` leaves a class out."""
+    shared_only: bool = False
+    """Compare the classes that both have, where the teacher lacks some; the masks alone teach the others."""
     features_only: bool = False
     """The spec is an encoder without a head, timm:ENCODER or hf:NAME, and gives losses of features alone."""
 

@@ -1,16 +1,12 @@
-"""What the class indices of a mask mean: names, colours, the void index, and maps between label sets."""
+"""What the class indices of a mask mean: names, colours, the void index."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segdistill.config.prompts import BACKGROUND
 from segdistill.files import read_plain_yaml
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 VOID = 255
 """Index of pixels without a label, in every mask inside the package."""
@@ -142,68 +138,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping with `names`, `palette`, `void`, ...")
     return content
-
-
-ALL_OTHERS = "*"
-"""In a map of names: every class that is not named."""
-
-
-def aliases(name: str) -> list[str]:
-    """What a class may be called: its whole name, and each of the synonyms that it consists of."""
-    synonyms = [synonym.strip() for synonym in re.split("[,;]", name)]
-    return list(dict.fromkeys([name, *filter(None, synonyms)]))
-
-
-def _target(name: str, target: LabelSet, rename: Mapping[str, str]) -> str:
-    """The class that a network's class goes onto; its own name where it goes nowhere."""
-    for alias in aliases(name):
-        if alias in rename:
-            return rename[alias]
-    own = [alias for alias in aliases(name) if alias in target.names]
-    return next(iter(own), rename.get(ALL_OTHERS, name))
-
-
-class LabelMap:
-    """Turns logits over one label set into logits over another, class by class, by name.
-
-    Args:
-        source: what the logits are over (K_s classes).
-        target: what they should be over (K_t classes).
-        rename: source name -> target name, for names that differ; "*" stands for all source classes that
-            are not named and that `target` lacks. Where several source classes go onto one target class,
-            their probabilities add up (log-sum-exp of the logits).
-
-    A source class with several names ("person, individual" or "road;route") goes by any of them.
-
-    Raises:
-        ValueError: a source class goes nowhere, or a target class has no source.
-    """
-
-    def __init__(self, source: LabelSet, target: LabelSet, rename: Mapping[str, str] | None = None) -> None:
-        names = [_target(name, target, rename or {}) for name in source.names]
-        unmapped = [name for name in names if name not in target.names]
-        missing = [name for name in target.names if name not in names]
-        known = {alias for name in source.names for alias in aliases(name)}
-        unused = sorted(set(rename or {}) - known - {ALL_OTHERS})
-        if unmapped or missing or unused:
-            raise ValueError(
-                "the network's label set does not map onto the data set's: "
-                f"its classes that the data set lacks: {', '.join(unmapped) or 'none'}; "
-                f"classes of the data set that it lacks: {', '.join(missing) or 'none'}; "
-                f"names in the map that it lacks: {', '.join(unused) or 'none'}. "
-                "Pair names that differ in teacher.map (of evaluate: map), NETWORK_CLASS: DATA_CLASS; "
-                "'*' stands for all classes of the network that are left"
-            )
-        self.sources = [[i for i, name in enumerate(names) if name == wanted] for wanted in target.names]
-        self.identity = self.sources == [[i] for i in range(len(source))]
-        self.one_to_one = all(len(group) == 1 for group in self.sources)
-
-    def __call__(self, logits: "Tensor") -> "Tensor":
-        """N x K_s x H x W logits -> N x K_t x H x W logits."""
-        if self.identity:
-            return logits
-        if self.one_to_one:
-            return logits[:, [group[0] for group in self.sources]]
-        import torch  # not above: data sets are checked before the seconds that it takes to load
-
-        return torch.stack([logits[:, group].logsumexp(dim=1) for group in self.sources], dim=1)

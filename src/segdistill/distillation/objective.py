@@ -1,6 +1,6 @@
 """The objective: which losses with which weights, as named terms whose weighted sum is the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -43,12 +43,15 @@ class Objective(nn.Module):
         example: outputs of the two networks, whose channels the adapters are made for; None where no loss
             needs any, see `Forward.probe`.
         class_weights: K, the weight of each class in the hard loss; None for all alike.
+        shared: indices of the classes that the teacher has; None for all. Losses of its logits compare the
+            probabilities of these, renormalised in both networks.
 
     Raises:
         ValueError: a loss or option is unknown or needs a teacher.
     """
 
     class_weights: Tensor | None
+    shared: Tensor | None
 
     def __init__(
         self,
@@ -57,11 +60,13 @@ class Objective(nn.Module):
         distils: bool,
         example: Outputs | None = None,
         class_weights: Tensor | None = None,
+        shared: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.options = check_losses(config, distils=distils)
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("shared", None if shared is None else torch.tensor(shared), persistent=False)
         self.adapters = nn.ModuleDict()
         if example is not None:
             self._add_adapters(example)
@@ -122,9 +127,26 @@ class Objective(nn.Module):
             terms["hard"] = Term(at(config.alpha, progress), hard)
         if teacher_logits is not None and largest(config.beta):
             temperature = at(config.temperature, progress)
-            soft = soft_loss(student_logits, teacher_logits, self._soft_valid(batch), temperature=temperature)
+            student, teacher = self._of_shared(student_logits), self._of_shared(teacher_logits)
+            soft = soft_loss(student, teacher, self._soft_valid(batch), temperature=temperature)
             terms["soft"] = Term(at(config.beta, progress), soft)
         return terms
+
+    def _of_shared(self, logits: Tensor) -> Tensor:
+        """N x K x H x W -> N x K_s x H x W logits of the classes that the teacher has."""
+        return logits if self.shared is None else logits[:, self.shared]
+
+    def _compared(self, batch: Batch, outputs: Outputs) -> dict[str, Any]:
+        """What losses of the teacher's logits get where it lacks classes: the others, counted anew."""
+        if self.shared is None or outputs.teacher_logits is None:
+            return {}
+        renumbered = torch.full((VOID + 1,), VOID, device=batch.mask.device)
+        renumbered[self.shared] = torch.arange(len(self.shared), device=batch.mask.device)
+        return {
+            "student_logits": self._of_shared(outputs.student_logits),
+            "teacher_logits": self._of_shared(outputs.teacher_logits),
+            "mask": renumbered[batch.mask],
+        }
 
     def _soft_valid(self, batch: Batch) -> Tensor:
         """The pixels at which the teacher's logits are compared, N x H x W bool."""
@@ -147,6 +169,7 @@ class Objective(nn.Module):
             "valid": batch.valid,
             "soft_valid": self._soft_valid(batch),
         }
+        compared = inputs | self._compared(batch, outputs)
         terms = {}
         for name, options in self.options.items():
             loss = LOSSES[name]
@@ -155,7 +178,8 @@ class Objective(nn.Module):
                 inputs["generator"] = adapter
             if "adapted_features" in loss.inputs:
                 inputs["adapted_features"] = adapter(inputs["student_features"])
-            value = loss.function(*(inputs[key] for key in loss.inputs), **options)
+            given = compared if "teacher_logits" in loss.inputs else inputs
+            value = loss.function(*(given[key] for key in loss.inputs), **options)
             terms[name] = Term(at(self.config.weight(name), progress), value)
         return terms
 

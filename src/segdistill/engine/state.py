@@ -18,6 +18,7 @@ from segdistill.engine.experiment import Experiment
 from segdistill.engine.runtime import seed_step
 from segdistill.models.quantized import FakeQuantized
 from segdistill.models.renormalize import Renormalize
+from segdistill.models.teacher import Teacher
 
 RANGES_UNTIL = 0.5
 """Fraction of the steps after which a student that trains as if in 8 bits keeps the ranges of its maps."""
@@ -83,6 +84,7 @@ class TrainingState:
             distils=teacher is not None,
             example=forward.probe(),
             class_weights=experiment.class_weights(),
+            shared=teacher.shared if isinstance(teacher, Teacher) else None,
         )
         if teacher is not None:
             teacher.to(accelerator.device)

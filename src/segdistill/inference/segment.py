@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdistill.data.labels import VOID, LabelMap
+from segdistill.data.label_map import LabelMap
+from segdistill.data.labels import VOID
 from segdistill.data.transforms import normalise, resize_bilinear, scaled_size
 from segdistill.models.averaging import mean_probability
 

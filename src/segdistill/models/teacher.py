@@ -13,7 +13,8 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from segdistill.data.labels import LabelMap, LabelSet, aliases
+from segdistill.data.label_map import LabelMap, aliases
+from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import resize_bilinear, scaled_size
 from segdistill.models.averaging import mean_probability
 from segdistill.models.trained import TrainedNetwork
@@ -47,9 +48,11 @@ class Teacher(nn.Module):
         scales: factors by which the student's crop is upsampled before a network gets it.
         flip: average with the mirrored image.
         mix: relative weight of each network; empty for equal ones.
+        shared_only: classes that no network has get no probability, else they are an error.
 
     Attributes:
         network: the first one, whose features losses compare.
+        shared: indices of the student's classes that the networks have; None where these are all.
         output_stride: that of the size at which probabilities are averaged, see `input_size`.
 
     Raises:
@@ -65,6 +68,7 @@ class Teacher(nn.Module):
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         mix: Sequence[float] = (),
+        shared_only: bool = False,
     ) -> None:
         super().__init__()
         several = [networks] if isinstance(networks, TrainedNetwork) else list(networks)
@@ -72,7 +76,13 @@ class Teacher(nn.Module):
         assert several
         assert len(weights) == len(several)
         self.networks = nn.ModuleList(network.eval().requires_grad_(False) for network in several)
-        self.to_student = [_label_map(network, several, labels, rename or {}) for network in several]
+        self.to_student = [
+            _label_map(network, several, labels, rename or {}, partial=shared_only) for network in several
+        ]
+        if any(to_student.shared != self.to_student[0].shared for to_student in self.to_student):
+            raise ValueError("networks that have different ones of the data set's classes cannot be averaged")
+        shared = self.to_student[0].shared
+        self.shared = shared if len(shared) < len(labels) else None
         self.weights = [weight / sum(weights) for weight in weights]
         self.scales, self.flip = tuple(scales), flip
         strides = [network.output_stride for network in several]
@@ -160,8 +170,9 @@ class Teacher(nn.Module):
 
 
 def _label_map(
-    network: TrainedNetwork, networks: Sequence[TrainedNetwork], labels: LabelSet, rename: Mapping[str, str]
-) -> LabelMap:
+    network: TrainedNetwork, networks: Sequence[TrainedNetwork], labels: LabelSet, rename: Mapping[str, str],
+    *, partial: bool,
+) -> LabelMap:  # fmt: skip
     """Where the classes of one of the networks go. A name that only another one has is none of its own."""
     known, foreign = (
         {alias for one in of for name in one.labels.names for alias in aliases(name)}
@@ -169,6 +180,6 @@ def _label_map(
     )
     own = {name: target for name, target in rename.items() if name not in foreign - known}
     try:
-        return LabelMap(network.labels, labels, own)
+        return LabelMap(network.labels, labels, own, partial=partial)
     except ValueError as error:
         raise ValueError(f"{network.spec}: {error}" if len(networks) > 1 else str(error)) from None

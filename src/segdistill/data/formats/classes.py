@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from segdistill.data.formats.division import DIVISION_KEYS
-from segdistill.data.labels import VOID, LabelMap, LabelSet, class_name
+from segdistill.data.label_map import IGNORE, LabelMap
+from segdistill.data.labels import VOID, LabelSet, class_name
 from segdistill.data.masks import MappedMasks, MaskReader
 
 CLASS_KEYS = frozenset({"classes"}) | DIVISION_KEYS
 """What every description may hold, whatever its layout: what classes become, and what is held out."""
-IGNORE = "ignore"
-"""The name in `classes` of what becomes void."""
 
 
 class ClassMap:
