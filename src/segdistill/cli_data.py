@@ -18,7 +18,7 @@ LAYOUT = {"help": "a dataset.yaml kept elsewhere", **TEXT}
 
 
 def check_data(options: Options) -> None:
-    open_layout(options.path, options.layout)
+    open_layout(options.path, options.data.layout)
 
 
 def check_check(options: Options) -> None:
@@ -33,17 +33,17 @@ def run_check(options: Options) -> Result:
 
     if names_tars(options.path):
         return check_tars(options.path)
-    return check_dataset(options.path, options.layout, options.split)
+    return check_dataset(options.path, options.data.layout, options.split)
 
 
 def run_init(options: Options) -> Result:
     from segdistill.describing import init_dataset
 
-    return init_dataset(options.path, options.layout, overwrite=options.overwrite)
+    return init_dataset(options.path, options.data.layout, overwrite=options.overwrite)
 
 
 def check_show(options: Options) -> None:
-    labels = open_layout(options.path, options.layout).labels
+    labels = open_layout(options.path, options.data.layout).labels
     if options.settings.class_name is not None:
         labels.index([options.settings.class_name])
 
@@ -51,7 +51,7 @@ def check_show(options: Options) -> None:
 def run_show(options: Options) -> Result:
     from segdistill.inspecting import show_dataset
 
-    return show_dataset(options.path, options.settings, options.layout)
+    return show_dataset(options.path, options.settings, options.data.layout)
 
 
 def check_convert(options: Options) -> None:
@@ -62,7 +62,7 @@ def check_convert(options: Options) -> None:
 def run_convert(options: Options) -> Result:
     from segdistill.inspecting import convert_dataset
 
-    return convert_dataset(options.path, options.out, options.layout)
+    return convert_dataset(options.path, options.out, options.data.layout)
 
 
 def check_shard(options: Options) -> None:
@@ -105,7 +105,7 @@ DATA_VERBS = {
         run=run_init,
         arguments={
             "path": {"help": "a folder of images and masks"},
-            "--layout": {"help": "which way, where there are several (they are listed)", **TEXT},
+            "--data.layout": {"help": "which way, where there are several (they are listed)", **TEXT},
             "--overwrite": {"action": "store_true", "help": "replace a dataset.yaml"},
         },
     ),
@@ -115,7 +115,7 @@ DATA_VERBS = {
         check=check_check,
         arguments={
             "path": {"help": "the data set's folder; or tar files of images: one, a folder, a pattern"},
-            "--layout": LAYOUT,
+            "--data.layout": LAYOUT,
             "--split": {"help": "one split; all where absent", **TEXT},
         },
     ),
@@ -124,7 +124,7 @@ DATA_VERBS = {
         run=run_show,
         check=check_show,
         settings=ShowConfig,
-        arguments={"path": PATH, "--layout": LAYOUT},
+        arguments={"path": PATH, "--data.layout": LAYOUT},
     ),
     "convert": Verb(
         help="write a data set of any layout as a VOC devkit with index masks",
@@ -133,7 +133,7 @@ DATA_VERBS = {
         arguments={
             "path": PATH,
             "--out": {"required": True, "help": "the devkit's folder; an interrupted call is continued"},
-            "--layout": LAYOUT,
+            "--data.layout": LAYOUT,
         },
     ),
     "shard": Verb(

@@ -87,8 +87,8 @@ def choose_reading(root: Path, layout: str | None) -> Reading:
         return chosen[0]
     if len(readings) > 1:
         raise ValueError(
-            f"{root} can be read in {len(readings)} ways: {described}; choose one with {setting('layout')} "
-            f"{readings[0].layout}"
+            f"{root} can be read in {len(readings)} ways: {described}; choose one with "
+            f"{setting('data.layout')} {readings[0].layout}"
         )
     return readings[0]
 

@@ -16,6 +16,7 @@ SHORT_NAMES = {
     "teacher": "teacher.spec",
     "init": "student.init",
     "class": "class_name",
+    "layout": "data.layout",
 }
 """Short names of settings, here and on the command line; that of a group takes a mapping here, too."""
 

@@ -158,7 +158,7 @@ def test_several_ways_are_named_and_one_is_chosen(tmp_path: Path) -> None:
     mask(tmp_path / "parts" / "a.png", 0, 1, 2)
     with pytest.raises(
         ValueError,
-        match=r"2 ways: folders-1 \(images in images, masks in masks; .*folders-2 .*choose one with layout",
+        match=r"2 ways: folders-1 \(images in images, masks in masks; .*folders-2 .* one with data\.layout",
     ):
         init_dataset(tmp_path)
     assert not (tmp_path / "dataset.yaml").exists()
