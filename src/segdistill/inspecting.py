@@ -252,7 +252,7 @@ def convert_dataset(root: str | Path, out: str | Path, layout: str | Path | None
             or another process writes into it.
     """
     opened = open_layout(root, layout)
-    folder = DevkitFolder(out)
+    folder = DevkitFolder(out, bits=opened.bits)
     folder.check([root])
     sets = {split: open_split(opened, split, strict=False) for split in opened.splits()}
     if not sets:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segdistill.data.depth import FULL
 from segdistill.data.duplicates import Fingerprint, fingerprint
+from segdistill.data.images import undeclared_maximum
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import MOST_NAMES, Problem
 from segdistill.data.objects import make_measure
@@ -48,6 +50,10 @@ class Survey:
     """Masks in which each index occurs: 256."""
     smallest: dict[int, SmallObject] = field(default_factory=dict)
     """The smallest object by index, where objects were looked for."""
+    deep: int = 0
+    """Images that were read of 16 bits per channel of which nothing says how many are used."""
+    brightest: int = 0
+    """The largest value of these."""
 
     @classmethod
     def of(cls, samples: Samples) -> "Survey":
@@ -65,6 +71,12 @@ class Survey:
         for index, pixels in smallest.items():
             if index not in self.smallest or pixels < self.smallest[index].pixels:
                 self.smallest[index] = SmallObject(pixels, name)
+
+    def add_maximum(self, value: int | None) -> None:
+        """Compare the largest value of an image, see `undeclared_maximum`."""
+        if value is not None:
+            self.deep += 1
+            self.brightest = max(self.brightest, value)
 
     @property
     def void(self) -> float:
@@ -107,6 +119,13 @@ class Survey:
         if self.void > MOST_VOID:
             note = f" ({self.void_note})" if self.void_note else ""
             found.append(f"{self.void:.0%} of the pixels of the {read} are void and teach nothing{note}")
+        if self.deep and self.brightest < 2 ** (FULL - 1):
+            bits = max(9, self.brightest.bit_length())
+            found.append(
+                f"the brightest of {self.deep:,} images with 16 bits per channel is {self.brightest:,} of "
+                f"{2**FULL - 1:,}, so that all are dark: if they were taken with fewer bits, say "
+                f"`bits: {bits}` in dataset.yaml"
+            )
         return found
 
 
@@ -149,6 +168,8 @@ class Inspected(NamedTuple):
     counts: Counts
     smallest: Mapping[int, int]
     fingerprint: Fingerprint | None
+    maximum: int | None
+    """See `undeclared_maximum`."""
 
 
 def check(
@@ -161,7 +182,7 @@ def check(
 
     Args:
         samples: labelled or not.
-        counted: gets the good masks, and their objects where scipy is installed.
+        counted: gets the good masks, their objects where scipy is installed, and the images' largest values.
         fingerprints: gets those of the good images.
     """
     measure = None if counted is None else make_measure()
@@ -170,11 +191,13 @@ def check(
         files = samples.files(index)
         try:
             sample = samples[index]
+            asked = counted is not None and files.bits is None
+            maximum = undeclared_maximum(files.image) if asked else None
         except (ValueError, OSError) as error:
             return Problem(files.id, str(error))
         taken = None if fingerprints is None else fingerprint(files.id, str(files.image), sample.image)
         objects = measure(sample.mask.numpy()) if measure and index < samples.labelled else {}
-        return Inspected(count_indices(sample.mask), objects, taken)
+        return Inspected(count_indices(sample.mask), objects, taken, maximum)
 
     with ThreadPoolExecutor(cpu_count()) as pool:
         for index, result in enumerate(pool.map(one, range(len(samples)))):
@@ -184,6 +207,7 @@ def check(
             if counted is not None and index < samples.labelled:
                 counted.add(result.counts)
                 counted.add_objects(samples.files(index).id, result.smallest)
+                counted.add_maximum(result.maximum)
             if fingerprints is not None and result.fingerprint is not None:
                 fingerprints.append(result.fingerprint)
             yield None

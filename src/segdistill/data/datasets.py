@@ -40,13 +40,14 @@ def splits(root: str | Path, layout: str | Path | None = None) -> list[str]:
     return open_layout(root, layout).splits()
 
 
-def open_unlabelled(source: str | Path, labels: LabelSet) -> Samples:
+def open_unlabelled(source: str | Path, labels: LabelSet, bits: int | None = None) -> Samples:
     """All images of a source, each with a mask that is void everywhere.
 
     Args:
         source: a folder of images (also below it) or of tar files, a tar file, a pattern of such, or the
             folder of a Hugging Face data set, whose split `train` (or the only one) is taken.
         labels: what the masks would be of.
+        bits: per channel, of images that have more than 8, see `read_image`.
 
     Raises:
         FileNotFoundError: there is no image, or no such file or folder.
@@ -54,16 +55,17 @@ def open_unlabelled(source: str | Path, labels: LabelSet) -> Samples:
     """
     tars = find_tars(source)
     if tars:
-        return open_tars(tars, labels)
+        return open_tars(tars, labels, bits)
     folder = Path(source)
     if is_table(folder):
         rows = open_table_images(folder)
-        return FileSamples(labels, rows.ids(IMAGE_COLUMN), rows.files(IMAGE_COLUMN), find=rows.find)
+        files = rows.files(IMAGE_COLUMN)
+        return FileSamples(labels, rows.ids(IMAGE_COLUMN), files, find=rows.find).with_bits(bits)
     images = list(list_images(folder))
     if not images:
         raise FileNotFoundError(f"{folder} holds no images, nor tar files of them")
     ids = [path.relative_to(folder).with_suffix("").as_posix() for path in images]
-    return FileSamples(labels, ids, images)
+    return FileSamples(labels, ids, images).with_bits(bits)
 
 
 def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
@@ -96,7 +98,7 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
     if config.labelled_share < 1:
         halves = [split_labelled(samples, config.labelled_share) for samples in labelled]
         sets = [*(masked for masked, _ in halves), *(rest for _, rest in halves if distils)]
-    sets += [open_unlabelled(source, first.labels) for source in config.unlabelled]
+    sets += [open_unlabelled(source, first.labels, layout.bits) for source in config.unlabelled]
     return sets[0] if len(sets) == 1 else JoinedSamples(sets)
 
 
@@ -142,7 +144,7 @@ def open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSample
         raise UnknownSplitError(f"split {split!r} of {layout.root} has no images")
     if strict:
         _require_files([*files.images, *([] if files.reader.optional else files.masks)])
-    return FileSamples(layout.labels, *files)
+    return FileSamples(layout.labels, *files).with_bits(layout.bits)
 
 
 def _held_out(layout: Layout, samples: FileSamples, config: DataConfig) -> NDArray[np.bool_]:

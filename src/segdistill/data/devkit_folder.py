@@ -16,18 +16,21 @@ class DevkitFolder(LabelFolder):
     Args:
         path: need not exist.
         split: whose masks are written.
+        bits: of the images, see `Layout.bits`.
     """
 
     record = "convert.json"
     verb = "data convert"
 
-    def __init__(self, path: str | Path, split: str = "") -> None:
+    def __init__(self, path: str | Path, split: str = "", bits: int | None = None) -> None:
         super().__init__(path)
+        self.bits = bits
         self.images, self.masks = self.path / IMAGES, self.path / mask_folder(split)
 
     def describe(self, labels: LabelSet) -> dict[str, Any]:
         """The content of its dataset.yaml."""
-        return replace(labels, void=VOID).to_dict()
+        bits = {"bits": self.bits} if self.bits else {}
+        return {**replace(labels, void=VOID).to_dict(), **bits}
 
     def write_lists(self, lists: dict[str, list[str]]) -> None:
         """Write the names of the images of each split; lists of other splits are deleted."""

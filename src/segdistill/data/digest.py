@@ -10,7 +10,7 @@ def data_digest(samples: Samples) -> str:
     """SHA-256 over the class names and, of each sample in order, its id, its image file and its mask as read.
 
     The mask counts as it is read, for the same file means other classes where the data set's description
-    merges some or leaves some out.
+    merges some or leaves some out; and so do the `bits` of the image, where the description has them.
 
     Raises:
         FileNotFoundError, ValueError: a file has vanished, or a mask cannot be read.
@@ -19,6 +19,7 @@ def data_digest(samples: Samples) -> str:
     for index in range(len(samples)):
         files, mask = samples.files(index), samples.mask(index)
         image = hashlib.sha256(files.image.read_bytes()).hexdigest()
-        digest.update(json.dumps([files.id, image, list(mask.shape)]).encode())
+        facts = [files.id, image, list(mask.shape)] + [files.bits] * bool(files.bits)
+        digest.update(json.dumps(facts).encode())
         digest.update(mask.numpy().tobytes())
     return digest.hexdigest()

@@ -12,8 +12,19 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from segdistill.data.depth import (
+    FULL,
+    UnreadableError,
+    colour_form,
+    find_depth,
+    refusal,
+    refuse_channels,
+    scale,
+    stores_full,
+    swap_bytes,
+)
 from segdistill.files import write_atomic
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -86,25 +97,45 @@ File = Path | EmbeddedFile
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: File) -> Image.Image:
+def read_image(path: File, bits: int | None = None) -> Image.Image:
     """An image file as 8-bit RGB, upright.
 
-    EXIF orientation is applied, 16-bit grey is scaled to 8 bits (PIL alone would clip it), transparency is
+    EXIF orientation is applied, values of more than 8 bits are scaled to 8 (by `find_depth`), transparency is
     laid over white, and of an animation the first frame is taken.
+
+    Args:
+        path: of the file.
+        bits: per channel, of files that have more than 8; None for what the file says, else 16.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not an image, is truncated, or is too large to decode safely.
+        ValueError: the file is not an image, is truncated, is too large to decode safely, has values beyond
+            its bits, or other channels than grey, RGB or RGBA.
     """
-    return decode_image(path, open_image(path))
+    return decode_image(path, open_image(path), bits)
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image as `read_image` gives it."""
+def upright_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """A decoded image as `read_image` gives it.
+
+    Raises:
+        UnreadableError: its values are beyond its bits, of which PIL has decoded the upper ones alone, or it
+            has other channels.
+    """
+    refuse_channels(image)
+    depth = find_depth(image, bits)
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        values = np.asarray(upright, dtype=np.float32)
-        return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if upright.mode.startswith("I"):
+        return Image.fromarray(scale(np.asarray(upright), depth)).convert("RGB")
+    if depth is not None and depth.bits < FULL and stores_full(image):
+        raise UnreadableError(
+            f"its colours have {depth.bits} bits, as {depth.source} says, in 16: save them with 8 bits"
+        )
+    return _flattened(upright)
+
+
+def _flattened(upright: Image.Image) -> Image.Image:
+    """An image of 8 bits per channel as RGB, its transparency laid over white."""
     if upright.has_transparency_data:
         opaque = Image.new("RGBA", upright.size, "white")
         return Image.alpha_composite(opaque, upright.convert("RGBA")).convert("RGB")
@@ -130,7 +161,9 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with _opened(path, limited=False) as image:
+            depth = find_depth(image)
             plain = image.mode in {"RGB", "L"} and not image.has_transparency_data
+            plain &= depth is None or depth.bits == FULL
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             ready = image if plain and upright else read_image(path)
     finally:
@@ -249,19 +282,55 @@ def open_image(path: File) -> Image.Image:
     try:
         return Image.open(source, formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
+        if reason := refusal(source):
+            raise ValueError(f"{path} cannot be read: {reason}") from None
         raise ValueError(f"{path} is not an image that can be read ({', '.join(IMAGE_FORMATS)})") from None
     except Exception as error:  # damaged files bring the decoders to raise nearly anything
         raise decoding_error(path, error) from None
 
 
-def decode_image(path: File, image: Image.Image) -> Image.Image:
+def decode_image(path: File, image: Image.Image, bits: int | None = None) -> Image.Image:
     """The pixels of what `open_image` gave, as `read_image` gives them; the file is closed.
 
     Raises:
         ValueError: as `read_image`.
     """
-    with image, _decoded(path, image, limited=True):
-        return upright_rgb(image)
+    with image:
+        depth = find_depth(image, bits)
+        whole = depth is not None and depth.bits < FULL and colour_form(image) is not None
+        with _decoded(path, image, limited=True):
+            if not whole:
+                return upright_rgb(image, bits)
+            refuse_channels(image)
+            mode, values = image.mode, _deep_colours(path, image)
+            return _flattened(Image.fromarray(scale(values, depth), mode))
+
+
+def _deep_colours(path: File, upper: Image.Image) -> NDArray[np.uint16]:
+    """16-bit colours (H x W x C), upright, of a file of which PIL has decoded the `upper` 8 bits."""
+    with open_image(path) as lower:
+        assert isinstance(lower, ImageFile.ImageFile)
+        swap_bytes(lower)
+        with _decoded(path, lower, limited=True):
+            high, low = (np.asarray(ImageOps.exif_transpose(one), np.uint16) for one in (upper, lower))
+    return np.asarray(high << 8 | low, np.uint16)
+
+
+def undeclared_maximum(path: File) -> int | None:
+    """The largest value of an image of 16 bits per channel, of which the file does not say how many are used.
+
+    None for other images. Of colours 8 of the 16 bits are read, and the others taken as set.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`.
+    """
+    with open_image(path) as image:
+        colours = colour_form(image) is not None
+        if find_depth(image) is not None or not (colours or image.mode.startswith("I")):
+            return None
+        with _decoded(path, image, limited=True):
+            most = int(np.asarray(image).max(initial=0))
+    return most << 8 | 255 if colours else most
 
 
 @contextmanager
@@ -287,6 +356,8 @@ def _decoded(path: File, image: Image.Image, *, limited: bool) -> Iterator[None]
         raise error if isinstance(error, TooLargeError) else decoding_error(path, error) from None
     try:
         yield
+    except UnreadableError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
     except (SyntaxError, LookupError, OverflowError, ArithmeticError, struct.error, TypeError) as error:
         raise decoding_error(path, error) from None  # metadata (EXIF, palettes) is looked at only now
 

@@ -64,7 +64,7 @@ class CropDataset(Dataset[TrainingSample]):
     def _cut(self, sample: Sample, index: int, crop: Crop, cache: LogitsCache, cells: int) -> GridCrop:
         """The teacher's outputs for a crop, from a cache: K x cells x cells when interpolated."""
         files = self.samples.files(index)
-        outputs = cache.read(image_key(files.id, files.image), sample.native)
+        outputs = cache.read(image_key(files.id, files.image, files.bits), sample.native)
         if outputs is None:
             raise ValueError(
                 f"the teacher's outputs for {sample.id} are not in {cache.folder}, or are damaged: "

@@ -41,6 +41,8 @@ class SampleFiles(NamedTuple):
     """Index of unlabelled pixels in the mask file."""
     form: str = ""
     """`MaskReader.form` of what reads the mask file."""
+    bits: int | None = None
+    """Per channel, of an image file that has more than 8, see `read_image`."""
 
 
 class Problem(NamedTuple):

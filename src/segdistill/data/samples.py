@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -69,7 +69,12 @@ class FileSamples(Samples):
         masks: mask files in the same order, or None for an unlabelled data set.
         reader: of the mask files; None for files of indices.
         find: turns `str(file)` back into the file, see `FileList.find`.
+
+    Attributes:
+        bits: per channel, of image files that have more than 8, see `read_image`.
     """
+
+    bits: int | None = None
 
     def __init__(
         self,
@@ -99,7 +104,8 @@ class FileSamples(Samples):
         """Id and files of one sample."""
         mask = None if self.masks is None else self.find(self.masks[index])
         form = "" if mask is None else self.reader.form
-        return SampleFiles(str(self.ids[index]), self.find(self.images[index]), mask, self.labels.void, form)
+        image = self.find(self.images[index])
+        return SampleFiles(str(self.ids[index]), image, mask, self.labels.void, form, self.bits)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -108,7 +114,7 @@ class FileSamples(Samples):
             FileNotFoundError: a file has vanished.
             ValueError: a file is unreadable, the sizes differ, or the mask has a label outside the set.
         """
-        image = to_tensor(read_image(self.find(self.images[index])))
+        image = to_tensor(read_image(self.find(self.images[index]), self.bits))
         size = (image.shape[1], image.shape[2])
         return Sample(image, self.read_mask(index, size), str(self.ids[index]), size)
 
@@ -127,7 +133,13 @@ class FileSamples(Samples):
         """The samples marked in `kept`, with their masks or without."""
         images = [self.find(name) for name in self.images[kept]]
         masks = [self.find(name) for name in self.masks[kept]] if masked and self.masks is not None else None
-        return FileSamples(self.labels, self.ids[kept].tolist(), images, masks, self.reader, self.find)
+        ids = self.ids[kept].tolist()
+        return FileSamples(self.labels, ids, images, masks, self.reader, self.find).with_bits(self.bits)
+
+    def with_bits(self, bits: int | None) -> Self:
+        """Itself, with images that are read as of so many bits per channel where they have more than 8."""
+        self.bits = bits
+        return self
 
     def evenly_spaced(self, count: int) -> "FileSamples":
         """`count` of the samples; all of them for 0, or where there are no more."""

@@ -21,10 +21,11 @@ class TarSamples(Samples):
         labels: what the masks would be of.
         index: of the tar file.
         name: that the ids begin with.
+        bits: per channel, of images that have more than 8, see `read_image`.
     """
 
-    def __init__(self, labels: LabelSet, index: TarIndex, name: str) -> None:
-        self.labels, self.index, self.name = labels, index, name
+    def __init__(self, labels: LabelSet, index: TarIndex, name: str, bits: int | None = None) -> None:
+        self.labels, self.index, self.name, self.bits = labels, index, name, bits
 
     @property
     def labelled(self) -> int:
@@ -37,7 +38,8 @@ class TarSamples(Samples):
     def files(self, index: int) -> SampleFiles:
         """Id and place of one image."""
         image = TarImage(self.index, index)
-        return SampleFiles(f"{self.name}/{split_name(image.member)[0]}", image, None, self.labels.void)
+        name = f"{self.name}/{split_name(image.member)[0]}"
+        return SampleFiles(name, image, None, self.labels.void, bits=self.bits)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one image.
@@ -48,7 +50,7 @@ class TarSamples(Samples):
         """
         files = self.files(index)
         try:
-            image = F.pil_to_tensor(read_image(files.image))
+            image = F.pil_to_tensor(read_image(files.image, self.bits))
         except TooLargeError:
             raise
         except ValueError as error:
@@ -57,15 +59,17 @@ class TarSamples(Samples):
         return Sample(image, torch.full(size, VOID, dtype=torch.uint8), files.id, size)
 
 
-def open_tars(tars: Sequence[Path], labels: LabelSet) -> Samples:
-    """The images of some tar files, one file after the other.
+def open_tars(tars: Sequence[Path], labels: LabelSet, bits: int | None = None) -> Samples:
+    """The images of some tar files, one file after the other; `bits` as `read_image` has it.
 
     Raises:
         FileNotFoundError, ValueError: see `read_entries`.
     """
     common = Path(os.path.commonpath([path.absolute().parent for path in tars]))
     sets = [
-        TarSamples(labels, TarIndex(path), path.absolute().relative_to(common).with_suffix("").as_posix())
+        TarSamples(
+            labels, TarIndex(path), path.absolute().relative_to(common).with_suffix("").as_posix(), bits
+        )
         for path in tars
     ]
     return sets[0] if len(sets) == 1 else JoinedSamples(sets)

@@ -287,7 +287,7 @@ def find_missing(cache: TeacherCache, samples: Samples, accelerator: Accelerator
 def _key(samples: Samples, index: int) -> int:
     """What the image of a sample is looked up by."""
     files = samples.files(index)
-    return image_key(files.id, files.image)
+    return image_key(files.id, files.image, files.bits)
 
 
 class _Images(Dataset[tuple[int, Tensor]]):

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from torch import Tensor
 
+from segdistill.data.depth import refusal
 from segdistill.data.images import upright_rgb
 from segdistill.data.labels import LabelSet
 from segdistill.inference.prediction import Prediction
@@ -91,6 +92,8 @@ def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many("more pixels than can be decoded safely", max_pixels) from None
     except UnidentifiedImageError:
+        if reason := refusal(io.BytesIO(data)):
+            raise HTTPException(422, f"the image cannot be read: {reason}") from None
         if data.startswith(MAGIC):
             raise HTTPException(422, "the image is damaged: its header cannot be read") from None
         raise HTTPException(415, "the file is not a JPEG, PNG, WebP, BMP or TIFF image") from None

@@ -129,9 +129,10 @@ class DecodedSamples(DownscaledSamples):
 
 
 def sample_key(samples: Samples, index: int) -> int:
-    """What a sample is looked up by: its id, its files with length and time, and how its mask is read."""
+    """What a sample is looked up by: its id, its files with length and time, and how they are read."""
     files = samples.files(index)
     facts = [files.id, str(len(samples.labels)), str(files.void)] + [files.form] * bool(files.form)
+    facts += [f"{files.bits} bits"] * bool(files.bits)
     for path in (files.image, files.mask):
         if path is not None:
             state = path.stat() if path.exists() else None  # a mask that appears is another mask

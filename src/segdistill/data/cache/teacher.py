@@ -191,9 +191,12 @@ class TeacherCache:
             cache.reload()
 
 
-def image_key(image_id: str, path: File) -> int:
-    """What an image is looked up by: its id and its file's length, so that a replaced image is missed."""
-    text = f"{image_id}\0{path.stat().st_size}"
+def image_key(image_id: str, path: File, bits: int | None = None) -> int:
+    """What an image is looked up by: its id, its file's length and the bits that it is read with.
+
+    So that a replaced image, or one that is scaled otherwise, is missed.
+    """
+    text = f"{image_id}\0{path.stat().st_size}" + (f"\0{bits} bits" if bits else "")
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

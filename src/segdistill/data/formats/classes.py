@@ -10,8 +10,11 @@ from segdistill.data.label_map import IGNORE, LabelMap
 from segdistill.data.labels import VOID, LabelSet, class_name
 from segdistill.data.masks import MappedMasks, MaskReader
 
-CLASS_KEYS = frozenset({"classes"}) | DIVISION_KEYS
-"""What every description may hold, whatever its layout: what classes become, and what is held out."""
+CLASS_KEYS = frozenset({"classes", "bits"}) | DIVISION_KEYS
+"""What every description may hold, whatever its layout.
+
+What classes become, how many bits the images' values have, and what is held out.
+"""
 
 
 class ClassMap:

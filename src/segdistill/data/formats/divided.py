@@ -32,6 +32,7 @@ class DividedLayout(Layout):
         self.whole, self.source = whole, source
         self.title, self.signs = whole.title, whole.signs
         self.root, self.labels, self.division = whole.root, whole.labels, whole.division
+        self.bits = whole.bits
         found = whole.splits()
         if VAL in found and not whole.one_split:
             raise ValueError(

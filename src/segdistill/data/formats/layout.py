@@ -71,6 +71,8 @@ class Layout(ABC):
         described_by: the name of its description, in `root`.
         val_is_path: whether the description's `val` may name images, and not only be a fraction.
         division: what its description says about holding samples out for validation.
+        bits: per channel, of image files that have more than 8, as its description says; None where it does
+            not.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Layout(ABC):
     described_by: str = DESCRIPTION
     val_is_path: bool = False
     division: Division = Division()
+    bits: int | None = None
 
     @classmethod
     @abstractmethod

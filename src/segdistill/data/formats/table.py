@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from segdistill.config.train import DataConfig
+from segdistill.data.depth import read_bits
 from segdistill.data.formats.ade20k import AdeLayout
 from segdistill.data.formats.cityscapes import CityscapesLayout
 from segdistill.data.formats.coco import CocoLayout
@@ -63,7 +64,7 @@ def open_layout(root: str | Path, layout: str | Path | None = None) -> Layout:
 
 
 def divide(layout: Layout, named: Path | None) -> Layout:
-    """The data set as its description, `named` or its own, divides it.
+    """The data set as its description, `named` or its own, divides it; with the `bits` that this says.
 
     Raises:
         ValueError: the description is wrong.
@@ -74,6 +75,7 @@ def divide(layout: Layout, named: Path | None) -> Layout:
     content = read_yaml(described)
     if layout.val_is_path and isinstance(content.get("val"), str | list):
         content.pop("val")
+    layout.bits = read_bits(content, str(described))
     layout.division = read_division(content, str(described))
     return DividedLayout(layout, described) if layout.division.val else layout
 
