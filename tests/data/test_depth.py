@@ -1,12 +1,11 @@
 """Images of more than 8 bits per channel: scaled by what says their depth; channels that are no colours."""
 
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from deep_images import chunk, png, tiff
 from PIL import Image
 
 from segdistill.data.cache.images import sample_key
@@ -29,48 +28,6 @@ LARGEST = 281
 
 def grey(values: list[int]) -> Image.Image:
     return Image.fromarray(np.array([values], dtype=np.uint16))
-
-
-def tiff(
-    path: Path, pixels: NDArray[np.generic], photometric: int = 2, tags: dict[int, list[int]] | None = None
-) -> None:
-    """Write H x W x C values as an uncompressed TIFF with further `tags`."""
-    height, width, channels = pixels.shape
-    data, bits = pixels.tobytes(), 8 * pixels.dtype.itemsize
-    tags = {256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric], 273: [0]} | (
-        tags or {}
-    )
-    tags |= {277: [channels], 278: [height], 279: [len(data)]}
-    start = 8 + 2 + 12 * len(tags) + 4
-    long = {tag: struct.pack(f"<{len(v)}H", *v) for tag, v in tags.items() if len(v) > 2}
-    tags[273] = [start + sum(map(len, long.values()))]
-    entries, at = b"", start
-    for tag, values in sorted(tags.items()):
-        kind, form = (4, "I") if len(values) == 1 and tag in {273, 279} else (3, "H")
-        field = struct.pack(f"<{len(values)}{form}", *values)
-        if tag in long:
-            field, at = struct.pack("<I", at), at + len(long[tag])
-        entries += struct.pack("<HHI", tag, kind, len(values)) + field.ljust(4, b"\0")
-    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0" * 4
-    path.write_bytes(header + b"".join(long[tag] for tag in sorted(long)) + data)
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(path: Path, pixels: NDArray[np.uint16], significant: int = 0) -> None:
-    """Write H x W x C values as a PNG file of 16 bits per channel, perhaps with the chunk sBIT."""
-    height, width, channels = pixels.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
-        + (chunk(b"sBIT", bytes([significant] * channels)) if significant else b"")
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 def red(path: Path, bits: int | None = None) -> list[int]:
@@ -119,6 +76,12 @@ def test_what_a_tiff_says_counts_without_bits(tmp_path: Path) -> None:
     assert red(path, 16) == [0, 0, 8, 16]
     grey(SHADES[:3]).save(path, tiffinfo={LARGEST: 2048})  # no depth, but the largest value of this image
     assert red(path) == [0, 0, 8]
+
+
+def test_compressed_colours_are_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tiff(path, np.array([[[value] * 3 for value in SHADES]], dtype=np.uint16), tags={259: [8]})
+    assert red(path, 12) == EIGHT
 
 
 def test_colours_of_a_tiff_that_says_12_bits(tmp_path: Path) -> None:

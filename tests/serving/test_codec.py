@@ -7,11 +7,13 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from deep_images import tiff
 from fastapi import HTTPException, Request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,35 @@ def test_images_of_the_known_formats_are_decoded(encoded: Callable[..., bytes], 
     red, green, _ = picture.getpixel((5, 5))  # type: ignore[misc]
     assert red > 240
     assert green < 15
+
+
+@pytest.mark.parametrize(
+    ("channels", "tags", "error"),
+    [
+        (5, {}, "the image cannot be read: it has 5 channels"),
+        (5, {338: [0, 0]}, "the image cannot be decoded: it has 5 channels"),
+        (3, {281: [4095]}, "its colours have 12 bits"),
+    ],
+)
+def test_channels_and_depths_that_cannot_be_read_are_named(
+    tmp_path: Path, channels: int, tags: dict[int, list[int]], error: str
+) -> None:
+    kind = np.uint16 if 281 in tags else np.uint8
+    tiff(tmp_path / "a.tif", np.zeros((2, 3, channels), dtype=kind), tags=tags)
+    with pytest.raises(HTTPException) as refused:
+        decode_upload((tmp_path / "a.tif").read_bytes(), 100)
+    assert refused.value.status_code == 422
+    assert error in refused.value.detail
+
+
+def test_grey_of_12_bits_is_scaled(tmp_path: Path) -> None:
+    pixels = np.array([[[0], [2048], [4095]]], dtype=np.uint16)
+    tiff(tmp_path / "a.tif", pixels, photometric=1, tags={281: [4095]})
+    assert np.asarray(decode_upload((tmp_path / "a.tif").read_bytes(), 100))[0, :, 0].tolist() == [
+        0,
+        128,
+        255,
+    ]
 
 
 def test_an_image_is_turned_upright(encoded: Callable[..., bytes]) -> None:

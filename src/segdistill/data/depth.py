@@ -3,6 +3,7 @@
 Of colours with 16 bits per channel PIL decodes the upper 8 bits alone; `swap_bytes` gives the lower ones.
 """
 
+import sys
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -131,7 +132,8 @@ def swap_bytes(image: ImageFile.ImageFile) -> None:
                 f"its channels have 16 bits in the form {form}, of which 8 are read: save it as grey, RGB or "
                 "RGBA, or scale its values to 16 bits"
             )
-        swapped = form[:-1] + ("B" if form[-1] in "LN" else "L")  # N: native, which is L where we run
+        little = form[-1] == "L" or (form[-1] == "N" and sys.byteorder == "little")  # N: the machine's
+        swapped = form[:-1] + ("B" if little else "L")
         tiles.append(tile._replace(args=(swapped, *tile[3][1:]) if isinstance(tile[3], tuple) else swapped))
     image.tile = tiles
 

@@ -1,5 +1,6 @@
 """Reads image and mask files into RGB images and index masks, whatever their mode; writes them."""
 
+import logging
 import os
 import struct
 import warnings
@@ -93,6 +94,8 @@ class EmbeddedBytes(EmbeddedFile):
 File = Path | EmbeddedFile
 """Where an image or a mask is."""
 
+# PIL logs some of what it raises, and Python prints that where nothing handles it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # PIL warns of large images before their size can be looked at here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -296,10 +299,10 @@ def decode_image(path: File, image: Image.Image, bits: int | None = None) -> Ima
         ValueError: as `read_image`.
     """
     with image:
-        depth = find_depth(image, bits)
-        whole = depth is not None and depth.bits < FULL and colour_form(image) is not None
+        halved = colour_form(image) is not None
         with _decoded(path, image, limited=True):
-            if not whole:
+            depth = find_depth(image, bits)
+            if not halved or depth is None or depth.bits == FULL:
                 return upright_rgb(image, bits)
             refuse_channels(image)
             mode, values = image.mode, _deep_colours(path, image)

@@ -254,7 +254,7 @@ def test_a_file_that_is_not_cocos_says_why(make: Make, content: dict, reason: st
         ("annotations: 'a_{split}.json'\n", "has no `images`"),
         (
             DESCRIPTION + "masks: x\n",
-            "unknown key 'masks'.*keys are annotations, classes, group, images, names",
+            "unknown key 'masks'.*keys are annotations, bits, classes, group, images, names",
         ),
         (DESCRIPTION + "names: 3\n", "has no list `names`"),
     ],

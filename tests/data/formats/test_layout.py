@@ -29,7 +29,9 @@ FOLDERS = "names: [x, y]\nimages: '{split}/images'\nmasks: '{split}/masks'\n"
 )
 def test_an_unknown_key_is_refused_with_what_was_meant(tmp_path: Path, line: str, hint: str) -> None:
     (tmp_path / "dataset.yaml").write_text(FOLDERS + line)
-    allowed = "keys are classes, group, ids, images, mask_format, mask_name, masks, names, palette, val, void"
+    allowed = (
+        "keys are bits, classes, group, ids, images, mask_format, mask_name, masks, names, palette, val, void"
+    )
     text = f"dataset.yaml has the unknown key '{line.partition(':')[0]}', but {allowed}{hint}"
     with pytest.raises(ValueError, match=rf"{re.escape(text)}$"):
         open_layout(tmp_path)
@@ -40,7 +42,8 @@ def test_a_devkit_takes_no_folders(tmp_path: Path) -> None:
     (tmp_path / "ImageSets").mkdir()
     (tmp_path / "dataset.yaml").write_text(FOLDERS)
     with pytest.raises(
-        ValueError, match=r"unknown key 'images', but keys are classes, group, ids, mask_format, names, pal"
+        ValueError,
+        match=r"unknown key 'images', but keys are bits, classes, group, ids, mask_format, names, pal",
     ):
         open_layout(tmp_path)
 
