@@ -2,6 +2,8 @@
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from segdistill.data.datasets import open_dataset, open_unlabelled, splits
 from segdistill.data.digest import data_digest
 from segdistill.data.images import read_image, upright_rgb, write_raw
 from segdistill.data.samples import FileSamples
+from segdistill.engine.fill_caches import find_missing
 from segdistill.inspecting import convert_dataset
 
 pytestmark = pytest.mark.unit
@@ -206,6 +209,16 @@ def test_other_bits_are_another_entry_of_the_caches_and_another_digest(tmp_path:
         )
         assert files.bits == {"": None, "bits: 12\n": 12, "bits: 14\n": 14}[description]
     assert [len(set(column)) for column in zip(*found, strict=True)] == [3, 3, 3]
+
+
+def test_the_teachers_cache_lacks_an_image_of_other_bits(tmp_path: Path) -> None:
+    samples = dataset(tmp_path, SHADES, description="bits: 12\n")
+    files = samples.files(0)
+    held = {image_key(files.id, files.image, 12)}
+    cache: Any = SimpleNamespace(holds=held.__contains__)
+    process: Any = SimpleNamespace(process_index=0, num_processes=1)
+    assert find_missing(cache, samples, process) == []
+    assert find_missing(cache, samples.with_bits(14), process) == [0]
 
 
 def test_a_divided_and_a_converted_data_set_keep_the_bits(tmp_path: Path) -> None:
