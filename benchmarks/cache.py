@@ -72,7 +72,7 @@ def main() -> None:
                 crop = draw_crop(*shape, config.size, config.augment, np.random.default_rng((0, index)))
                 pixels, _, valid = apply_crop(image, mask, crop)
                 files = samples.files(index)
-                stored = cache.read(image_key(files.id, files.image), shape)
+                stored = cache.read(image_key(files.id, files.image, files.bits), shape)
                 assert stored is not None
                 cached = cut_logits(stored, crop, shape, shape, cache.form).interpolate()
                 full = teacher_pass(image, cache.form.unscaled_size(shape)).logits.cpu()
