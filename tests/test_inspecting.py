@@ -168,3 +168,68 @@ def test_convert_init_and_show_from_the_command_line(capsys: Any, shapes: Path, 
     assert (record["split"], record["images"], record["out"]) == ("val", 2, [str(tmp_path / "b.png")])
     assert cli.main(["data", "show", str(out), "--out", "a.png", "--class", "dogg"]) == 1
     assert "no class is called dogg; classes are background, aeroplane" in capsys.readouterr().err
+
+
+def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
+    devkit = copied / "VOCdevkit" / "VOC2012"
+    names = (devkit / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
+    masks, images = devkit / "SegmentationClass", devkit / "JPEGImages"
+    (masks / f"{names[0]}.png").unlink()
+    Image.new("P", (5, 5)).save(masks / f"{names[1]}.png")
+    Image.fromarray(np.full((48, 48), 77, np.uint8)).save(masks / f"{names[2]}.png")
+    content = (images / f"{names[3]}.jpg").read_bytes()
+    (images / f"{names[3]}.jpg").write_bytes(content[: len(content) // 2])
+    Image.new("RGB", (48, 48)).save(masks / f"{names[4]}.png")
+    (images / f"{names[5]}.jpg").write_text("no image")
+    assert cli.main(["data", "check", str(copied)]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["problems"] == 6
+    assert len([line for line in err.splitlines() if re.match(r"(train|val) \w+: ", line)]) == 6
+    reasons = ("does not exist", "5x5 pixels", "label 77", "cannot be decoded", "mode RGB", "not an image")
+    for name, reason, line in zip(names, reasons, err.splitlines(), strict=False):
+        assert re.match(rf"train {name}: .*{reason}", line), reason
+
+
+def test_data_check_groups_what_has_one_cause(capsys: Any, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for index in range(5):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{index}.png")
+        values = np.array([[0, 7, 21, 21]] * 4, np.uint8)
+        Image.fromarray(values).save(tmp_path / "masks" / f"{index}.png")
+    (tmp_path / "dataset.yaml").write_text("names: [ground, road, tree]\nimages: images\nmasks: masks\n")
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["bad"] == {"all": ["0", "1", "2", "3", "4"]}
+    lines = err.splitlines()
+    assert [line[:7] for line in lines[:3]] == ["all 0: ", "all 1: ", "all 2: "]
+    assert lines[3] == "all and 2 more like 0: `bad` in the JSON line names all"
+    assert "say `mask_format: ids` and `ids: {0: ground, 7: road, 21: tree}` in dataset.yaml" in lines[4]
+
+
+def test_data_check_names_masks_of_jpeg_as_the_cause(capsys: Any, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    values = np.kron(np.eye(4, dtype=np.uint8), np.full((5, 5), 2, np.uint8))
+    Image.new("RGB", values.shape).save(tmp_path / "images" / "a.png")
+    Image.fromarray(values * 100).save(tmp_path / "masks" / "a.jpg", quality=60)
+    (tmp_path / "dataset.yaml").write_text(
+        'names: [ground, road, tree]\nimages: images\nmasks: masks\nmask_name: "{stem}.jpg"\n'
+    )
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    assert "JPEG is lossy and changes labels: save masks as PNG" in capsys.readouterr().err
+
+
+def test_data_check_warns_of_masks_of_0_and_255(capsys: Any, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(np.array([[0, 255, 255, 255]] * 4, np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "dataset.yaml").write_text("names: [ground, road]\nimages: images\nmasks: masks\n")
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["problems"], json.loads(out)["warnings"]) == (0, 2)
+    absent, void = (line for line in err.splitlines() if line.startswith("all: ") and "images" not in line)
+    assert absent.startswith("all: no pixel of road in the 2 masks")
+    assert void.startswith("all: 75% of the pixels of the 2 masks are void and teach nothing (index 255: if")

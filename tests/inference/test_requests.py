@@ -54,17 +54,6 @@ class Meeting(nn.Module):
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Ten images, every third of them wide."""
-    folder, generator = tmp_path / "photos", np.random.default_rng(0)
-    folder.mkdir()
-    for index in range(10):
-        shape = (24, 40, 3) if index % 3 == 0 else (40, 24, 3)
-        Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
-
-
-@pytest.fixture
 def predict(photos: Path, tmp_path: Path) -> Predict:
     def start(module: nn.Module, **settings: Any) -> Any:
         network = TrainedNetwork(module, LABELS, "brightest").eval()

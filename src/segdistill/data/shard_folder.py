@@ -73,8 +73,7 @@ class ShardFolder:
                 raise ValueError(
                     f"the {TAR} files in {self.path} were made with "
                     f"{first_difference(name, before.get(name), value)}: name another folder with "
-                    f"{setting('out')}, or "
-                    "delete this one"
+                    f"{setting('out')}, or delete this one"
                 )
 
     def locked(self) -> AbstractContextManager[None]:

@@ -118,8 +118,7 @@ def check_losses(
     if distilling and not distils:
         raise ValueError(
             f"objective.losses names {', '.join(distilling)}, but there is no teacher: set "
-            f"{setting('teacher')}, "
-            f"or take {', '.join(supervised)}"
+            f"{setting('teacher')}, or take {', '.join(supervised)}"
         )
     if features_only:
         _check_features_only(config)

@@ -210,8 +210,7 @@ def advise_output_stride(stride: int, probes: list[Tensor], accelerator: Acceler
         log(
             f"The teacher's logits lie on a grid of stride {stride} with aligned corners: "
             f"{setting('teacher.output_stride')} {stride} makes both sides of its input a multiple of "
-            f"{stride}, plus 1, "
-            "where that grid is exact",
+            f"{stride}, plus 1, where that grid is exact",
             accelerator,
         )
 

@@ -295,8 +295,7 @@ def require_parity(parity: dict[str, Any], config: ExportConfig, path: Path) -> 
             raise ValueError(
                 f"{path} was not written: int8 gives {same:.2%} of the pixels of {images} PyTorch's class, "
                 f"but must give {LEAST_AGREEMENT:.0%}: name images with masks with {setting('data.root')}, "
-                "and mean IoU "
-                "decides"
+                "and mean IoU decides"
             )
         return
     if 100 * (before - after) > config.max_loss:

@@ -93,8 +93,7 @@ def load_open_vocabulary(source: str, config: Any, prompts: PromptConfig) -> Ope
     if not prompts.prompts:
         raise ValueError(
             f"hf:{source} segments what prompts name: set {setting('teacher.prompts')} (evaluate, predict "
-            "and label: "
-            f"{setting('prompts')}), such as {EXAMPLE}"
+            f"and label: {setting('prompts')}), such as {EXAMPLE}"
         )
     transformers = import_transformers()
     form = open_form(source, config)

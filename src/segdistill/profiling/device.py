@@ -181,8 +181,7 @@ def measure_elsewhere(targets: Sequence[str], config: BenchmarkConfig) -> dict[s
     if None in forms or len(names) != 1 or not names <= {*RUNTIMES}:
         raise ValueError(
             f"targets are {', '.join(targets)}, but with {setting('device_file')} all must be .onnx files, "
-            "or all "
-            "OpenVINO's"
+            "or all OpenVINO's"
         )
     jobs = []
     folder.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def _minutes(seconds: float) -> str:
 def _spent_rows(record: Record) -> list[Row]:
     """Time of each phase, and what of it went into candidates that have no part in the end.
 
-    Each training counts in full, so where several run at a time theirs may be more than the rungs' own.
+    Each training counts in full, so where several run at a time the sum may exceed the rungs' own.
     """
     total = sum(record["spent"].values())
     rows = [Row(title=name, cells=[Cell(text=_minutes(s))]) for name, s in record["spent"].items()]

@@ -105,7 +105,7 @@ def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> fl
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of theirs."""
+    """Ranks from 0; equal values get the mean of their ranks."""
     array = np.asarray(values, dtype=np.float64)
     return np.array([(array < value).sum() + ((array == value).sum() - 1) / 2 for value in array])
 

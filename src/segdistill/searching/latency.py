@@ -24,7 +24,7 @@ from segdistill.exporting.export import write_unchecked
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import first_line, read_json, write_atomic
 from segdistill.models.exported import FORMATS
-from segdistill.models.trained import TrainedNetwork
+from segdistill.models.trained import DTYPES, TrainedNetwork
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.profiling.benchmark import file_bytes
 from segdistill.profiling.device import Job, JobSettings, Latency, write_jobs
@@ -39,9 +39,6 @@ CALIBRATION_IMAGES = 8
 
 STEP_IMAGES, STEP_PASSES = 4, 3
 """Images of a pass that the time of a training step is estimated from; passes, the first one slow."""
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of training in half precision."""
 
 
 def export_candidates(
@@ -229,7 +226,7 @@ def step_seconds(config: TrainConfig, classes: int) -> float:
     target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long, device=device)
 
     def step() -> None:
-        with torch.autocast(device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
             logits = student(image)
         torch.autograd.backward(F.cross_entropy(logits.float(), target))
 

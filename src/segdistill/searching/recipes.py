@@ -43,9 +43,13 @@ def read_recipe(config: SearchConfig) -> TrainConfig:
     if not data.root:
         raise ValueError(f"name the data set with {setting('data.root')} ROOT, or in the recipe")
     if data is not config.data and config.data != DataConfig():
-        raise ValueError("settings of data need data.root beside them, or belong into the recipe")
+        raise ValueError(
+            f"settings of data need {setting('data.root')} beside them, or belong into the recipe"
+        )
     if teacher is not config.teacher and config.teacher != TeacherConfig():
-        raise ValueError("settings of the teacher need teacher.spec beside them, or belong into the recipe")
+        raise ValueError(
+            f"settings of the teacher need {setting('teacher.spec')} beside them, or belong into the recipe"
+        )
     if data.val_share:
         raise ValueError(
             f"data.val_share is {data.val_share}, but a search holds its own images of {data.split} out: "
