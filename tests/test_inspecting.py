@@ -195,7 +195,7 @@ def test_data_check_groups_what_has_one_cause(capsys: Any, tmp_path: Path) -> No
         (tmp_path / folder).mkdir()
     for index in range(5):
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{index}.png")
-        values = np.array([[0, 7, 21, 21]] * 4, np.uint8)
+        values = np.array([[0, 7, 21 if index % 2 else 7, 0]] * 4, np.uint8)
         Image.fromarray(values).save(tmp_path / "masks" / f"{index}.png")
     (tmp_path / "dataset.yaml").write_text("names: [ground, road, tree]\nimages: images\nmasks: masks\n")
     assert cli.main(["data", "check", str(tmp_path)]) == 1

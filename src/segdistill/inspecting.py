@@ -68,9 +68,9 @@ class Inspection:
                 bad += [problem] if problem else []
                 bar.advance(task)
         log_problems(bad, f"{split} ")
-        if bad and (hint := suggest_ids(samples)):
-            log(f"{split}: {hint}")
         self.bad[split] = [problem.id for problem in bad]
+        if bad and (hint := suggest_ids(samples, self.bad[split])):
+            log(f"{split}: {hint}")
         self.fingerprints[split], self.statistics[split] = prints, counted.record
         for warning in counted.warnings:
             self.log_warning(f"{split}: {warning}")

@@ -70,7 +70,12 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     )  # fmt: skip
     network = load_network(spec, loading)
     require_prompted([network], config)
-    scored = Teacher(network, samples.labels, rename=config.map).to(accelerator.device)
+    scored = Teacher(
+        network, samples.labels, rename=config.map, shared_only=config.shared_only
+    ).to(accelerator.device)  # fmt: skip
+    if scored.shared is not None:
+        lacking = [name for index, name in enumerate(samples.labels.names) if index not in scored.shared]
+        log(f"{spec} has no class {', '.join(lacking)}: what is of it counts as wrong", accelerator)
     teacher = open_teacher(config.teacher, samples.labels)
     size = network.input_size(config.size)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from torch import nn
 from segdistill.config.train import ObjectiveConfig
 from segdistill.data.batch import Batch
 from segdistill.data.labels import VOID, LabelSet
-from segdistill.distillation.forward import Forward, Outputs
+from segdistill.distillation.forward import Forward
 from segdistill.distillation.losses import channel_loss, dist_loss, hard_loss, soft_loss
 from segdistill.distillation.objective import Objective, downscale_targets
 from segdistill.distillation.region_losses import dice_loss
@@ -390,26 +390,3 @@ def test_a_network_without_inner_layers_for_heads_takes_its_deepest() -> None:
     del Plain.deepest
     with pytest.raises(ValueError, match="the network's `auxiliary` is None, but must name a module"):
         Losses(ObjectiveConfig(auxiliary=1.0), Plain(), None)
-
-
-def test_where_the_teacher_lacks_a_class_the_others_are_compared_and_the_masks_teach_it(logits: Any) -> None:
-    student, teacher_logits = logits
-    losses: Any = {"dkd": 1.0, "dice": 1.0}
-    config = ObjectiveConfig(alpha=1.0, beta=1.0, temperature=2, losses=losses)
-    views = batch()
-    objective = Objective(config, distils=True, shared=[0, 2])
-    terms = objective(views, Outputs(student_logits=student, teacher_logits=teacher_logits))
-    both = [0, 2]
-    soft = soft_loss(student[:, both], teacher_logits[:, both], views.valid, temperature=2)
-    torch.testing.assert_close(terms["soft"], soft.detach())
-    torch.testing.assert_close(terms["hard"], hard_loss(student, views.mask).detach())
-    torch.testing.assert_close(terms["dice"], dice_loss(student, views.mask).detach())
-    counted = torch.where(views.mask == 2, 1, torch.where(views.mask == 0, 0, VOID))
-    expected = LOSSES["dkd"].function(student[:, both], teacher_logits[:, both], views.valid, counted)
-    torch.testing.assert_close(terms["dkd"], expected.detach())
-    alone = Objective(ObjectiveConfig(alpha=0.0, beta=1.0), distils=True, shared=both)
-    (gradient,) = torch.autograd.grad(
-        alone(views, Outputs(student_logits=student, teacher_logits=teacher_logits))["loss"], student
-    )
-    assert not gradient[:, 1].any()
-    assert gradient[:, both].abs().sum() > 0

@@ -295,3 +295,29 @@ def test_output_stride_shifts_no_logits(size: tuple[int, int], scale: float, giv
 
 def test_output_stride_is_in_the_fingerprint() -> None:
     assert len({Teacher(cornered(stride), LABELS).fingerprint() for stride in (None, 8, 16)}) == 3
+
+
+def test_networks_that_lack_different_classes_are_not_averaged() -> None:
+    target = LabelSet(names=("a", "b", "c"))
+    first, second = (
+        TrainedNetwork(nn.Conv2d(3, 2, 1), LabelSet(names=names), names[1])
+        for names in (("a", "b"), ("a", "c"))
+    )
+    assert Teacher(first, target, shared_only=True).shared == [0, 1]
+    assert Teacher(first, LabelSet(names=("b", "a"))).shared is None
+    with pytest.raises(ValueError, match=r"but b lacks c and c lacks b: leave one out"):
+        Teacher([first, second], target, shared_only=True)
+    with pytest.raises(ValueError, match=r"No class of the network is c"):
+        Teacher(first, target)
+
+
+def test_a_map_may_name_classes_of_another_network() -> None:
+    target = LabelSet(names=("road", "sky"))
+    first = TrainedNetwork(nn.Conv2d(3, 2, 1), LabelSet(names=("street", "sky")), "first")
+    second = TrainedNetwork(nn.Conv2d(3, 2, 1), LabelSet(names=("way", "sky")), "second")
+    teacher = Teacher([first, second], target, rename={"street": "road", "way": "road"})
+    assert [one.sources for one in teacher.to_student] == [[[0], [1]], [[0], [1]]]
+    with pytest.raises(
+        ValueError, match=r"^first: .*names in the map that it lacks: lane\. .*'{street: road}'"
+    ):
+        Teacher([first, second], target, rename={"street": "road", "lane": "road"})

@@ -53,7 +53,11 @@ class EvaluateConfig(PromptConfig):
     """Output stride of a network that upsamples its logits with align_corners=True, as DeepLab does: both
     sides of its input become a multiple of it, plus 1. null takes what it declares, else any size."""
     map: dict[str, str] = field(default_factory=dict)
-    """The network's class -> the data set's class, for names that differ; "*" stands for all others."""
+    """The network's class -> the data set's class, for names that differ; "*" stands for all others, and
+    `ignore` leaves a class out."""
+    shared_only: bool = False
+    """Score a network that lacks classes of the data set: it predicts none of them, so their IoU is 0;
+    `classes` gives the mean over the others. Without it they are an error."""
     classes: str = ""
     """Comma-separated class names: their mean IoU is reported too."""
     precision: Precision = "fp32"

@@ -1,4 +1,8 @@
-"""How messages name a setting: as an option to who gave a command, by its name to who called a function."""
+"""How messages name a setting: as an option to who gave a command, by its name to who called a function.
+
+It holds for the whole process, threads included. A process that was started anew, such as a spawned loader's,
+names settings as Python does.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

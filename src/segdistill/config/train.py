@@ -199,7 +199,7 @@ class TeacherConfig(PromptConfig):
         require(
             len(self.specs) == 1, "teacher.spec", self.spec, "one encoder where teacher.features_only is true"
         )
-        logits = "scales flip mix output_stride labels cache_stride cache_topk map prompts"
+        logits = "scales flip mix output_stride labels cache_stride cache_topk map shared_only prompts"
         for name in logits.split():
             value = getattr(self, name)
             require(not value, f"teacher.{name}", value,

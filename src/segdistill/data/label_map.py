@@ -1,7 +1,7 @@
 """Maps between two label sets, by name: logits over one become logits over the other."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,7 @@ class LabelMap:
             are not named and that `target` lacks. Where several source classes go onto one target class,
             their probabilities add up (log-sum-exp of the logits). What goes onto `ignore` is left out.
         partial: target classes may have no source: they get no probability.
+        others: names that `rename` may hold though the source lacks them: those of other networks, say.
 
     A source class with several names ("person, individual" or "road;route") goes by any of them.
 
@@ -84,20 +85,23 @@ class LabelMap:
         rename: Mapping[str, str] | None = None,
         *,
         partial: bool = False,
+        others: Collection[str] = (),
     ) -> None:
         rename = rename or {}
         names = [_target(name, target, rename) for name in source.names]
-        unmapped = [name for name in names if name not in (*target.names, IGNORE)]
+        goals = (*target.names, IGNORE)
+        unmapped = [own for own, name in zip(source.names, names, strict=True) if name not in goals]
         missing = [name for name in target.names if name not in names]
         known = {alias for name in source.names for alias in aliases(name)}
-        unused = sorted(set(rename) - known - {ALL_OTHERS})
+        unused = sorted(set(rename) - known - {ALL_OTHERS, *others})
         if unmapped or unused or (missing and not partial) or len(missing) == len(target):
+            kept = {a: b for a, b in rename.items() if a not in unused and b in goals and a not in unmapped}
             raise ValueError(
                 "the network's label set does not map onto the data set's: "
                 f"its classes that the data set lacks: {', '.join(unmapped) or 'none'}; "
                 f"classes of the data set that it lacks: {', '.join(missing) or 'none'}; "
                 f"names in the map that it lacks: {', '.join(unused) or 'none'}. "
-                + suggest_map(unmapped, missing, rename)
+                + suggest_map(unmapped, [] if partial and len(missing) < len(target) else missing, kept)
             )
         self.sources = [[i for i, name in enumerate(names) if name == wanted] for wanted in target.names]
         self.shared = [index for index, group in enumerate(self.sources) if group]
@@ -125,26 +129,26 @@ def suggest_map(unmapped: Sequence[str], missing: Sequence[str], rename: Mapping
     Args:
         unmapped: classes of the network.
         missing: classes of the data set.
-        rename: the map that there is.
+        rename: what is right in the map that there is.
     """
     near = {name: nearest_name(name, missing) for name in unmapped}
     found = {name: target for name, target in near.items() if target is not None}
-    rest = {ALL_OTHERS: IGNORE} if len(found) < len(unmapped) else {}
+    rest = {ALL_OTHERS: IGNORE} if len(found) < len(unmapped) and ALL_OTHERS not in rename else {}
     left = [name for name in missing if name not in found.values()]
-    parts = []
-    if unmapped:
-        pairs = ", ".join(f"{_quoted(a)}: {_quoted(b)}" for a, b in {**rename, **found, **rest}.items())
-        note = f"; `{IGNORE}` leaves all others out, the name of a class takes them up" if rest else ""
-        parts.append(
+    pairs = ", ".join(f"{_quoted(a)}: {_quoted(b)}" for a, b in {**rename, **found, **rest}.items())
+    note = f"; `{IGNORE}` leaves all others out, the name of a class takes them up" if rest else ""
+    advice = []
+    if pairs:
+        advice.append(
             f"Look through this and set {setting('teacher.map')} (of evaluate: {setting('map')}) to "
             f"'{{{pairs}}}'{note}"
         )
     if left:
-        parts.append(
-            f"No class of the network is {', '.join(left)}: in training {setting('teacher.shared_only')} "
-            "true compares the classes that both have, and the masks teach the others"
+        advice.append(
+            f"No class of the network is {', '.join(left)}: {setting('teacher.shared_only')} (of evaluate: "
+            f"{setting('shared_only')}) true goes on without them"
         )
-    return ". ".join(parts) or "Leave those names out"
+    return ". ".join(advice) or "Leave these names out"
 
 
 def nearest_name(name: str, choices: Sequence[str]) -> str | None:

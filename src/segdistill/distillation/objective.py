@@ -137,7 +137,7 @@ class Objective(nn.Module):
         return logits if self.shared is None else logits[:, self.shared]
 
     def _compared(self, batch: Batch, outputs: Outputs) -> dict[str, Any]:
-        """What losses of the teacher's logits get where it lacks classes: the others, counted anew."""
+        """What losses of the teacher's logits get where it lacks classes: the shared ones, renumbered."""
         if self.shared is None or outputs.teacher_logits is None:
             return {}
         renumbered = torch.full((VOID + 1,), VOID, device=batch.mask.device)
@@ -169,7 +169,7 @@ class Objective(nn.Module):
             "valid": batch.valid,
             "soft_valid": self._soft_valid(batch),
         }
-        compared = inputs | self._compared(batch, outputs)
+        compared = self._compared(batch, outputs)
         terms = {}
         for name, options in self.options.items():
             loss = LOSSES[name]
@@ -178,7 +178,7 @@ class Objective(nn.Module):
                 inputs["generator"] = adapter
             if "adapted_features" in loss.inputs:
                 inputs["adapted_features"] = adapter(inputs["student_features"])
-            given = compared if "teacher_logits" in loss.inputs else inputs
+            given = inputs | compared if "teacher_logits" in loss.inputs else inputs
             value = loss.function(*(given[key] for key in loss.inputs), **options)
             terms[name] = Term(at(self.config.weight(name), progress), value)
         return terms

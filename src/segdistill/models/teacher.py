@@ -48,7 +48,8 @@ class Teacher(nn.Module):
         scales: factors by which the student's crop is upsampled before a network gets it.
         flip: average with the mirrored image.
         mix: relative weight of each network; empty for equal ones.
-        shared_only: classes that no network has get no probability, else they are an error.
+        shared_only: classes that the networks lack get no probability, else they are an error. All networks
+            must lack the same ones.
 
     Attributes:
         network: the first one, whose features losses compare.
@@ -79,9 +80,18 @@ class Teacher(nn.Module):
         self.to_student = [
             _label_map(network, several, labels, rename or {}, partial=shared_only) for network in several
         ]
-        if any(to_student.shared != self.to_student[0].shared for to_student in self.to_student):
-            raise ValueError("networks that have different ones of the data set's classes cannot be averaged")
         shared = self.to_student[0].shared
+        for network, to_student in zip(several, self.to_student, strict=True):
+            if to_student.shared != shared:
+                one, other = (
+                    ", ".join(labels.names[index] for index in range(len(labels)) if index not in present)
+                    for present in (shared, to_student.shared)
+                )
+                raise ValueError(
+                    "networks that are averaged must lack the same of the data set's classes, but "
+                    f"{several[0].spec} lacks {one or 'none'} and {network.spec} lacks {other or 'none'}: "
+                    "leave one out, or pair more names"
+                )
         self.shared = shared if len(shared) < len(labels) else None
         self.weights = [weight / sum(weights) for weight in weights]
         self.scales, self.flip = tuple(scales), flip
@@ -178,8 +188,7 @@ def _label_map(
         {alias for one in of for name in one.labels.names for alias in aliases(name)}
         for of in ([network], networks)
     )
-    own = {name: target for name, target in rename.items() if name not in foreign - known}
     try:
-        return LabelMap(network.labels, labels, own, partial=partial)
+        return LabelMap(network.labels, labels, rename, partial=partial, others=foreign - known)
     except ValueError as error:
         raise ValueError(f"{network.spec}: {error}" if len(networks) > 1 else str(error)) from None
