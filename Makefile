@@ -17,7 +17,7 @@ help:  ## list the commands
 install: $(if $(findstring .uv,$(UV)),.uv/bin/uv)  ## install the project and what it needs into .venv
 	$(UV) sync --quiet
 
-demo: install  ## a student alone and with a teacher, over three seeds: about 2 minutes on 2 cores
+demo: install  ## a student alone and with a teacher, over three seeds: about 2.5 minutes on 2 cores
 	$(RUN) segdistill demo --overwrite
 
 docs: install  ## build the documentation into site/, for reading without a network; any warning is an error

@@ -2,24 +2,31 @@
 
     segdistill export TARGET --format web --out page.html
     python benchmarks/web.py TARGET photo.jpg page.html [OTHER.html ...]
+    python benchmarks/web.py TARGET path/to/photographs page.html [OTHER.html ...] --count 100
 
-PyTorch and the pages take turns, so that a machine that slows down slows all alike; medians are printed.
+PyTorch and the pages take turns, so that a machine that slows down slows all alike; medians are printed. With
+a folder it compares masks instead: each page segments the first COUNT photographs and its "Download the mask"
+is pressed, as a visitor would.
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.data.images import read_image
+import segdistill
+from segdistill.data.images import list_images, read_image, read_mask
 from segdistill.exporting.web.browser import find_browser
 from segdistill.inference.prediction import network_input
 from segdistill.inference.segment import class_mask, run_network
@@ -74,14 +81,60 @@ def measure(target: str, photo: Path, pages: list[Path], repeats: int) -> dict[s
     }
 
 
+def download_mask(page: Page, photo: Path) -> np.ndarray:
+    """The indices that the page saves for a photograph, H x W."""
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.set_input_files("#file", photo)
+    expect(page.locator("#status")).to_contain_text("Done", timeout=120_000)
+    with page.expect_download() as download:
+        page.click("#download")
+    return read_mask(download.value.path())
+
+
+def compare(target: str, photos: list[Path], pages: list[Path]) -> dict[str, dict[str, float]]:
+    """By page the fraction of all pixels with PyTorch's class, and that of the worst photograph."""
+    with TemporaryDirectory() as out:
+        masks = [read_mask(file) for file, _ in segdistill.predict(target, photos, out=out, device="cpu")]
+    found = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser())
+        for path in pages:
+            page = browser.new_page()
+            page.goto(path.absolute().as_uri())
+            equal = [(download_mask(page, photo) == mask) for photo, mask in zip(photos, masks, strict=True)]
+            pixels = sum(same.size for same in equal)
+            found[path.name] = {
+                "same class": float(sum(same.sum() for same in equal) / pixels),
+                "worst photograph": float(min(same.mean() for same in equal)),
+            }
+            page.close()
+        browser.close()
+    return found
+
+
+def print_masks(record: dict[str, dict[str, float]], count: int) -> None:
+    """A line for each page."""
+    table = Table("", "same class", "worst photograph", title=f"masks of {count} photographs")
+    for name, each in record.items():
+        table.add_row(name, *(f"{value:.4%}" for value in each.values()))
+    Console(stderr=True).print(table)
+
+
 def main() -> None:
     """Print the table and, as JSON, the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
-    parser.add_argument("photo", type=Path)
+    parser.add_argument("photo", type=Path, help="a photograph, or a folder of them")
     parser.add_argument("pages", type=Path, nargs="+")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--count", type=int, default=100, help="photographs of a folder")
     options = parser.parse_args()
+    if options.photo.is_dir():
+        photos = list(itertools.islice(list_images(options.photo), options.count))
+        masks = compare(options.target, photos, options.pages)
+        print_masks(masks, len(photos))
+        print(json.dumps(masks))
+        return
     record: dict[str, Any] = measure(options.target, options.photo, options.pages, options.repeats)
     table = Table("", *STEPS, "sum", title="milliseconds")
     for name, steps in record.items():

@@ -26,6 +26,14 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forks_can_train() -> None:
+    """Start autograd's engine before an export registers devices: after that, no forked process trains."""
+    import torch
+
+    torch.ones(1, requires_grad=True).backward()
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a data set of 12 training and 4 validation images of 48 x 48 pixels."""

@@ -171,6 +171,20 @@ def survive(straight: tuple[int, TrainConfig, float], moment: int, tmp_path: Pat
     assert [path for path in out.rglob(".*") if path.name != ".lock"] == []
 
 
+def test_a_forked_process_trains_after_an_export() -> None:
+    """Otherwise the tests here depend on what ran before them in their process."""
+
+    def backward() -> None:
+        torch.ones(1, requires_grad=True).backward()
+
+    torch.export.export(torch.nn.Identity(), (torch.ones(1),))
+    backward()
+    process = get_context("fork").Process(target=backward)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
 @pytest.mark.parametrize("straight", [1], indirect=True, ids=["one process"])
 @pytest.mark.parametrize("moment", [2, 3])
 def test_a_killed_run_goes_on_to_the_same_weights(straight: Any, moment: int, tmp_path: Path) -> None:
