@@ -59,6 +59,15 @@ def test_help_shows_few_options_and_help_all_every_one(capsys: Any, verb: str) -
     assert {*every} >= {*types} - {*SHORT_OPTIONS}
 
 
+def test_help_says_what_the_name_of_a_group_takes(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help_all"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "--teacher SPEC Short for --teacher.spec." in text
+    assert "--optim FILE YAML file of the settings below." in text
+    assert "configuration file" not in text
+
+
 @pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.first])
 def test_the_examples_of_help_can_be_typed(verb: str) -> None:
     arguments = ["x"] * sum(not name.startswith("-") for name in cli.VERBS[verb].arguments)

@@ -13,7 +13,8 @@ def candidate(key: str, ms: float, rung: int | None, miou: float | None, reason:
     return {
         "key": key, "family": "dsunet", "size": 320, "parameters": 12345, "file_bytes": 2_500_000,
         "median_ms": ms, "low_ms": ms - 0.2, "high_ms": ms + 0.3, "p95_ms": ms + 1, "peak_bytes": 90_000_000,
-        "error": None, "verdict": "within", "rung": rung, "scored_in": rung, "miou": miou, "reason": reason,
+        "error": None, "verdict": "within", "lr": 2e-4, "rung": rung, "scored_in": rung, "miou": miou,
+        "reason": reason,
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, configure: Any, run: Path
     teacher = TeacherConfig(spec=str(run), cache=str(root / "cache"))
     (root / "recipe.yaml").write_text(to_yaml(replace(recipe, teacher=teacher)))
     (root / "candidates.yaml").write_text(
-        "- {spec: dsunet, width: 0.1, stride: 4, sizes: [16, 32, 48, 64, 80]}\n"
+        "- {spec: dsunet, width: 0.1, stride: 4, lr: 0.02, sizes: [16, 32, 48, 64, 80]}\n"
     )
 
     def make(out: Path, **changes: Any) -> SearchConfig:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segdistill.config.search import SearchConfig
+from segdistill.config.search import LearningRates, SearchConfig
 from segdistill.config.train import DataConfig, ObjectiveConfig, StudentConfig, TeacherConfig, TrainConfig
 from segdistill.searching import candidates as module
 from segdistill.searching.candidates import Candidate, input_sizes, list_candidates, read_candidates
@@ -90,6 +90,7 @@ def test_a_file_names_more_with_sizes_of_their_own(tmp_path: Path) -> None:
         ("spec: dsunet\n", "must be a list of students"),
         ("- {spec: dsunet, wide: 2}\n", "entry 1"),
         ("- {spec: dsunet, sizes: 40}\n", "sizes of entry 1 is 40"),
+        ("- {spec: dsunet, lr: fast}\n", "lr of entry 1 is 'fast'"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -98,6 +99,26 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> No
     with pytest.raises(ValueError, match=message) as error:
         read_candidates(file)
     assert "\n" not in str(error.value)
+
+
+def test_learning_rates_follow_the_weights_that_a_candidate_starts_from(run: Path, tmp_path: Path) -> None:
+    file, weights = tmp_path / "candidates.yaml", tmp_path / "mine.pth"
+    file.write_text("- {spec: dsunet, width: 0.3}\n- {spec: dsunet, width: 0.4, lr: 0.5}\n")
+    weights.touch()
+    found, _ = listed(
+        families=["timm", "teacher", "recipe"],
+        recipe="recipe.yaml",
+        recipe_config=TrainConfig(
+            data=DataConfig(root="x"), teacher=TeacherConfig(spec=str(run)), student=StudentConfig(width=0.7)
+        ),
+        encoders={"resnet18": str(weights)},
+        candidates=str(file),
+        lr=LearningRates(scratch=1.0, encoder=2.0, network=3.0),
+        sizes=[1.0],
+    )
+    assert {(c.family, c.lr) for c in found} == {
+        ("recipe", None), ("teacher", 3.0), ("timm", 2.0), ("file", 1.0), ("file", 0.5),
+    }  # fmt: skip
 
 
 def test_nothing_to_try_is_an_error() -> None:

@@ -17,7 +17,9 @@ LABELS = LabelSet(names=("background", "cat"), palette=((0, 0, 0), (200, 30, 40)
 
 
 def candidate(key: str, family: str = "dsunet") -> Candidate:
-    return Candidate(network=key, family=family, student=StudentConfig(width=0.03, stride=4), size=32)
+    return Candidate(
+        network=key, family=family, student=StudentConfig(width=0.03, stride=4), size=32, lr=None
+    )
 
 
 def judged(latencies: dict[str, Latency], **budget: Any) -> dict[str, dict[str, Any]]:

@@ -99,6 +99,9 @@ def test_crops_and_objects_shrink_with_the_input_and_a_rung_is_open_ended(config
         full_recipe(recipe, folder.candidates[f"dsunet-w0.5-s1-{size}"], config, 0) for size in (32, 64)
     )
     assert (half.size, half.evaluate_size, whole.evaluate_size) == (32, 32, 64)
+    assert (half.optim.lr, config.lr.scratch) == (2e-3, 2e-3)
+    own = replace(folder.candidates["dsunet-w0.5-s1-32"], lr=None)
+    assert full_recipe(recipe, own, config, 0).optim.lr == recipe.optim.lr == 1e-3
     assert half.augment.scale == pytest.approx([scale / 2 for scale in whole.augment.scale])
     changing = replace(whole, objective=replace(whole.objective, alpha=(1.0, 0.5)), progressive=[(0.5, 32)])
     rung = rung_recipe(changing, 40, 20)

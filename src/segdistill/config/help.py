@@ -49,13 +49,24 @@ class PrintFirst(argparse.Action):
 
 
 class PrintAll(argparse.Action):
-    """Print the help of every option, by topic, and exit."""
+    """Print the help of every option, by topic, and exit.
 
-    def __init__(self, *args: Any, **more: Any) -> None:
+    Args:
+        full_names: see `PrintFirst`.
+    """
+
+    def __init__(self, *args: Any, full_names: Mapping[str, str], **more: Any) -> None:
         super().__init__(*args, **(more | NOTHING_PARSED))
+        self.full_names = full_names
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print and exit."""
+        """Say what the name of a group of settings takes, print, and exit."""
+        by_name = {name: action for action in parser._actions for name in action.option_strings}
+        for name, action in by_name.items():
+            if any(other.startswith(f"{name}.") for other in by_name):
+                full = self.full_names.get(name)
+                action.help = f"Short for {full}." if full else "YAML file of the settings below."
+                action.metavar = full.rpartition(".")[2].upper() if full else "FILE"
         parser.print_help()
         parser.exit()
 
@@ -63,10 +74,14 @@ class PrintAll(argparse.Action):
 def add_help(parser: ArgumentParser, first: Mapping[str, str], full_names: Mapping[str, str]) -> None:
     """Give a parser `--help`, and `--help_all` where `first` chooses what `--help` shows."""
     if not first:
-        parser.add_argument("-h", "--help", action=PrintAll, help="show the options and exit")
+        parser.add_argument(
+            "-h", "--help", action=PrintAll, full_names=full_names, help="show the options and exit",
+        )  # fmt: skip
         return
     parser.add_argument(
         "-h", "--help", action=PrintFirst, first=first, full_names=full_names,
         help="show the options that are changed first, and exit",
     )  # fmt: skip
-    parser.add_argument("--help_all", action=PrintAll, help="show all options by topic, and exit")
+    parser.add_argument(
+        "--help_all", action=PrintAll, full_names=full_names, help="show all options by topic, and exit"
+    )

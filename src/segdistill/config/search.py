@@ -16,6 +16,22 @@ MAY_DIFFER = frozenset({"hours", "jobs", "latency_on", "out"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearningRates:
+    """Learning rates of the candidates, by the weights that they start from."""
+
+    scratch: float = 2e-3
+    """Of networks without pretrained weights."""
+    encoder: float = 1e-3
+    """Of pretrained encoders with a decoder from scratch."""
+    network: float = 2e-4
+    """Of networks that are pretrained as a whole, such as the teacher's own."""
+
+    def __post_init__(self) -> None:
+        for name, rate in vars(self).items():
+            require(rate > 0, f"lr.{name}", rate, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """A budget, and how the best student within it is looked for."""
 
@@ -42,6 +58,8 @@ class SearchConfig:
     recipe: str | None = None
     """A YAML file of `segdistill train`: how students are trained, and on which data from which teacher where
     no options name them. null takes a plain recipe."""
+    lr: LearningRates = field(default_factory=LearningRates)
+    """Learning rates of all candidates but the student of `recipe`, which has its own."""
     families: list[Family] = field(default_factory=lambda: ["dsunet", "timm", "teacher", "recipe"])
     """Of dsunet (widths and strides), timm (encoders with light decoders), teacher (its own network) and
     recipe (the student of `recipe`), which are tried."""

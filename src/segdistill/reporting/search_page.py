@@ -111,6 +111,7 @@ def _trained_row(candidate: Record, record: Record) -> Row:
         _points(record["validation"].get(candidate["key"])), _interval(candidate),
         f"{candidate['parameters']:,}",
         *(_megabytes(candidate[name]) for name in ("file_bytes", "peak_bytes")),
+        f"{candidate['lr']:g}",
     ]  # fmt: skip
     return Row(title=candidate["key"], cells=[Cell(text=text) for text in texts], note=candidate["reason"])
 

@@ -6,13 +6,13 @@ training is an ordinary one, and leaves an ordinary run folder.
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from segdistill.config.architecture import Architecture, DecoderName
 from segdistill.config.naming import setting
-from segdistill.config.search import SearchConfig
+from segdistill.config.search import LearningRates, SearchConfig
 from segdistill.config.train import StudentConfig, TrainConfig
 from segdistill.config.yaml import from_plain
 from segdistill.files import read_plain_yaml
@@ -43,12 +43,14 @@ class Candidate:
         family: dsunet, timm, teacher, recipe or file.
         student: the network and the weights it starts from.
         size: long side of its input in pixels.
+        lr: its learning rate; None takes the recipe's.
     """
 
     network: str
     family: str
     student: StudentConfig
     size: int
+    lr: float | None
 
     @property
     def key(self) -> str:
@@ -63,6 +65,21 @@ class Candidate:
     def from_dict(cls, values: dict[str, Any]) -> "Candidate":
         """What `to_dict` gave."""
         return cls(**values | {"student": from_plain(StudentConfig, values["student"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A network that is tried in several input sizes.
+
+    Attributes:
+        student: the network and the weights it starts from.
+        sizes: long sides of its input in pixels; empty for those of all.
+        lr: its learning rate; None for that of networks that start alike.
+    """
+
+    student: StudentConfig
+    sizes: list[int] = field(default_factory=list)
+    lr: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +102,7 @@ def list_candidates(config: SearchConfig, recipe: TrainConfig) -> tuple[list[Can
         ValueError: a file of candidates is wrong, or there is no candidate.
     """
     left_out: list[LeftOut] = []
-    students: dict[str, tuple[str, StudentConfig]] = {}
-    sizes: dict[str, list[int]] = {}
+    students: dict[str, tuple[str, Entry]] = {}
     found: list[tuple[str, StudentConfig]] = []
     if "recipe" in config.families and config.recipe is not None:
         found.append(("recipe", recipe.student))
@@ -96,24 +112,27 @@ def list_candidates(config: SearchConfig, recipe: TrainConfig) -> tuple[list[Can
         found += [("dsunet", student) for student in dsunet_students()]
     if "timm" in config.families:
         found += [("timm", student) for student in _timm_students(config, left_out)]
-    more = read_candidates(Path(config.candidates)) if config.candidates is not None else []
-    for family, student, own in [*((*pair, []) for pair in found), *(("file", *entry) for entry in more)]:
-        if any(student == known for _, known in students.values()):
+    entries = [(family, Entry(student=student)) for family, student in found]
+    if config.candidates is not None:
+        entries += [("file", entry) for entry in read_candidates(Path(config.candidates))]
+    for family, entry in entries:
+        if any(entry.student == known.student for _, known in students.values()):
             continue
-        name = plain = network_name(student)
+        name = plain = network_name(entry.student)
         number = 1
         while name in students:  # files of one name in different folders, say
             number += 1
             name = f"{plain}-{number}"
-        students[name] = (family, student)
-        if own:
-            sizes[name] = own
+        students[name] = (family, entry)
     common = input_sizes(config.size, config.sizes)
     candidates = [
-        Candidate(network=name, family=family, student=student, size=size)
-        for name, (family, student) in students.items()
-        for size in sizes.get(name, common)
-    ]
+        Candidate(
+            network=name, family=family, student=entry.student, size=size,
+            lr=entry.lr or learning_rate(family, entry.student, config.lr),
+        )
+        for name, (family, entry) in students.items()
+        for size in entry.sizes or common
+    ]  # fmt: skip
     if not candidates:
         raise ValueError(
             f"there is no candidate: name families, encoders or a file with {setting('candidates')}"
@@ -124,6 +143,16 @@ def list_candidates(config: SearchConfig, recipe: TrainConfig) -> tuple[list[Can
 def input_sizes(size: int, factors: list[float]) -> list[int]:
     """The sizes that are tried around `size`: multiples of 16 pixels, from small to large."""
     return sorted({max(GRID, round(size * factor / GRID) * GRID) for factor in factors})
+
+
+def learning_rate(family: str, student: StudentConfig, rates: LearningRates) -> float | None:
+    """The learning rate for the weights that a student starts from; None for the recipe's own student."""
+    if family == "recipe":
+        return None
+    whole = student.init is not None or student.weights == PUBLISHED
+    if whole or (family == "teacher" and student.weights != IMAGENET):
+        return rates.network
+    return rates.encoder if student.weights is not None else rates.scratch
 
 
 def network_name(student: StudentConfig) -> str:
@@ -194,8 +223,8 @@ def _teacher_students(recipe: TrainConfig, left_out: list[LeftOut]) -> Iterator[
         yield StudentConfig(spec=spec.text, weights=teacher.weights or known.get(spec.kind))
 
 
-def read_candidates(path: Path) -> list[tuple[StudentConfig, list[int]]]:
-    """The students of a file, each a mapping of the settings of `student`, with their own `sizes` if any.
+def read_candidates(path: Path) -> list[Entry]:
+    """The students of a file, each a mapping of the settings of `student`, with `sizes` and `lr` if any.
 
     Raises:
         FileNotFoundError: it does not exist.
@@ -207,13 +236,15 @@ def read_candidates(path: Path) -> list[tuple[StudentConfig, list[int]]]:
             f"{path} must be a list of students, each a mapping such as {{spec: dsunet, width: 0.5}}"
         )
     found = []
-    for number, entry in enumerate(content, start=1):
-        sizes = entry.pop("sizes", [])
+    for number, values in enumerate(content, start=1):
+        sizes, lr = values.pop("sizes", []), values.pop("lr", None)
         whole = isinstance(sizes, list) and all(isinstance(size, int) and size > 0 for size in sizes)
         if not whole:
             raise ValueError(f"{path}: sizes of entry {number} is {sizes!r}, but must be a list of pixels")
+        if lr is not None and not (isinstance(lr, int | float) and lr > 0):
+            raise ValueError(f"{path}: lr of entry {number} is {lr!r}, but must be a number above 0")
         try:
-            found.append((from_plain(StudentConfig, entry), sizes))
+            found.append(Entry(student=from_plain(StudentConfig, values), sizes=sizes, lr=lr))
         except ValueError as error:
             raise ValueError(f"{path}: entry {number}: {error}") from None
     return found

@@ -111,7 +111,8 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
             latencies[key]
             | {
                 "key": key, "family": candidate.family, "size": candidate.size,
-                "rung": reached.get(key), "miou": scores.get(key), "scored_in": scored.get(key),
+                "lr": candidate.lr or folder.recipe.optim.lr, "rung": reached.get(key),
+                "miou": scores.get(key), "scored_in": scored.get(key),
                 "reason": failures.get(key) or reasons.get(key) or latencies[key]["reason"],
             }
             for key, candidate in folder.candidates.items()

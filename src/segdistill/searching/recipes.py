@@ -88,6 +88,7 @@ def full_recipe(recipe: TrainConfig, candidate: Candidate, config: SearchConfig,
         augment=replace(recipe.augment, scale=(low * factor, high * factor)),
         optim=replace(
             recipe.optim,
+            lr=candidate.lr or recipe.optim.lr,
             groups=recipe.optim.groups if alike else {},  # names of modules
             warmup=min(recipe.optim.warmup, steps // 10) if steps else recipe.optim.warmup,
         ),
