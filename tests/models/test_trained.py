@@ -248,7 +248,7 @@ def test_torchvision_teacher_without_a_network_names_the_way_out(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("torch.hub.urlopen", offline)
-    with pytest.raises(ValueError, match=r"no route.*https://.*teacher\.weights FILE"):
+    with pytest.raises(ValueError, match=rf"no route.*https://.*copy it into {tmp_path}/hub/checkpoints"):
         load_network(TORCHVISION)
 
 

@@ -301,7 +301,7 @@ def _load_torchvision(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         except (URLError, OSError) as error:
             raise ValueError(
                 f"the weights of {name} could not be downloaded ({error}). Download {published.url} "
-                f"elsewhere and pass the file with {setting('teacher.weights')} FILE"
+                f"elsewhere and copy it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
             ) from None
     categories = published.meta["categories"]
     module = TorchvisionNetwork(
