@@ -28,6 +28,9 @@ def test_int8_is_measured(quantized: Export, form: str) -> None:
     assert parity["same_class"] > 0.8
 
 
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="int8 transposed convolutions need AVX-512"
+)
 def test_maps_stay_int8_from_one_layer_to_the_next(quantized: Export) -> None:
     path = quantized("openvino")
     import openvino

@@ -36,7 +36,7 @@ def test_gradients_are_those_of_pytorch(
         expected, found = gradients(plain, x, torch.float32), gradients(fast, x, dtype)
         assert len(expected) == len(found) == 3 + (padding > 0)
         for one, two in zip(expected, found, strict=True):
-            tolerance = 1e-5 if dtype == torch.float32 else 0.01
+            tolerance = 1e-5 if dtype == torch.float32 else 0.02  # without AVX-512 bfloat16 sums are coarser
             assert (one - two).norm() <= tolerance * one.norm()
 
 
