@@ -51,7 +51,7 @@ class SearchConfig:
     """What it computes in: fp32, int8, or bf16 (openvino)."""
     size: int = 320
     """Long side of its input in pixels; smaller and larger ones are tried too, see `sizes`."""
-    sizes: list[float] = field(default_factory=lambda: [0.7, 0.85, 1.0, 1.2])
+    sizes: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.85, 1.0, 1.2])
     """Factors of `size` that are tried, each rounded to a multiple of 16 pixels."""
     threads: int = 1
     """Threads of the runtime."""
