@@ -73,6 +73,8 @@ def test_a_short_time_trains_fewer_candidates() -> None:
     assert steps >= 50
     assert total_steps(fewer, count_rungs(fewer), steps) <= 400
     assert affordable_steps([1.0] * 8, 1.0) == (2, 50)
+    # With 200 s of scoring after each as many steps, of which there are 12.
+    assert affordable_steps([1.0] * 8, 12_000.0, scoring_seconds=[200.0] * 8) == (8, 800)
 
 
 def test_more_processes_than_candidates_are_no_help() -> None:

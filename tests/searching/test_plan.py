@@ -10,7 +10,7 @@ from segdistill.config.search import SearchConfig
 from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.searching import latency
 from segdistill.searching.folder import SearchFolder, Session
-from segdistill.searching.halving import first_rung
+from segdistill.searching.halving import count_rungs, first_rung, total_steps
 from segdistill.searching.recipes import full_recipe, read_recipe, rung_recipe
 from segdistill.searching.search import final_steps, find_candidates, make_plan, open_rung
 
@@ -39,6 +39,7 @@ def measured(config: SearchConfig) -> SearchFolder:
 
 def test_a_short_time_leaves_candidates_out(config: SearchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "step_seconds", lambda config, classes: 1.0)
+    monkeypatch.setattr(latency, "START_SECONDS", 10.0)
     config = replace(config, hours=0.25)
     folder = measured(config)
     make_plan(folder, Session(folder), config)
@@ -48,6 +49,8 @@ def test_a_short_time_leaves_candidates_out(config: SearchConfig, monkeypatch: p
     assert plan["members"] == [*reversed(folder.candidates)][: len(plan["members"])]
     assert {entry["reason"] for entry in plan["left_out"]} == {"no time left for it"}
     assert len(plan["left_out"]) + len(plan["members"]) == 12
+    count = len(plan["members"])  # each training takes 10 s beside its steps of a second
+    assert total_steps(count, count_rungs(count), plan["steps"] + 10, jobs=2) <= 0.5 * 900
 
 
 def test_without_a_time_steps_follow_from_the_recipe(config: SearchConfig) -> None:
@@ -72,13 +75,18 @@ def test_time_that_is_spent_ends_the_rungs_and_sets_the_steps_of_the_full_recipe
     assert len(folder.rungs()[1].members) == 6
     folder = SearchFolder(folder.path)
     (folder.path / "rungs" / "01.json").unlink()
-    folder.write(folder.path / "sessions" / "a.json", {"rung 1": 2000.0})
+    # The next rung would take 6 * 100 steps of 1.5 s, on two processes 450 s; 1080 s are for the full recipe.
+    folder.write(folder.path / "sessions" / "a.json", {"rung 1": 3600.0 - 1080 - 440})
     late = open_rung(folder, config)
     assert late is not None
     assert (late.final, late.members) == (True, (keys[11], keys[10]))
-    assert late.steps == int(1600.0 / 2.0)  # of the slower of both, which are trained side by side
+    assert late.steps == int(1520.0 / 2.0)  # of the slower of both, which are trained side by side
     (folder.path / "rungs" / "01.json").unlink()
-    assert final_steps(folder, replace(config, jobs=1), late) == int(1600.0 / 4.0)
+    assert final_steps(folder, replace(config, jobs=1), late) == int(1520.0 / 4.0)
+    folder.write(folder.path / "sessions" / "a.json", {"rung 1": 3600.0 - 1080 - 460})
+    early = open_rung(folder, config)
+    assert early is not None
+    assert not early.final
 
 
 def test_two_members_have_their_steps_from_the_estimate(config: SearchConfig) -> None:

@@ -19,7 +19,10 @@ LEAST_STEPS = 50
 """Steps of the first rung below which fewer candidates are trained instead, where time decides."""
 
 HALVING_FRACTION = 0.5
-"""Of the time, the fraction for all rungs; the rest is for the full recipe."""
+"""Of the time, the fraction that all rungs are planned for; the rest is for the full recipe."""
+
+FINAL_FRACTION = 0.3
+"""Of the time, the fraction that a rung that took longer than planned must leave to the full recipe."""
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -74,7 +77,11 @@ def total_steps(members: int, rungs: int, steps: int, jobs: int = 1) -> int:
 
 
 def affordable_steps(
-    step_seconds: Sequence[float], seconds: float, most_rungs: int = 0, jobs: int = 1
+    step_seconds: Sequence[float],
+    seconds: float,
+    most_rungs: int = 0,
+    jobs: int = 1,
+    scoring_seconds: Sequence[float] = (),
 ) -> tuple[int, int]:
     """How many of the candidates, from the first on, and how many steps in the first rung, fit into a time.
 
@@ -83,11 +90,12 @@ def affordable_steps(
         seconds: for all rungs.
         most_rungs: see `count_rungs`.
         jobs: candidates that are trained at a time.
+        scoring_seconds: of starting each candidate's training and scoring it, after each as many steps.
     """
     for count in range(len(step_seconds), FINALISTS, -1):
-        mean = float(np.mean(step_seconds[:count]))
         unit = total_steps(count, count_rungs(count, most_rungs), 1, jobs)
-        steps = int(seconds / (unit * mean))
+        beside = float(np.mean(scoring_seconds[:count])) if scoring_seconds else 0.0
+        steps = int((seconds / unit - beside) / float(np.mean(step_seconds[:count])))
         if steps >= LEAST_STEPS:
             return count, steps
     return min(FINALISTS, len(step_seconds)), LEAST_STEPS

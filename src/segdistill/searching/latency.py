@@ -40,6 +40,9 @@ CALIBRATION_IMAGES = 8
 STEP_IMAGES, STEP_PASSES = 4, 3
 """Images of a pass that the time of a training step is estimated from; passes, the first one slow."""
 
+START_SECONDS = 15.0
+"""What it takes about to start a training: a process, its imports, the network, the data set."""
+
 
 def export_candidates(
     candidates: Mapping[str, Candidate], labels: LabelSet, recipe: TrainConfig, config: SearchConfig,
@@ -224,11 +227,15 @@ def step_seconds(config: TrainConfig, classes: int) -> float:
     image = torch.randn(STEP_IMAGES, 3, config.size, config.size, device=device)
     image = image.to(memory_format=torch.channels_last)
     target = torch.zeros(STEP_IMAGES, config.size, config.size, dtype=torch.long, device=device)
+    teacher_logits = torch.randn(STEP_IMAGES, classes, config.size, config.size, device=device)
 
     def step() -> None:
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
             logits = student(image)
-        torch.autograd.backward(F.cross_entropy(logits.float(), target))
+        loss = F.cross_entropy(logits.float(), target)
+        if config.teacher.specs:
+            loss = loss + F.kl_div(logits.float().log_softmax(1), teacher_logits.softmax(1))
+        torch.autograd.backward(loss)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -238,3 +245,15 @@ def step_seconds(config: TrainConfig, classes: int) -> float:
         torch.set_num_threads(threads)
     log(f"One step of {config.student.spec} takes about {seconds:.2f} s")
     return seconds
+
+
+def scoring_seconds(config: TrainConfig, step: float, images: int) -> float:
+    """Estimated seconds of starting a training and of scoring the network on `images` images, one at a time.
+
+    Args:
+        config: of the training.
+        step: seconds of one of its steps, a third of them for the forward pass.
+        images: of the held-out part.
+    """
+    larger = ((config.evaluate_size or config.size) / config.size) ** 2
+    return START_SECONDS + images * larger * step / (3 * config.batch)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -156,10 +156,12 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         ]
         steps, seconds = settings.steps, _estimate_steps(folder, members, config)
         if not steps and seconds:
-            time_for_rungs = halving.HALVING_FRACTION * seconds_left(folder, config)
-            wanted = [seconds[key] for key in members]
             count, steps = halving.affordable_steps(
-                wanted, time_for_rungs, settings.rungs, count_jobs(config)
+                [seconds[key] for key in members],
+                halving.HALVING_FRACTION * seconds_left(folder, config),
+                settings.rungs,
+                count_jobs(config),
+                _estimate_scoring(folder, seconds),
             )
             left_out += [{"name": key, "reason": "no time left for it"} for key in members[count:]]
             members = members[:count]
@@ -186,6 +188,13 @@ def _estimate_steps(folder: SearchFolder, members: Sequence[str], config: Search
         key: latency.step_seconds(full_recipe(recipe, folder.candidates[key], settings, 0), classes)
         for key in members
     }
+
+
+def _estimate_scoring(folder: SearchFolder, step_seconds: Mapping[str, float]) -> list[float]:
+    """Estimated seconds of what a training in a rung takes beside its steps."""
+    full = {key: full_recipe(folder.recipe, folder.candidates[key], folder.config, 0) for key in step_seconds}
+    images = len(open_validation(next(iter(full.values())).data))
+    return [latency.scoring_seconds(full[key], step, images) for key, step in step_seconds.items()]
 
 
 def train_rungs(folder: SearchFolder, session: Session, config: SearchConfig) -> None:
@@ -218,11 +227,11 @@ def open_rung(folder: SearchFolder, config: SearchConfig) -> Rung | None:
         if not halving.ranking(results):
             reason = next(iter(results.values()))["failed"]
             raise ValueError(f"every candidate of rung {len(rungs)} failed; the first: {reason}")
-        late = config.hours is not None and seconds_left(folder, config) < (
-            (1 - halving.HALVING_FRACTION) * 3600 * config.hours
+        found = halving.next_rung(
+            rungs[-1], results, last=bool(settings.rungs and len(rungs) >= settings.rungs)
         )
-        last = late or bool(settings.rungs and len(rungs) >= settings.rungs)
-        found = halving.next_rung(rungs[-1], results, last=last)
+        if found is not None and not found.final and not _time_for(folder, config, found):
+            found = halving.next_rung(rungs[-1], results, last=True)
         if found is None:
             return None
         following = found
@@ -236,16 +245,7 @@ def final_steps(folder: SearchFolder, config: SearchConfig, rung: Rung) -> int:
     """Steps of the full recipe: what the settings ask for, else what time is left for, else the recipe's."""
     if folder.config.final_steps or config.hours is None:
         return folder.config.final_steps
-    before = folder.rungs()
-    if before:
-        results = folder.results(before[-1])
-        estimated = folder.plan["step_seconds"]  # an interrupted training counts its last session alone
-        seconds = {
-            key: max(results[key]["seconds"] / _steps_made(before, key), estimated.get(key, 0.0))
-            for key in rung.members
-        }
-    else:
-        seconds = folder.plan["step_seconds"]
+    seconds = step_seconds(folder)
     # Of the slower of both, as both are trained at once where there are processes for that.
     each = max((seconds[key] for key in rung.members if key in seconds), default=0.0)
     if not each:
@@ -253,6 +253,31 @@ def final_steps(folder: SearchFolder, config: SearchConfig, rung: Rung) -> int:
     rounds = -(-len(rung.members) // count_jobs(config))
     steps = int(seconds_left(folder, config) / (each * rounds))
     return max(1, min(steps, folder.recipe.steps or steps))
+
+
+def _time_for(folder: SearchFolder, config: SearchConfig, rung: Rung) -> bool:
+    """Whether another rung leaves enough time for the full recipe."""
+    if config.hours is None:
+        return True
+    seconds = step_seconds(folder)
+    added = rung.steps - folder.rungs()[-1].steps
+    wanted = added * sum(seconds[key] for key in rung.members) / min(count_jobs(config), len(rung.members))
+    return seconds_left(folder, config) - wanted >= halving.FINAL_FRACTION * 3600 * config.hours
+
+
+def step_seconds(folder: SearchFolder) -> dict[str, float]:
+    """Seconds of a step of each candidate that is still there: as its last rung took, else as estimated.
+
+    What a training takes beside its steps is shared out among them.
+    """
+    before, estimated = folder.rungs(), folder.plan["step_seconds"]
+    if not before:
+        return estimated
+    results = folder.results(before[-1])
+    return {  # an interrupted training counts its last session alone, hence the estimate
+        key: max(result["seconds"] / _steps_made(before, key), estimated.get(key, 0.0))
+        for key, result in results.items()
+    }
 
 
 def _steps_made(rungs: Sequence[Rung], key: str) -> int:
