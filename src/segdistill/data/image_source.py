@@ -65,14 +65,6 @@ class FolderSource(ImageSource):
         return path.relative_to(self.folder).with_suffix("").as_posix()
 
 
-class StreamedImage(EmbeddedBytes):
-    """An image that was read from a stream."""
-
-    def is_file(self) -> bool:
-        """It is there: its bytes are."""
-        return True
-
-
 class StreamSource(ImageSource):
     """A column of a data set that `datasets` streams: a row is in memory at a time, none is kept.
 
@@ -130,7 +122,7 @@ class StreamSource(ImageSource):
                     with fsspec.open(cell["path"], "rb") as file:
                         data = file.read()
                 name = f"{self.source} ({self.split}, row {number})"
-                yield f"{number:09d}", StreamedImage(Path(self.source), name, data or b"")
+                yield f"{number:09d}", EmbeddedBytes(Path(self.source), name, data or b"")
         except Exception as error:  # of any kind: the network's, arrow's, its own
             raise ValueError(
                 f"{self.source} cannot be read any further ({first_line(error)[:200]}): start again, which "
