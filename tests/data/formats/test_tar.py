@@ -5,10 +5,10 @@ import io
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tarfile
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +149,15 @@ def test_a_pattern_takes_the_tar_files_alone(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"\* stands for 2 files or folders, but for no \.tar file"):
         open_unlabelled(f"{folder}/*", VOC)
+
+
+def test_tar_files_in_nested_folders_are_not_left_out(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "set", numbered(1), each=1)
+    assert len(find_tars(folder)) == 1
+    write_shards(folder / "more", numbered(1), each=1)
+    with pytest.raises(ValueError, match=r"set holds \.tar files, and so do folders in it, .* pattern"):
+        find_tars(folder)
+    assert len(find_tars(f"{folder}/**/*.tar")) == 2
 
 
 def test_the_suffix_says_which_files_are_images(tmp_path: Path) -> None:
@@ -310,24 +319,29 @@ def test_an_index_that_vanishes_while_it_is_used_is_made_again(tmp_path: Path, c
     assert ids(samples) == ["x/a", "x/b"]
 
 
+def read_with_few_files(folder: Path, answer: Any) -> None:
+    """In a process of its own: the ids of all images, while few files may be open."""
+    import resource  # which Windows lacks
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+    for _ in range(2):
+        samples = open_unlabelled(folder, VOC)
+        answer.send([samples[index].id for index in range(len(samples))])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 def test_there_may_be_more_tar_files_than_files_that_may_be_open(tmp_path: Path) -> None:
     for number in range(200):
         write_tar(tmp_path / "shards" / f"{number:03d}.tar", {"a.jpg": encoded(number)})
-    program = f"""
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from segdistill.data.datasets import open_unlabelled
-from segdistill.data.labels import VOC
-for _ in range(2):
-    samples = open_unlabelled({str(tmp_path / "shards")!r}, VOC)
-    print(len({{samples[index].id for index in range(len(samples))}}))
-"""
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.stdout.split() == ["200", "200"], done.stderr
+    context = get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=read_with_few_files, args=(tmp_path / "shards", sender))
+    process.start()
+    process.join()
+    sender.close()
+    expected = [f"{number:03d}/a" for number in range(200)]
+    assert [receiver.recv(), receiver.recv()] == [expected, expected]
+    assert process.exitcode == 0
 
 
 def test_a_changed_tar_gets_another_index_and_the_old_one_goes(tmp_path: Path) -> None:

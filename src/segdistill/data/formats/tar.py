@@ -45,14 +45,20 @@ def find_tars(source: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there is no such file or folder, or none that fits the pattern.
-        ValueError: it is the name of something else.
+        ValueError: it is the name of something else, or of a folder in whose folders are tar files too.
     """
     folder, name = Path(source), str(source)
     if folder.is_dir():
         found = sorted(path for path in folder.iterdir() if path.name.lower().endswith((TAR, *COMPRESSED)))
-        if found and not is_table(folder) and next(list_images(folder), None) is None:
-            return found
-        return []
+        if not found or is_table(folder) or next(list_images(folder), None) is not None:
+            return []
+        nested = next((path for path in folder.rglob(f"*{TAR}") if path.parent != folder), None)
+        if nested is not None:
+            raise ValueError(
+                f"{folder} holds {TAR} files, and so do folders in it, such as {nested}: name all with the "
+                f"pattern {folder}/**/*{TAR}"
+            )
+        return found
     if name.startswith(HUB):
         raise ValueError(
             f"{name} is on the Hugging Face Hub, and images are read from the disk: `segdistill data shard "
