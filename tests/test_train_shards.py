@@ -67,7 +67,7 @@ def test_two_processes_learn_of_tar_files_what_they_learn_of_a_folder(
     launch: Any, mixed: Any, photos: Path, shards: Path, tmp_path: Path
 ) -> None:
     for name, source in (("folder", photos), ("shards", shards)):
-        (tmp_path / f"{name}.yaml").write_text(to_yaml(mixed(f"two-{name}", source, cached=True)))
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(mixed(f"two-{name}", source, cached=True, batch=8)))
         done = launch("train", "--config", tmp_path / f"{name}.yaml")
         assert done.returncode == 0, done.stderr
     assert differing(tmp_path / "two-folder", tmp_path / "two-shards") == []
