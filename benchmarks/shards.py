@@ -9,7 +9,6 @@ system's cache: what a disk adds is left out.
 """
 
 import argparse
-import os
 import pickle
 import shutil
 import statistics
@@ -29,7 +28,7 @@ from rich.table import Table
 
 from segdistill.config.train import DataConfig, TrainConfig
 from segdistill.data.datasets import open_unlabelled
-from segdistill.data.formats.tar import index_folder
+from segdistill.data.formats.tar import TarIndex
 from segdistill.data.labels import VOC
 from segdistill.data.loaders import training_batches
 from segdistill.inspecting import shard_images
@@ -96,6 +95,12 @@ def read(source: str, batches: int) -> dict[str, float]:
     }
 
 
+def delete_indexes(shards: Path) -> None:
+    """Delete the indexes of some tar files from the user's cache, and no others."""
+    for path in shards.glob("*.tar"):
+        TarIndex(path).file.unlink(missing_ok=True)
+
+
 def measured(source: Path, batches: int) -> dict[str, float]:
     """What `read` gives, from a process of its own: forked, for then it has imported everything."""
     with ProcessPoolExecutor(1, get_context("fork")) as pool:
@@ -114,8 +119,6 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     photos, shards = options.folder / "photos", options.folder / "shards"
-    # The index is kept there, and not beside those of the user's own data.
-    os.environ["XDG_CACHE_HOME"] = str(options.folder / "cache")
     if not photos.exists():
         draw(photos, options.images)
     shard_images(photos, shards, each=EACH)
@@ -124,10 +127,11 @@ def main() -> None:
     for _ in range(options.turns):
         for name, source in columns.items():
             if "first" in name:
-                shutil.rmtree(index_folder(), ignore_errors=True)
+                delete_indexes(shards)
             found[name].append(measured(source, options.batches))
             print(name, found[name][-1], file=sys.stderr)
-    index = sum(path.stat().st_size for path in index_folder().glob("*.npy"))
+    index = sum(TarIndex(path).file.stat().st_size for path in shards.glob("*.tar"))
+    delete_indexes(shards)
     table = Table(title=f"{found['folder'][0]['images']:,} images, medians of {options.turns} turns")
     table.add_column("")
     for name in columns:

@@ -11,6 +11,7 @@ from tar_shards import write_shards
 
 from segdistill import api, cli
 from segdistill.config.train import DataConfig, TeacherConfig, TrainConfig
+from segdistill.config.yaml import to_yaml
 from segdistill.engine.runtime import Stopped
 from segdistill.engine.trainer import Trainer
 
@@ -60,6 +61,16 @@ def test_the_weights_are_those_of_a_folder(mixed: Any, photos: Path, shards: Pat
     for name, source in (("whole", shards), ("pattern", f"{shards}/train-{{000..003}}.tar")):
         assert differing(folder, api.train(mixed(name, source, cached=cached), report=False)) == []
     assert differing(folder, api.train(mixed("seed", shards, cached=cached, seed=1), report=False)) != []
+
+
+def test_two_processes_learn_of_tar_files_what_they_learn_of_a_folder(
+    launch: Any, mixed: Any, photos: Path, shards: Path, tmp_path: Path
+) -> None:
+    for name, source in (("folder", photos), ("shards", shards)):
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(mixed(f"two-{name}", source, cached=True, batch=8)))
+        done = launch("train", "--config", tmp_path / f"{name}.yaml")
+        assert done.returncode == 0, done.stderr
+    assert differing(tmp_path / "two-folder", tmp_path / "two-shards") == []
 
 
 def test_a_resumed_training_ends_with_the_same_weights(

@@ -250,7 +250,7 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
     samples = open_parity_images(str(target), config)
     images: list[Tensor] = []
     if config.quantize == "int8" and (file_format(config.format).calibrated or samples is None):
-        images = open_calibration(str(target), config, make_card(network, config).input_size)
+        images = open_calibration(str(target), config, make_card(network, config))
     log(f"Exporting {target} as {config.format} into {path}, and checking it against PyTorch")
     write = export_page if config.format == "web" else export_network
     with write(network, path, config, samples=samples, calibration=images) as exported:

@@ -26,6 +26,7 @@ from segdistill.exporting.quantize import calibration_images
 from segdistill.models.backbones import FeatureTeacher, load_feature_teacher
 from segdistill.models.card import ModelCard, is_run, read_card, read_model
 from segdistill.models.depthwise import speed_up_depthwise
+from segdistill.models.export_card import ExportCard
 from segdistill.models.hub_runs import run_folder
 from segdistill.models.huggingface import HuggingFaceNetwork
 from segdistill.models.pretrained import load_pretrained
@@ -79,6 +80,7 @@ def build_experiment(config: TrainConfig, *, load_init: bool = True) -> Experime
         teacher=None if teacher is None else teacher.identity(),
         version=__version__,
         huggingface=student.recorded() if isinstance(student, HuggingFaceNetwork) else None,
+        bits=files.files(0).bits,
     )
     return Experiment(
         config=config,
@@ -275,13 +277,13 @@ def calibration_source(spec: str, config: ExportConfig) -> Path | Samples:
         ) from None
 
 
-def open_calibration(spec: str, config: ExportConfig, size: int | None) -> list[Tensor]:
+def open_calibration(spec: str, config: ExportConfig, card: ExportCard) -> list[Tensor]:
     """The calibration images, 3 x H x W uint8; none for a format that needs none, where there are none.
 
     Args:
         spec: the network.
         config: of the export.
-        size: their long side, in pixels; see `calibration_images`.
+        card: what the file will say of itself.
 
     Raises:
         ValueError: the format needs images, and there are none.
@@ -292,7 +294,7 @@ def open_calibration(spec: str, config: ExportConfig, size: int | None) -> list[
         if file_format(config.format).calibrated:
             raise
         return []
-    return calibration_images(source, config.calibration_images, size)
+    return calibration_images(source, config.calibration_images, card.input_size, card.bits)
 
 
 def open_parity_images(spec: str, config: ExportConfig) -> FileSamples | None:

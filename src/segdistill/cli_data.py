@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from segdistill.config.naming import setting
 from segdistill.config.paths import HUB
 from segdistill.config.show import ShowConfig
 from segdistill.config.verbs import Options, Result, Verb
 from segdistill.data.devkit_folder import DevkitFolder
 from segdistill.data.formats.huggingface import IMAGE_COLUMN
 from segdistill.data.formats.table import open_layout
-from segdistill.data.formats.tar import find_tars, names_tars
+from segdistill.data.formats.tar import TAR, find_tars, names_tars
 from segdistill.data.shard_folder import check_out
 
 TEXT = {"type": str | None, "default": None}
@@ -23,6 +24,12 @@ def check_data(options: Options) -> None:
 
 def check_check(options: Options) -> None:
     if names_tars(options.path):
+        for name, value in (("split", options.split), ("data.layout", options.data.layout)):
+            if value is not None:
+                raise ValueError(
+                    f"{options.path} stands for {TAR} files of images without masks, which have no splits "
+                    f"and no layout: leave {setting(name)} out"
+                )
         find_tars(options.path)
     else:
         check_data(options)

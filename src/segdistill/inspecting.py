@@ -166,7 +166,8 @@ def check_tars(source: str | Path) -> dict[str, Any]:
         source: a tar file, a folder of them, or a pattern.
 
     Returns:
-        `path`, `tars`, `images` and `problems` (how many there are of each), and `bad` (ids of the latter).
+        `path`, `tars`, `images`, `problems` and `warnings` (how many there are of each), and `bad` (ids of
+        the problems).
 
     Raises:
         FileNotFoundError: there are none.
@@ -174,16 +175,19 @@ def check_tars(source: str | Path) -> dict[str, Any]:
     """
     tars, bad = find_tars(source), list[Problem]()
     samples = open_tars(tars, VOC)  # for masks that there are not
+    found = Survey.of(samples)
     with progress() as bar:
         task = bar.add_task("check", total=len(samples), numbers="")
-        for problem in check(samples):
+        for problem in check(samples, found):
             bad += [problem] if problem else []
             bar.advance(task)
     log_problems(bad)
+    for warning in found.warnings:
+        log(warning)
     log(f"{counted(len(samples), 'image')} in {counted(len(tars), 'tar file')}")
     return {
         "path": str(source), "tars": len(tars), "images": len(samples), "problems": len(bad),
-        "bad": [problem.id for problem in bad],
+        "bad": [problem.id for problem in bad], "warnings": len(found.warnings),
     }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def label(
     classes = ClassMap.of_names(config.map, network.labels)
     decide = _decision(network, classes, config)
     ready = fuse_students(network)
-    ready.labels = classes.labels
+    ready.labels, folder.bits = classes.labels, network.bits
     pipeline = Pipeline(ready, predicting, accelerator.device, decide=decide, overlays=False)
     with ExitStack() as stack:
 
@@ -100,6 +100,7 @@ def mask_settings(target: str, network: TrainedNetwork, config: LabelConfig) -> 
         "size": config.size or network.size,
         "flip": config.flip,
         "output_stride": network.output_stride,
+        "bits": network.bits,
         "precision": config.precision,
         "provider": config.provider,
         "weights": network.fingerprint(),

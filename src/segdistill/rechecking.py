@@ -96,8 +96,8 @@ def verify_again(certificate: Path, config: VerifyConfig, target: str | None = N
     data = config.data if config.data.root else then.settings.data
     config = replace(then.settings, against=config.against, data=data)
     samples = open_images(specs, config)
+    networks = open_networks(specs, samples, config)
     _require_same_data(then, samples)
-    networks = open_networks(specs, samples.labels, config)
     _require_same_weights(then, specs, networks)
     pair = run_networks(networks, samples, config)
     now = certify(Compared(specs=specs, networks=networks, pair=pair), config)

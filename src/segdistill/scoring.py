@@ -69,6 +69,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
         output_stride=config.output_stride, prompts=config, provider=config.provider,
     )  # fmt: skip
     network = load_network(spec, loading)
+    samples.read_for(network.bits)
     require_prompted([network], config)
     scored = Teacher(
         network, samples.labels, rename=config.map, shared_only=config.shared_only
@@ -143,6 +144,7 @@ def compare(
         for spec, stride in zip(specs, strides, strict=True)
     ]
     require_same_classes(networks)
+    samples.read_for(*(network.bits for network in networks))
     wanted = one_each(config.size, len(specs), "size")
     sizes = [network.input_size(size) for size, network in zip(wanted, networks, strict=True)]
     accelerator = make_accelerator(config.device, config.precision)
@@ -227,7 +229,7 @@ def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[st
     config = config or CalibrateConfig()
     folder = RunFolder(run)
     student = folder.student()
-    samples = open_evaluation(str(run), config.data)
+    samples = open_evaluation(str(run), config.data).read_for(student.bits)
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     main = accelerator.is_main_process

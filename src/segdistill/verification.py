@@ -23,7 +23,6 @@ from segdistill.config.values import one_each
 from segdistill.config.verify import VerifyConfig
 from segdistill.console import counted, log, progress
 from segdistill.data.digest import data_digest
-from segdistill.data.labels import LabelSet
 from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import resize_long_side
 from segdistill.engine.agreement import Pair, evaluate_pair
@@ -99,7 +98,7 @@ def verify(target: str | Path, config: VerifyConfig | None = None, **settings: A
     specs = (config.against, str(target))
     samples = open_images(specs, config)
     log(f"Comparing {target} with {config.against} on {counted(len(samples), 'image')}, then timing both")
-    networks = open_networks(specs, samples.labels, config)
+    networks = open_networks(specs, samples, config)
     compared = Compared(specs=specs, networks=networks, pair=run_networks(networks, samples, config))
     return write_certificate(compared, config)
 
@@ -110,11 +109,14 @@ def open_images(specs: tuple[str, str], config: VerifyConfig) -> FileSamples:
 
 
 def open_networks(
-    specs: tuple[str, str], labels: LabelSet, config: VerifyConfig
+    specs: tuple[str, str], samples: FileSamples, config: VerifyConfig
 ) -> tuple[TrainedNetwork, TrainedNetwork]:
-    """Both networks; the provider is for those of the two that are .onnx files."""
+    """Both networks, for the samples, which are read with their `bits` from then on.
+
+    The provider is for those of the two that are .onnx files.
+    """
     own_stride, against_stride = one_each(config.output_stride, 2, "output_stride")
-    options = LoadOptions(labels=labels, precision=config.precision)
+    options = LoadOptions(labels=samples.labels, precision=config.precision)
     first, second = (
         load_network(
             spec,
@@ -127,6 +129,7 @@ def open_networks(
         for spec, stride in zip(specs, (against_stride, own_stride), strict=True)
     )
     require_same_classes([first, second])
+    samples.read_for(first.bits, second.bits)
     return first, second
 
 

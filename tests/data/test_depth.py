@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from deep_images import chunk, png, tiff
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from segdistill.data.cache.images import sample_key
 from segdistill.data.cache.teacher import image_key
@@ -245,6 +246,37 @@ def test_check_warns_of_16_bits_that_are_all_dark(tmp_path: Path, description: s
         "if they were taken with fewer bits, say `bits: 12` in dataset.yaml"
     ]
     assert counted.warnings == ([] if description else expected)
+
+
+def test_check_warns_of_dark_images_without_masks(tmp_path: Path) -> None:
+    labels = dataset(tmp_path, SHADES).labels
+    samples = open_unlabelled(tmp_path / "images", labels)
+    counted = Survey.of(samples)
+    assert list(check(samples, counted)) == [None]
+    assert (counted.deep, counted.brightest, len(counted.warnings)) == (1, 4095, 1)
+
+
+def test_pixels_are_looked_at_twice_only_in_images_of_more_than_8_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, decoded = dataset(tmp_path, SHADES), []
+    load = PngImageFile.load
+
+    def counting(image: PngImageFile) -> Any:
+        decoded.append(str(image.filename))
+        return load(image)
+
+    monkeypatch.setattr(PngImageFile, "load", counting)
+    name = str(tmp_path / "images" / "a.png")
+    assert list(check(samples, Survey.of(samples))) == [None]
+    deep = decoded.count(name)
+    decoded.clear()
+    grey(SHADES).convert("L").save(name)
+    assert list(check(samples, Survey.of(samples))) == [None]
+    shallow = decoded.count(name)
+    decoded.clear()
+    assert list(check(samples)) == [None]
+    assert decoded.count(name) == shallow < deep
 
 
 def test_check_does_not_warn_where_one_is_bright(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Tar files that are written from a folder or from data sets of `datasets`, in several calls."""
 
+import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,29 @@ def test_bad_files_are_named_and_left_out(
     assert ids(open_unlabelled(tmp_path / "out", VOC))[:2] == ["000000/a/0_v1", "000003/a/3_v1"]
 
 
+def test_an_image_that_cannot_be_decoded_wholly_is_left_out(photos: Path, tmp_path: Path) -> None:
+    for name, cut in (("a/0.v1.jpg", 40), ("a/1.v1.png", 40)):
+        content = (photos / name).read_bytes()
+        (photos / name).write_bytes(content[:-cut])
+    read, out = open_unlabelled(photos, VOC), tmp_path / "out"
+    for index in (0, 1):  # their headers are whole
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            read[index]
+    record = shard_images(photos, out)
+    assert (record["images"], record["problems"]) == (5, 2)
+    assert len(images(open_unlabelled(out, VOC))) == 5
+
+
+def test_a_link_to_a_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    PICTURES[0].save(tmp_path / "elsewhere" / "x.png")
+    (photos / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(
+        ValueError, match=r"photos/more is a link to a folder, whose images would be left out"
+    ):
+        shard_images(photos, tmp_path / "out")
+
+
 def test_two_names_of_one_key_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.b.png", "a_b.png", "a_b.jpg"):
@@ -187,6 +212,31 @@ def test_a_split_may_be_named(tmp_path: Path) -> None:
         ValueError, match=r"no column of images 'note' in split 'train'; such columns are image"
     ):
         shard_images(tmp_path / "set", tmp_path / "other", column="note")
+
+
+@pytest.mark.parametrize("save", [save_parquet, save_imagefolder])
+@pytest.mark.parametrize("place", ["train/more", "more", "."])
+def test_images_that_the_tables_do_not_name_are_refused(tmp_path: Path, save: Any, place: str) -> None:
+    root = tmp_path / "set"
+    save(root)
+    (root / place).mkdir(parents=True, exist_ok=True)
+    PICTURES[0].save(root / place / "unlisted.png")
+    with pytest.raises(ValueError, match=r"leaves out 1 image files .* such as .*unlisted\.png: move them"):
+        shard_images(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("save", [save_one, save_parquet, save_imagefolder])
+def test_a_table_that_has_changed_is_not_continued(tmp_path: Path, save: Any) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    save(root)
+    shard_images(root, out, each=3)
+    assert shard_images(root, out, each=3)["computed"] == 0
+    changed = next(
+        path for path in sorted(root.rglob("*")) if path.suffix in {".arrow", ".parquet", ".jsonl"}
+    )
+    os.utime(changed, ns=(0, 10**18))
+    with pytest.raises(ValueError, match=r"were made with files \w+, not \w+: name another folder"):
+        shard_images(root, out, each=3)
 
 
 def test_an_empty_cell_is_left_out(tmp_path: Path) -> None:
@@ -318,6 +368,27 @@ def test_data_check_reads_tar_files(photos: Path, tmp_path: Path, capsys: pytest
     assert cli.main(["data", "check", str(tmp_path / "shards" / "00000{0..2}.tar")]) == 0
     assert cli.main(["data", "check", str(tmp_path / "shards" / "no*.tar")]) == 1
     assert "does not exist: name .tar files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--split", "train"], ["--layout", "x.yaml"]])
+def test_data_check_of_tar_files_has_no_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
+    path = write_tar(tmp_path / "x.tar", {"a.jpg": b"no image"})
+    assert cli.main(["data", "check", str(path), *options]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"{path} stands for .tar files of images without masks" in message
+    assert "leave --split out" in message or "leave --data.layout out" in message
+
+
+def test_data_check_warns_of_dark_images_in_tar_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    dark = io.BytesIO()
+    Image.fromarray(np.array([[0, 4095]], dtype=np.uint16)).save(dark, "PNG")
+    path = write_tar(tmp_path / "x.tar", {"a.png": dark.getvalue()})
+    assert cli.main(["data", "check", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert "the brightest of 1 images with 16 bits per channel is 4,095" in " ".join(captured.err.split())
+    assert json.loads(captured.out.strip().splitlines()[-1])["warnings"] == 1
 
 
 @pytest.mark.parametrize("verb", ["predict", "label"])

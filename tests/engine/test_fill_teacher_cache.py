@@ -144,14 +144,18 @@ def photos(folder: Path, size: tuple[int, int]) -> DataConfig:
     return DataConfig(root=str(folder), val_share=0.5, workers=0)
 
 
-def experiment_of(config: Any, network: nn.Module) -> Experiment:
-    """An experiment whose teacher is `network`."""
+def experiment_of(config: Any, network: nn.Module, names: tuple[str, ...] = ()) -> Experiment:
+    """An experiment whose teacher is `network`, over all classes of the data or over those of `names`."""
     labels = open_layout(config.data.root).labels
     samples = open_dataset(config.data.root, "train")
     card = ModelCard(spec="dsunet", width=0.1, labels=labels, size=config.size, evaluate_size=None)
     return Experiment(
         config=config, student=nn.Identity(), files=samples, train=samples, val=samples, card=card,
-        teacher=Teacher(TrainedNetwork(network, labels, "strided"), labels),
+        teacher=Teacher(
+            TrainedNetwork(network, LabelSet(names=names) if names else labels, "strided"),
+            labels,
+            shared_only=True,
+        ),
     )  # fmt: skip
 
 
@@ -220,6 +224,79 @@ def test_the_sparse_form_trains(configure: Any, run: Path, tmp_path: Path) -> No
     assert (api.train(config, report=False) / "model.safetensors").is_file()
     with pytest.raises(ValueError, match=r"teacher\.cache_topk is 9, but must be below the 9 classes"):
         api.cache(with_cache(configure, run, tmp_path / "c", tmp_path / "out", teacher={"cache_topk": 9}))
+
+
+class Coarse(nn.Module):
+    """Logits of each pixel's colours, at a stride of 4; the third class has four times the first one's."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        grid = nn.functional.interpolate(
+            image[:, :3] * torch.tensor([1.0, -1.0, 4.0])[:, None, None], scale_factor=0.25
+        )
+        return nn.functional.interpolate(grid, image.shape[2:], mode="bilinear")
+
+
+LACKING = ("a", "b", "c", "only", "masks", "teach", "these", "classes")
+
+
+@pytest.mark.parametrize("topk", [0, 2])
+def test_classes_that_the_teacher_lacks_are_cached_as_it_gives_them(
+    configure: Any, tmp_path: Path, capsys: Any, topk: int
+) -> None:
+    data = photos(tmp_path / "data", (48, 48))
+    (tmp_path / "data" / "dataset.yaml").write_text(
+        f"names: [{', '.join(LACKING)}]\nimages: images\nmasks: masks\n"
+    )
+    teacher = TeacherConfig(spec="any", cache=str(tmp_path / "cache"), cache_topk=topk, cache_stride=4)
+    whole = AugmentConfig(scale=(1, 1), flip=0, jitter=0)
+    config = configure(tmp_path / "out", data=data, teacher=teacher, augment=whole, size=48)
+    experiment = experiment_of(config, Coarse(), LACKING[:3])
+    assert isinstance(experiment.teacher, Teacher)
+    cache = open_teacher_cache(experiment, make_accelerator("cpu", "fp32"))
+    assert "go beyond" not in capsys.readouterr().err
+    for batch in training_batches(experiment.train, config, range(1), cache=cache):
+        crops = batch.normalized()
+        assert crops.teacher_logits is not None
+        expected = experiment.teacher(crops.image)
+        # Of three classes two are kept and the third is what is left, so that the sparse form is exact too.
+        assert crops.teacher_logits.shape == expected.shape
+        torch.testing.assert_close(
+            crops.teacher_logits.float().softmax(1), expected.softmax(1), atol=0.05 if topk else 0.01, rtol=0
+        )
+
+
+def test_the_sparse_form_counts_the_classes_that_the_teacher_has(configure: Any, tmp_path: Path) -> None:
+    data = photos(tmp_path / "data", (48, 48))
+    (tmp_path / "data" / "dataset.yaml").write_text("names: [a, b, c]\nimages: images\nmasks: masks\n")
+    teacher = TeacherConfig(spec="any", cache=str(tmp_path / "cache"), cache_topk=2)
+    experiment = experiment_of(configure(tmp_path / "out", data=data, teacher=teacher), Strided(), ("a", "b"))
+    with pytest.raises(
+        ValueError, match="cache_topk is 2, but must be below the 2 classes that the teacher has"
+    ):
+        open_teacher_cache(experiment, make_accelerator("cpu", "fp32"))
+
+
+def test_the_grid_is_lossless_for_the_classes_that_the_teacher_has(configure: Any, tmp_path: Path) -> None:
+    """Whose logits have full detail, but lie far above those of the classes that it lacks."""
+    data = photos(tmp_path / "data", (48, 48))
+    names = [*"ab", *(f"lacking{number}" for number in range(30))]
+    (tmp_path / "data" / "dataset.yaml").write_text(
+        f"names: [{', '.join(names)}]\nimages: images\nmasks: masks\n"
+    )
+
+    class Detailed(nn.Module):
+        """Two classes that share each pixel, each as likely as the other is not."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.cat([image[:, :1], image[:, :1].neg()], dim=1).clamp(-0.2, 0.2)
+
+    teacher = TeacherConfig(spec="any", cache=str(tmp_path / "cache"))
+    experiment = experiment_of(
+        configure(tmp_path / "out", data=data, teacher=teacher), Detailed(), ("a", "b")
+    )
+    cache = open_teacher_cache(experiment, make_accelerator("cpu", "fp32"))
+    assert cache.logits is not None
+    assert (cache.logits.form.stride, cache.logits.form.classes) == (1, 2)
 
 
 def test_unlabelled_images_are_cached_too(configure: Any, run: Path, shapes: Path, tmp_path: Path) -> None:

@@ -204,10 +204,11 @@ def check(
             if isinstance(result, Problem):
                 yield result
                 continue
-            if counted is not None and index < samples.labelled:
-                counted.add(result.counts)
-                counted.add_objects(samples.files(index).id, result.smallest)
+            if counted is not None:
                 counted.add_maximum(result.maximum)
+                if index < samples.labelled:
+                    counted.add(result.counts)
+                    counted.add_objects(samples.files(index).id, result.smallest)
             if fingerprints is not None and result.fingerprint is not None:
                 fingerprints.append(result.fingerprint)
             yield None

@@ -15,7 +15,7 @@ from segdistill.data.formats.tar import find_tars
 from segdistill.data.images import File, list_images
 from segdistill.data.labels import LabelSet
 from segdistill.data.samples import FileSamples, JoinedSamples, Samples
-from segdistill.data.tar_samples import open_tars
+from segdistill.data.tar_samples import open_tars, tell_apart
 
 
 def open_dataset(
@@ -98,7 +98,9 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
     if config.labelled_share < 1:
         halves = [split_labelled(samples, config.labelled_share) for samples in labelled]
         sets = [*(masked for masked, _ in halves), *(rest for _, rest in halves if distils)]
-    sets += [open_unlabelled(source, first.labels, layout.bits) for source in config.unlabelled]
+    unlabelled = [open_unlabelled(source, first.labels, layout.bits) for source in config.unlabelled]
+    tell_apart(unlabelled)
+    sets += unlabelled
     return sets[0] if len(sets) == 1 else JoinedSamples(sets)
 
 

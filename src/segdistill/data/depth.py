@@ -41,12 +41,17 @@ def read_bits(description: Mapping[str, Any], source: str) -> int | None:
         ValueError: it is impossible.
     """
     bits = description.get("bits")
-    if "bits" in description and not (type(bits) is int and 8 < bits <= FULL):
+    if "bits" in description and (bits is None or not is_bits(bits)):
         raise ValueError(
             f"{source}: bits is {str(bits)[:100]!r}, but must be the bits per channel of images that have "
             f"more than 8, a whole number from 9 to {FULL}, such as 12"
         )
     return bits
+
+
+def is_bits(value: object) -> bool:
+    """Whether a value read from a file is a depth of more than 8 bits, or None."""
+    return value is None or (type(value) is int and 8 < value <= FULL)
 
 
 def find_depth(image: Image.Image, bits: int | None = None) -> Depth | None:
@@ -57,7 +62,7 @@ def find_depth(image: Image.Image, bits: int | None = None) -> Depth | None:
 
     Args:
         image: as PIL has opened it; its pixels may be decoded.
-        bits: of the data set's description.
+        bits: of the data set's description, or of that which a network was trained on.
     """
     if image.format == "PPM":  # PIL has scaled the values by the largest that the file declares
         return Depth(FULL, "its header")
@@ -97,7 +102,8 @@ def scale(values: NDArray[Any], depth: Depth | None) -> NDArray[np.uint8]:
     if highest > most:
         raise UnreadableError(
             f"it holds the value {highest:,}, but {bits} bits, as {source} says, end at {most:,}: say "
-            f"`bits: {highest.bit_length()}` in dataset.yaml, or more"
+            f"`bits: {highest.bit_length()}` in dataset.yaml, or more (a trained network keeps those of its "
+            "data set)"
         )
     return np.asarray((values.astype(np.float32) / (most / 255)).round(), dtype=np.uint8)
 

@@ -16,6 +16,8 @@ from segdistill.data.formats.huggingface import (
     TRAIN,
     is_table,
     require_library,
+    table_digest,
+    unlisted_images,
 )
 from segdistill.data.formats.layout import ALL
 from segdistill.data.images import EmbeddedBytes, File, list_images
@@ -47,10 +49,17 @@ class FolderSource(ImageSource):
 
     Raises:
         FileNotFoundError: there is none, or no such folder.
+        ValueError: a folder below it is a link, which is not followed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.files = folder, list(list_images(folder))
+        links = [path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()]
+        if links:
+            raise ValueError(
+                f"{links[0]} is a link to a folder, whose images would be left out: name that folder, or one "
+                "without links"
+            )
         if not self.files:
             raise FileNotFoundError(f"{folder} holds no images")
         names = json.dumps([self._name(path) for path in self.files]).encode()
@@ -65,14 +74,6 @@ class FolderSource(ImageSource):
         return path.relative_to(self.folder).with_suffix("").as_posix()
 
 
-class StreamedImage(EmbeddedBytes):
-    """An image that was read from a stream."""
-
-    def is_file(self) -> bool:
-        """It is there: its bytes are."""
-        return True
-
-
 class StreamSource(ImageSource):
     """A column of a data set that `datasets` streams: a row is in memory at a time, none is kept.
 
@@ -83,7 +84,8 @@ class StreamSource(ImageSource):
         column: that holds the images.
 
     Raises:
-        ValueError: `datasets` is not installed or cannot open it, or it has no such split or column.
+        ValueError: `datasets` is not installed or cannot open it, it has no such split or column, or would
+            leave out images in the folder.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class StreamSource(ImageSource):
         require_library()
         self.source, self.column = source, column
         revision = pinned_revision(source.removeprefix(HUB)) if source.startswith(HUB) else None
+        if revision is None:
+            _require_listed(Path(source))
         tables = open_streams(source, subset, revision)
         self.split = split or (next(iter(tables)) if len(tables) == 1 else TRAIN)
         if self.split not in tables:
@@ -103,6 +107,7 @@ class StreamSource(ImageSource):
             "subset": subset,
             "split": self.split,
             "column": column,
+            "files": None if revision else table_digest(Path(source)),
         }
 
     def _images(self, table: Any) -> Any:
@@ -130,12 +135,23 @@ class StreamSource(ImageSource):
                     with fsspec.open(cell["path"], "rb") as file:
                         data = file.read()
                 name = f"{self.source} ({self.split}, row {number})"
-                yield f"{number:09d}", StreamedImage(Path(self.source), name, data or b"")
+                yield f"{number:09d}", EmbeddedBytes(Path(self.source), name, data or b"")
         except Exception as error:  # of any kind: the network's, arrow's, its own
             raise ValueError(
                 f"{self.source} cannot be read any further ({first_line(error)[:200]}): start again, which "
                 "continues"
             ) from None
+
+
+def _require_listed(folder: Path) -> None:
+    """Raise a `ValueError` if `datasets` would leave out images in a folder without a word."""
+    left_out = unlisted_images(folder)
+    if left_out:
+        raise ValueError(
+            f"{folder} is read as a data set of Hugging Face, which leaves out {len(left_out):,} image files "
+            f"that its tables and lists do not name, such as {left_out[0]}: move them, or what is not an "
+            "image file, elsewhere"
+        )
 
 
 def open_source(source: str, split: str | None, subset: str | None, column: str) -> ImageSource:

@@ -90,6 +90,10 @@ class EmbeddedBytes(EmbeddedFile):
         """The encoded image."""
         return self.data
 
+    def is_file(self) -> bool:
+        """It is there: its bytes are."""
+        return True
+
 
 File = Path | EmbeddedFile
 """Where an image or a mask is."""
@@ -127,12 +131,14 @@ def upright_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     """
     refuse_channels(image)
     depth = find_depth(image, bits)
+    halved = stores_full(image) or colour_form(image) is not None
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         return Image.fromarray(scale(np.asarray(upright), depth)).convert("RGB")
-    if depth is not None and depth.bits < FULL and stores_full(image):
+    if depth is not None and depth.bits < FULL and halved:
         raise UnreadableError(
-            f"its colours have {depth.bits} bits, as {depth.source} says, in 16: save them with 8 bits"
+            f"its colours have {depth.bits} bits, as {depth.source} says, in 16: give the path of its "
+            "file, or save them with 8 bits"
         )
     return _flattened(upright)
 
@@ -145,7 +151,7 @@ def _flattened(upright: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
+def write_raw(path: Path, raw: Path, strip: int = 256, bits: int | None = None) -> tuple[int, int]:
     """Decode an image file, of any size, into a file of H x W x 3 bytes; see `read_image` for what is done.
 
     Upright 8-bit RGB is in memory once (4 bytes per pixel), other kinds are converted whole.
@@ -154,6 +160,7 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
         path: the image.
         raw: the file that is written.
         strip: rows that are written at once.
+        bits: see `read_image`.
 
     Returns:
         W, H.
@@ -164,11 +171,11 @@ def write_raw(path: Path, raw: Path, strip: int = 256) -> tuple[int, int]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with _opened(path, limited=False) as image:
-            depth = find_depth(image)
+            depth = find_depth(image, bits)
             plain = image.mode in {"RGB", "L"} and not image.has_transparency_data
             plain &= depth is None or depth.bits == FULL
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            ready = image if plain and upright else read_image(path)
+            ready = image if plain and upright else read_image(path, bits)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     with raw.open("wb") as file:
@@ -292,15 +299,23 @@ def open_image(path: File) -> Image.Image:
         raise decoding_error(path, error) from None
 
 
-def decode_image(path: File, image: Image.Image, bits: int | None = None) -> Image.Image:
+def decode_image(
+    path: File, image: Image.Image, bits: int | None = None, *, limited: bool = True
+) -> Image.Image:
     """The pixels of what `open_image` gave, as `read_image` gives them; the file is closed.
+
+    Args:
+        path: that it was opened from.
+        image: not decoded yet.
+        bits: see `read_image`.
+        limited: refuse images of more than `MOST_PIXELS`.
 
     Raises:
         ValueError: as `read_image`.
     """
     with image:
         halved = colour_form(image) is not None
-        with _decoded(path, image, limited=True):
+        with _decoded(path, image, limited=limited):
             depth = find_depth(image, bits)
             if not halved or depth is None or depth.bits == FULL:
                 return upright_rgb(image, bits)
@@ -314,7 +329,7 @@ def _deep_colours(path: File, upper: Image.Image) -> NDArray[np.uint16]:
     with open_image(path) as lower:
         assert isinstance(lower, ImageFile.ImageFile)
         swap_bytes(lower)
-        with _decoded(path, lower, limited=True):
+        with _decoded(path, lower, limited=False):  # as large as the upper ones
             high, low = (np.asarray(ImageOps.exif_transpose(one), np.uint16) for one in (upper, lower))
     return np.asarray(high << 8 | low, np.uint16)
 
@@ -354,7 +369,7 @@ def _decoded(path: File, image: Image.Image, *, limited: bool) -> Iterator[None]
             refuse_large(path, image.size)
         image.load()
     except MemoryError:
-        raise ValueError(f"{path} cannot be decoded: there is not enough memory for it") from None
+        raise OutOfMemoryError(f"{path} cannot be decoded: there is not enough memory for it") from None
     except Exception as error:  # damaged files bring the decoders to raise nearly anything
         raise error if isinstance(error, TooLargeError) else decoding_error(path, error) from None
     try:
@@ -363,6 +378,10 @@ def _decoded(path: File, image: Image.Image, *, limited: bool) -> Iterator[None]
         raise ValueError(f"{path} cannot be read: {error}") from None
     except (SyntaxError, LookupError, OverflowError, ArithmeticError, struct.error, TypeError) as error:
         raise decoding_error(path, error) from None  # metadata (EXIF, palettes) is looked at only now
+
+
+class OutOfMemoryError(ValueError):
+    """There is not enough memory to decode an image."""
 
 
 class TooLargeError(ValueError):

@@ -45,11 +45,13 @@ class LabelFolder:
         record: name of the file that says how the masks were made, and which file each image is.
         verb: the command that writes the folder, for messages.
         images, masks: the folders of these.
+        bits: of the images, see `Layout.bits`.
         sheet: the picture of some of them.
     """
 
     record = "label.json"
     verb = "label"
+    bits: int | None = None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -63,6 +65,7 @@ class LabelFolder:
             "images": self.images.name,
             "masks": self.masks.name,
             "mask_name": "{stem}.png",
+            **({"bits": self.bits} if self.bits else {}),
         }
 
     def check(self, paths: Iterable[str | Path]) -> None:

@@ -141,6 +141,14 @@ class FileSamples(Samples):
         self.bits = bits
         return self
 
+    def read_for(self, *networks: int | None) -> Self:
+        """Itself, with the bits of the networks that get its images where the data set itself does not say.
+
+        Args:
+            networks: `bits` of each; the first that is not None counts.
+        """
+        return self.with_bits(self.bits or next(filter(None, networks), None))
+
     def evenly_spaced(self, count: int) -> "FileSamples":
         """`count` of the samples; all of them for 0, or where there are no more."""
         total = len(self)

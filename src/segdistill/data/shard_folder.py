@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from segdistill.config.naming import setting
 from segdistill.config.paths import LOCK
 from segdistill.data.formats.tar import TAR
-from segdistill.data.images import File, open_image, refuse_large
+from segdistill.data.images import EmbeddedBytes, File, decode_image, open_image
 from segdistill.data.label_folder import first_difference, free_name
 from segdistill.data.masks import Problem
 from segdistill.files import locked, read_json, remove_temporaries, write_atomic
@@ -138,20 +138,22 @@ def _fill(
 
 
 def read_encoded(image: File) -> tuple[str, bytes]:
-    """Suffix and bytes of an encoded image, of which the header alone is decoded.
+    """Suffix and bytes of an encoded image; it is decoded wholly, for else a training would stumble over it.
 
     Raises:
         FileNotFoundError: it has vanished.
-        ValueError: it is no image, too large, or of a format that tar files do not hold.
+        ValueError: it cannot be read, see `read_image`, or is of a format that tar files do not hold.
     """
-    with open_image(image) as opened:
-        refuse_large(image, opened.size)
-        form = str(opened.format)
+    data = image.read_bytes()
+    encoded = EmbeddedBytes(Path(), str(image), data)
+    opened = open_image(encoded)
+    form = str(opened.format)
     if form not in SUFFIX_OF:
         raise ValueError(
             f"{image} is a {form} file, but tar files hold {', '.join(SUFFIX_OF)}: save it as PNG"
         )
-    return SUFFIX_OF[form], image.read_bytes()
+    decode_image(encoded, opened)
+    return SUFFIX_OF[form], data
 
 
 def check_out(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Images without masks in tar files, as a data set that never holds more of them than one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -72,4 +72,37 @@ def open_tars(tars: Sequence[Path], labels: LabelSet, bits: int | None = None) -
         )
         for path in tars
     ]
+    tell_apart(sets)
     return sets[0] if len(sets) == 1 else JoinedSamples(sets)
+
+
+def tell_apart(sets: Iterable[Samples]) -> None:
+    """Put the names of folders in front of the ids of tar files that have one name.
+
+    Args:
+        sets: of several sources; those that are no tar files stay as they are.
+    """
+    shards = [one for samples in sets for one in _tar_sets(samples)]
+    paths = {id(one): one.index.tar.absolute() for one in shards}
+    while True:
+        files: dict[str, set[Path]] = {}
+        for one in shards:
+            files.setdefault(one.name, set()).add(paths[id(one)])
+        before = [one.name for one in shards]
+        for one in shards:
+            if len(files[one.name]) > 1:
+                one.name = _longer_name(one.name, paths[id(one)])
+        if before == [one.name for one in shards]:
+            return
+
+
+def _tar_sets(samples: Samples) -> list["TarSamples"]:
+    sets = samples.sets if isinstance(samples, JoinedSamples) else [samples]
+    return [one for one in sets if isinstance(one, TarSamples)]
+
+
+def _longer_name(name: str, path: Path) -> str:
+    """The name of a tar file with one folder more; that of its path where there is none."""
+    parts = path.with_suffix("").parts
+    wanted = len(name.split("/")) + 1
+    return "/".join(parts[-wanted:]) if wanted < len(parts) else path.as_posix()

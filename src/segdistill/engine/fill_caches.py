@@ -104,16 +104,22 @@ class TeacherPass:
         assert cache.logits is not None
         form, size = cache.logits.form, _size(image)
         outputs = self(image, form.unscaled_size(size))
-        values = [to_grid(outputs.logits, form.grid_size(size), form.grid == "corners")]
+        logits = self.teacher.of_shared(outputs.logits)
+        values = [to_grid(logits, form.grid_size(size), form.grid == "corners")]
         if outputs.features is not None and cache.features is not None:
             values.append(fit_features(outputs.features.float(), cache.features.form, size))
         return values
 
     def plain_logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """1 x K x h x w logits of the first network alone for the image in `size`, at the first scale."""
+        """Logits of the first network alone for the image in `size`, at the first scale.
+
+        Returns:
+            1 x K x h x w, of the classes that the teacher has.
+        """
         view = self.teacher.views(size)[-1]
         with self.accelerator.autocast():
-            return self._both(view.network, image.to(self.accelerator.device), view.size)[:1]
+            logits = self._both(view.network, image.to(self.accelerator.device), view.size)[:1]
+        return self.teacher.of_shared(logits)
 
     def features(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """2 x C x h' x w' features of the first network for the image, resized to `size` as its input."""
@@ -159,7 +165,9 @@ def open_teacher_cache(experiment: Experiment, accelerator: Accelerator) -> Teac
         if teacher_pass.hook is not None:
             layer = config.objective.teacher_layer
             features = LogitsCache(root, features_format(form, layer, experiment.files[0], teacher_pass))
-        cache = TeacherCache(LogitsCache(root, form), features)
+        teacher = teacher_pass.teacher
+        logits = LogitsCache(root, form, teacher.shared, teacher.classes)
+        cache = TeacherCache(logits, features)
         fill_teacher_cache(cache, experiment.files, teacher_pass)
     return cache
 
@@ -172,10 +180,12 @@ def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFo
     """
     config, teacher = experiment.config, teacher_pass.teacher
     topk, stride = config.teacher.cache_topk, config.teacher.cache_stride
-    if topk >= teacher.classes:
-        raise ValueError(f"teacher.cache_topk is {topk}, but must be below the {teacher.classes} classes")
+    classes = teacher.classes if teacher.shared is None else len(teacher.shared)
+    if topk >= classes:
+        whose = "" if teacher.shared is None else " that the teacher has"
+        raise ValueError(f"teacher.cache_topk is {topk}, but must be below the {classes} classes{whose}")
     form = LogitsFormat(
-        classes=teacher.classes,
+        classes=classes,
         square=config.size if config.augment.stretch else None,
         scale=max(teacher.scales),
         stride=stride or 1,
@@ -186,7 +196,7 @@ def logits_format(experiment: Experiment, teacher_pass: TeacherPass) -> LogitsFo
     )
     if stride is None:
         images = [(image, form.unscaled_size(_size(image))) for image in _probes(experiment.files)]
-        probes = [teacher_pass(image, size).logits[:1] for image, size in images]
+        probes = [teacher.of_shared(teacher_pass(image, size).logits[:1]) for image, size in images]
         stride, corners = find_grid(probes)
         form = replace(form, stride=stride, grid="corners" if corners else "stretched")
         if teacher.network.output_stride is None:

@@ -235,7 +235,7 @@ class Trainer:
         network = TrainedNetwork(
             student, card.labels, str(self.folder), mean=card.mean, std=card.std, size=card.evaluate_size
         )
-        network.temperature = self.temperature or 1.0
+        network.temperature, network.bits = self.temperature or 1.0, card.bits
         return network.eval()
 
     def _save_checkpoint(self, step: int) -> None:

@@ -164,7 +164,7 @@ def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
         output=config.output, source=display_name(network.spec), version=__version__,
         output_stride=network.output_stride,
         temperature=1.0 if config.output == "mask" else network.temperature,
-        side=_square_side(network, config),
+        side=_square_side(network, config), bits=network.bits,
     )  # fmt: skip
 
 

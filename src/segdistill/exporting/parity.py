@@ -108,9 +108,8 @@ def compare_scores(
         return None
     size = exported.input_size(reference.size)
     accelerator = make_accelerator("cpu", "fp32")
-    return evaluate_pair(
-        (reference, exported), (size, size), samples.evenly_spaced(count), accelerator, EvaluationOptions()
-    )
+    images = samples.evenly_spaced(count).read_for(reference.bits)
+    return evaluate_pair((reference, exported), (size, size), images, accelerator, EvaluationOptions())
 
 
 @torch.inference_mode()

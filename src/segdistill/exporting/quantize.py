@@ -36,7 +36,9 @@ CALIBRATION_SIDE = 512
 """Long side, in pixels, of images to calibrate on for a network without a size: groups take memory."""
 
 
-def calibration_images(source: Samples | Path, count: int, size: int | None) -> list[Tensor]:
+def calibration_images(
+    source: Samples | Path, count: int, size: int | None, bits: int | None = None
+) -> list[Tensor]:
     """Up to `count` images, 3 x h x w uint8, evenly spaced, of a data set or of a folder.
 
     Args:
@@ -44,6 +46,7 @@ def calibration_images(source: Samples | Path, count: int, size: int | None) -> 
         count: how many.
         size: the network's, to which their long side is resized; None downscales those above
             `CALIBRATION_SIDE` to it.
+        bits: of the network, for a folder, see `read_image`.
 
     Raises:
         ValueError: the source is empty.
@@ -51,7 +54,7 @@ def calibration_images(source: Samples | Path, count: int, size: int | None) -> 
     read: Callable[[int], Tensor]
     if isinstance(source, Path):
         files = list(list_images(source))
-        total, read = len(files), lambda index: to_tensor(read_image(files[index]))
+        total, read = len(files), lambda index: to_tensor(read_image(files[index], bits))
     else:
         total, read = len(source), lambda index: source[index].image
     if total == 0:

@@ -251,7 +251,7 @@ class Pipeline:
                 yield OpenedFile(path=path, name=name, pixels=image.width * image.height)
 
     def _decode(self, item: OpenedFile) -> Image.Image:
-        return decode_image(item.path, self.opened.pop(item.name))
+        return decode_image(item.path, self.opened.pop(item.name), self.network.bits)
 
     def _finish(
         self, chunk: list[OpenedFile], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor

@@ -80,7 +80,7 @@ class Segmenter:
     def _segment(self, picture: Picture, probabilities: bool) -> Prediction:
         return predict_image(
             self.network,
-            as_image(picture),
+            as_image(picture, self.network.bits),
             size=self.size,
             flip=self.flip,
             probabilities=probabilities,
@@ -88,17 +88,17 @@ class Segmenter:
         )
 
 
-def as_image(picture: Picture) -> Image.Image:
-    """A picture as an upright 8-bit RGB image.
+def as_image(picture: Picture, bits: int | None = None) -> Image.Image:
+    """A picture as an upright 8-bit RGB image; `bits` as `read_image` has it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a file is no image, or an array is not H x W x 3 uint8.
     """
     if isinstance(picture, str | Path):
-        return read_image(Path(picture))
+        return read_image(Path(picture), bits)
     if isinstance(picture, Image.Image):
-        return upright_rgb(picture)
+        return upright_rgb(picture, bits)
     if not isinstance(picture, np.ndarray):
         raise ValueError(
             f"a picture is a {type(picture).__name__}, but must be a PIL image, an array or a path"

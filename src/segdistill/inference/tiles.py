@@ -216,7 +216,7 @@ def predict_tiles(
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tiles-") as folder:
         raw = Path(folder) / "pixels"
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            width, height = pool.submit(write_raw, path, raw).result()
+            width, height = pool.submit(write_raw, path, raw, bits=network.bits).result()
         pixels = RawImage(raw, (height, width, 3))
         mask = segment_tiles(network, pixels, tile, config.overlap, device, decide)
         step = -(-max(height, width) // OVERLAY)

@@ -16,6 +16,7 @@ from segdistill.config.paths import CARD as CARD
 from segdistill.config.paths import WEIGHTS as WEIGHTS
 from segdistill.config.paths import require_model
 from segdistill.config.values import require
+from segdistill.data.depth import FULL, is_bits
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.files import read_json, write_together
@@ -43,6 +44,7 @@ class ModelCard(Architecture):
         version: of segdistill.
         temperature: what logits are divided by before probabilities are made of them; masks need none.
         huggingface: what an `hf:` network is rebuilt from, so that its folder is not needed; None for others.
+        bits: per channel, of training images that had more than 8; None where their data set did not say.
     """
 
     labels: LabelSet
@@ -55,6 +57,7 @@ class ModelCard(Architecture):
     version: str = ""
     temperature: float = 1.0
     huggingface: dict[str, Any] | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.size, self.evaluate_size) if side is not None]
@@ -73,6 +76,7 @@ class ModelCard(Architecture):
         require(min(self.std) > 0, "std", self.std, "above 0")
         whole = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides)
         require(whole and self.size is not None, "size and evaluate_size", sides, f"1 to {MAX_SIDE}")
+        require(is_bits(self.bits), "bits", self.bits, f"9 to {FULL}")
 
     def to_json(self) -> str:
         """The content of model.json."""

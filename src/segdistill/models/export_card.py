@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from segdistill.config.values import require
+from segdistill.data.depth import FULL, is_bits
 from segdistill.data.labels import LabelSet, label_set
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.models.card import is_temperature
@@ -34,6 +35,7 @@ class ExportCard:
         output: `logits` N x K x H x W, or `mask` N x H x W uint8 class indices.
         source: name of what it was made from, see `display_name`.
         version: of segdistill.
+        bits: per channel, of training images that had more than 8, see `ModelCard`.
     """
 
     labels: LabelSet | None = None
@@ -47,6 +49,7 @@ class ExportCard:
     source: str = ""
     version: str = ""
     temperature: float = 1.0
+    bits: int | None = None
 
     @property
     def input_size(self) -> int | None:
@@ -81,6 +84,7 @@ class ExportCard:
                     number,
                     "above 0, or null",
                 )
+            require(is_bits(values.get("bits")), "bits", values.get("bits"), f"9 to {FULL}, or null")
             if not is_temperature(values.get("temperature", 1.0)):
                 raise ValueError(f"temperature is {values['temperature']!r}, but must be a number above 0")
             return cls(**values)

@@ -115,6 +115,10 @@ class Teacher(nn.Module):
         """Whether there is more than one pass to average."""
         return self.flip or len(self.networks) * len(self.scales) > 1
 
+    def of_shared(self, logits: Tensor) -> Tensor:
+        """N x K x H x W logits -> those of the classes that the networks have."""
+        return logits if self.shared is None else logits[:, self.shared]
+
     def train(self, mode: bool = True) -> Self:
         """Does nothing but keep eval mode: a teacher never trains."""
         del mode

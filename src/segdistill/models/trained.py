@@ -59,6 +59,7 @@ class TrainedNetwork(nn.Module):
             for a network that upsamples its logits by it with align_corners=True. None resizes nothing.
         temperature: divides the logits where probabilities are made of them; those of `forward` are raw.
         concurrent: whether several threads may call it at a time; code of its own may not be made for that.
+        bits: per channel, as which images of more than 8 are read; None for what their files say.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TrainedNetwork(nn.Module):
         self.output_stride: int | None = None
         self.temperature = 1.0
         self.concurrent = False
+        self.bits: int | None = None
         self.renormalize = Renormalize(mean, std)
         self.mean, self.std = self.renormalize.mean, self.renormalize.std
 
@@ -190,7 +192,7 @@ class Loaded:
         size: long side, in pixels, of the images it is meant for.
         output_stride: see `TrainedNetwork`.
         temperature: of its probabilities.
-        concurrent: see `TrainedNetwork`.
+        concurrent, bits: see `TrainedNetwork`.
     """
 
     module: nn.Module
@@ -201,6 +203,7 @@ class Loaded:
     output_stride: int | None = None
     temperature: float = 1.0
     concurrent: bool = True
+    bits: int | None = None
 
 
 def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwork:
@@ -237,7 +240,7 @@ def load_network(spec: str, options: LoadOptions | None = None) -> TrainedNetwor
         size=loaded.size,
     )
     network.output_stride = options.output_stride or loaded.output_stride
-    network.temperature, network.concurrent = loaded.temperature, loaded.concurrent
+    network.temperature, network.concurrent, network.bits = loaded.temperature, loaded.concurrent, loaded.bits
     if parsed.kind != "file":
         network.dtype = DTYPES[options.precision]
     return network.eval()
@@ -265,6 +268,7 @@ def _load_run(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         size=card.evaluate_size,
         temperature=1.0 if options.weights else card.temperature,  # which is that of the run's own weights
         concurrent=not parse_architecture(card.spec).is_code,
+        bits=card.bits,
     )
 
 
@@ -284,6 +288,7 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         output_stride=card.output_stride,
         temperature=card.temperature,
         concurrent=module.format.concurrent,
+        bits=card.bits,
     )
 
 

@@ -5,6 +5,7 @@ K: classes, h, w: rows and columns of the network's input, H, W: those of the im
 
 import io
 from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from torch import Tensor
 
 from segdistill.data.depth import refusal
-from segdistill.data.images import upright_rgb
+from segdistill.data.images import EmbeddedBytes, OutOfMemoryError, decode_image
 from segdistill.data.labels import LabelSet
 from segdistill.inference.prediction import Prediction
 from segdistill.inference.segment import class_mask
@@ -76,8 +77,13 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
     return content
 
 
-def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
+def decode_upload(data: bytes, max_pixels: int, bits: int | None = None) -> Image.Image:
     """The bytes of an image file as 8-bit RGB, upright, as `segdistill.data.images.read_image` gives it.
+
+    Args:
+        data: the content of the file.
+        max_pixels: that are decoded.
+        bits: per channel, of an image that has more than 8; None for what the file says, else 16.
 
     Raises:
         HTTPException: 413 for too many pixels (checked before decoding), 415 for a file that is no image of
@@ -87,8 +93,7 @@ def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=UPLOAD_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise _too_many(f"{image.width}x{image.height}", max_pixels)
-            image.load()
-            return upright_rgb(image)
+            return decode_image(EmbeddedBytes(Path(), "the image", data), image, bits, limited=False)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many("more pixels than can be decoded safely", max_pixels) from None
     except UnidentifiedImageError:
@@ -99,8 +104,10 @@ def decode_upload(data: bytes, max_pixels: int) -> Image.Image:
         raise HTTPException(415, "the file is not a JPEG, PNG, WebP, BMP or TIFF image") from None
     except HTTPException:
         raise
-    except MemoryError:
+    except (MemoryError, OutOfMemoryError):
         raise HTTPException(503, "not enough memory for this image at present") from None
+    except ValueError as error:  # of `decode_image`, or of a decoder
+        raise HTTPException(422, " ".join(str(error).split())) from None
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise HTTPException(422, f"the image cannot be decoded: {reason}") from None

@@ -52,7 +52,7 @@ class Service:
     def __init__(
         self, network: TrainedNetwork, card: NetworkCard, config: ServeConfig, device: torch.device
     ) -> None:
-        self.labels, self.config = network.labels, config
+        self.labels, self.bits, self.config = network.labels, network.bits, config
         self.size = config.size or network.size
         self.max_side = min(LONGEST_SIDE, network.largest_side or LONGEST_SIDE)
         if network.largest_side is not None and (self.size or 0) > self.max_side:
@@ -138,7 +138,7 @@ class Service:
         return resize_long_side(to_tensor(image), long_side), (image.height, image.width)
 
     def _decode(self, data: bytes) -> Image.Image:
-        return decode_upload(data, self.config.max_pixels)
+        return decode_upload(data, self.config.max_pixels, self.bits)
 
 
 def _warm_up(network: TrainedNetwork, requests: int) -> None:

@@ -6,17 +6,20 @@ import os
 import pickle
 import shutil
 import tarfile
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from tar_shards import write_shards, write_tar
 
+from segdistill.config.train import DataConfig
 from segdistill.data.cache.images import sample_key
 from segdistill.data.cache.teacher import image_key
 from segdistill.data.check import check
-from segdistill.data.datasets import open_unlabelled
+from segdistill.data.datasets import open_training, open_unlabelled
 from segdistill.data.formats import tar as reader
 from segdistill.data.formats.tar import TarIndex, expand_braces, find_tars, index_folder, read_entries
 from segdistill.data.labels import VOC
@@ -116,6 +119,45 @@ def test_shards_of_one_name_in_two_folders_have_ids_of_their_own(tmp_path: Path)
         write_shards(tmp_path / "sets" / name, numbered(1), each=1)
     samples = open_unlabelled(str(tmp_path / "sets" / "{a,b}" / "*.tar"), VOC)
     assert ids(samples) == ["a/train-000/0000", "b/train-000/0000"]
+
+
+def test_shards_of_one_name_in_a_list_have_ids_of_their_own(tmp_path: Path, shapes: Path) -> None:
+    folders = [tmp_path / name for name in ("a/one", "b/one", "c")]
+    for folder in folders:
+        write_shards(folder, numbered(1), each=1)
+    config = DataConfig(root=str(shapes), unlabelled=[*map(str, folders), f"{tmp_path}/c/*.tar"])
+    found = ids(open_training(config))[-4:]
+    assert found == ["a/one/train-000/0000", "b/one/train-000/0000", "c/train-000/0000", "c/train-000/0000"]
+    config = DataConfig(root=str(shapes), unlabelled=[str(folders[2])])
+    assert ids(open_training(config))[-1] == "train-000/0000"
+
+
+def test_two_suffixes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("x.tar", "x.TAR"):
+        write_tar(tmp_path / name, {"a.jpg": encoded(0)})
+    if len(list(tmp_path.glob("x.*"))) == 2:  # the file system tells them apart
+        assert len(set(ids(open_unlabelled(tmp_path, VOC)))) == 2
+
+
+def test_a_pattern_takes_the_tar_files_alone(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "set", numbered(2), each=1)
+    found = sorted(folder.iterdir())
+    (folder / "shards.json").write_text("{}")
+    (folder / "more.tar").mkdir()
+    assert find_tars(f"{folder}/*") == found
+    for path in found:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"\* stands for 2 files or folders, but for no \.tar file"):
+        open_unlabelled(f"{folder}/*", VOC)
+
+
+def test_tar_files_in_nested_folders_are_not_left_out(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "set", numbered(1), each=1)
+    assert len(find_tars(folder)) == 1
+    write_shards(folder / "more", numbered(1), each=1)
+    with pytest.raises(ValueError, match=r"set holds \.tar files, and so do folders in it, .* pattern"):
+        find_tars(folder)
+    assert len(find_tars(f"{folder}/**/*.tar")) == 2
 
 
 def test_the_suffix_says_which_files_are_images(tmp_path: Path) -> None:
@@ -243,7 +285,63 @@ def test_a_second_start_reads_no_headers(tmp_path: Path, monkeypatch: pytest.Mon
     first = ids(open_unlabelled(folder, VOC))
     monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("headers were read again"))
     assert ids(open_unlabelled(folder, VOC)) == first
-    assert isinstance(TarIndex(folder / "train-000.tar").entries, np.memmap)
+    assert TarIndex(folder / "train-000.tar").entries is None  # they stay in the file
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "longer", "text", "other"])
+def test_a_damaged_index_is_made_again(tmp_path: Path, damage: str) -> None:
+    path = write_tar(tmp_path / "x.tar", {"a.jpg": encoded(0), "b.jpg": encoded(1)})
+    index = TarIndex(path)
+    whole = index.file.read_bytes()
+
+    def spoil() -> None:
+        if damage == "other":
+            np.save(index.file, np.arange(3))
+        else:
+            spoilt = {"empty": b"", "cut": whole[:-9], "longer": whole + b"x", "text": b"none"}
+            index.file.write_bytes(spoilt[damage])
+
+    spoil()
+    assert ids(open_unlabelled(path, VOC)) == ["x/a", "x/b"]
+    assert index.file.read_bytes() == whole
+    if damage in {"empty", "cut"}:  # also while it is in use
+        spoil()
+        assert [index.entry(row).name for row in range(2)] == [b"a.jpg", b"b.jpg"]
+        assert index.file.read_bytes() == whole
+
+
+def test_an_index_that_vanishes_while_it_is_used_is_made_again(tmp_path: Path, cache: Path) -> None:
+    samples = open_unlabelled(write_tar(tmp_path / "x.tar", {"a.jpg": encoded(0), "b.jpg": encoded(1)}), VOC)
+    shutil.rmtree(cache)
+    assert ids(samples) == ["x/a", "x/b"]
+    shutil.rmtree(cache)
+    cache.write_text("a file where the folder would be")
+    assert ids(samples) == ["x/a", "x/b"]
+
+
+def read_with_few_files(folder: Path, answer: Any) -> None:
+    """In a process of its own: the ids of all images, while few files may be open."""
+    import resource  # which Windows lacks
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+    for _ in range(2):
+        samples = open_unlabelled(folder, VOC)
+        answer.send([samples[index].id for index in range(len(samples))])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_there_may_be_more_tar_files_than_files_that_may_be_open(tmp_path: Path) -> None:
+    for number in range(200):
+        write_tar(tmp_path / "shards" / f"{number:03d}.tar", {"a.jpg": encoded(number)})
+    context = get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=read_with_few_files, args=(tmp_path / "shards", sender))
+    process.start()
+    process.join()
+    sender.close()
+    expected = [f"{number:03d}/a" for number in range(200)]
+    assert [receiver.recv(), receiver.recv()] == [expected, expected]
+    assert process.exitcode == 0
 
 
 def test_a_changed_tar_gets_another_index_and_the_old_one_goes(tmp_path: Path) -> None:
@@ -257,7 +355,8 @@ def test_a_changed_tar_gets_another_index_and_the_old_one_goes(tmp_path: Path) -
     assert len(list(index_folder().glob("*.npy"))) == 2
     with pytest.raises(FileNotFoundError, match=r"x\.tar has changed since it was opened: start again"):
         before[0]
-    assert ids(samples) == ["x/a"]  # an open one does not change under its reader
+    with pytest.raises(FileNotFoundError, match="has changed since it was opened"):
+        samples.files(0)  # an open one does not change under its reader
 
 
 def test_without_a_place_for_the_index_it_is_made_each_time(tmp_path: Path, cache: Path) -> None:

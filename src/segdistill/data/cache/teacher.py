@@ -5,6 +5,7 @@ are kept on, S: size of a crop.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from segdistill.data.cache.grid_crop import GridCrop
 from segdistill.data.cache.store import Bytes, ShardStore, ShardWriter
 from segdistill.data.images import File
+from segdistill.data.label_map import ABSENT
 from segdistill.data.transforms import Crop, scaled_size
 
 LOGITS_RECORD = np.dtype(
@@ -44,7 +46,7 @@ class LogitsFormat:
     """How logits are kept, or features; two caches of one format hold the same numbers.
 
     Attributes:
-        classes: K; of features the number of channels.
+        classes: K, those of the student's classes that the teacher has; of features the number of channels.
         square: side in pixels of the square that images are stretched to first; None keeps their proportions.
         scale: of the teacher's input (of several the largest), as a multiple of the image's size.
         output_stride: both sides of that input are a multiple of it, plus 1; None for any.
@@ -123,10 +125,14 @@ class LogitsCache(ShardStore):
     Args:
         root: holds one folder per format, so that outputs of two teachers or input sizes never mix.
         form: the format.
+        shared: indices of the student's classes that the teacher has and the format holds; None for all.
+        classes: how many the student has, where `shared` are not all.
     """
 
-    def __init__(self, root: Path, form: LogitsFormat) -> None:
-        self.form = form
+    def __init__(
+        self, root: Path, form: LogitsFormat, shared: Sequence[int] | None = None, classes: int = 0
+    ) -> None:
+        self.form, self.shared, self.classes = form, shared, classes
         super().__init__(root, form, LOGITS_RECORD)
 
     def length(self, record: Any) -> int:
@@ -134,14 +140,28 @@ class LogitsCache(ShardStore):
         return self.form.record_bytes((int(record["height"]), int(record["width"])))
 
     def read(self, key: int, size: tuple[int, int]) -> Tensor | None:
-        """The outputs (2 x K x h x w) of the image `key` of H x W pixels; None where none are whole."""
+        """The outputs of the image `key` of H x W pixels; None where none are whole.
+
+        Returns:
+            2 x K x h x w, of all of the student's classes: those that the teacher lacks get the logits that
+            `LabelMap` gives them.
+        """
         for row in self.rows(key):
             record = self.records[row]
             if (record["height"], record["width"]) == tuple(size):
                 data = self.data(row)
                 if data is not None:
-                    return self.form.decode(data, size)
+                    return self._with_absent(self.form.decode(data, size))
         return None
+
+    def _with_absent(self, kept: Tensor) -> Tensor:
+        """Logits of the shared classes as those of all classes."""
+        if self.shared is None:
+            return kept
+        absent = kept.float().logsumexp(dim=1, keepdim=True) - ABSENT
+        logits = to_half(absent).repeat(1, self.classes, 1, 1)
+        logits[:, self.shared] = kept
+        return logits
 
     def writer(self, rank: int) -> "LogitsWriter":
         """What process `rank` appends with; two processes must not have the same one."""

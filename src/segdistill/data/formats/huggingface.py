@@ -1,7 +1,9 @@
 """Reads data sets of Hugging Face's `datasets` on the disk: saved ones, parquet files, imagefolders."""
 
 import csv
+import hashlib
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +20,7 @@ from segdistill.data.formats.layout import (
     read_masks,
     require_split,
 )
-from segdistill.data.images import EmbeddedFile, File
+from segdistill.data.images import EmbeddedFile, File, list_images
 from segdistill.data.labels import read_yaml
 
 KEYS = MASK_KEYS | {"image_column", "mask_column"}
@@ -219,6 +221,52 @@ def lists_files(path: Path) -> bool:
     return isinstance(names, dict | list) and any(
         isinstance(name, str) and (name == "file_name" or name.endswith("_file_name")) for name in names
     )
+
+
+def unlisted_images(folder: Path) -> list[Path]:
+    """The image files below the folder of a data set that `datasets` leaves out without a word.
+
+    Beside parquet files these are all; of an imagefolder those that no list names.
+    """
+    if any((folder / name).is_file() for name in SAVED):
+        return []
+    listed: set[Path] = set()
+    if not any(next(folder.glob(pattern), None) is not None for pattern in TABLES):
+        for name in ("metadata.jsonl", "metadata.csv"):
+            for path in folder.rglob(name):
+                listed |= {path.parent / file for file in _files_of_list(path)}
+    resolved = {path.resolve() for path in listed}
+    return [path for path in list_images(folder) if path not in listed and path.resolve() not in resolved]
+
+
+def _files_of_list(path: Path) -> Iterator[str]:
+    """The files that a list of an imagefolder names; none of one that cannot be read, as `datasets` says."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = (
+                map(json.loads, filter(str.strip, file)) if path.suffix == ".jsonl" else csv.DictReader(file)
+            )
+            for row in rows:
+                yield from (
+                    str(value)
+                    for name, value in dict(row).items()
+                    if str(name) == "file_name" or str(name).endswith("_file_name")
+                )
+    except (OSError, ValueError, TypeError, RecursionError, csv.Error):
+        return
+
+
+def table_digest(folder: Path) -> str:
+    """Changes with the files of a data set: their names, lengths and times."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.rglob("*")):
+        # `datasets` puts what it computes, and locks, beside saved tables.
+        passing = path.name.startswith((".", "cache-")) or path.suffix == ".lock"
+        if not passing and path.is_file():
+            state = path.stat()
+            text = f"{path.relative_to(folder).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\0"
+            found.update(text.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
 
 
 def open_tables(folder: Path) -> dict[str, Any]:

@@ -45,14 +45,20 @@ def find_tars(source: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there is no such file or folder, or none that fits the pattern.
-        ValueError: it is the name of something else.
+        ValueError: it is the name of something else, or of a folder in whose folders are tar files too.
     """
     folder, name = Path(source), str(source)
     if folder.is_dir():
         found = sorted(path for path in folder.iterdir() if path.name.lower().endswith((TAR, *COMPRESSED)))
-        if found and not is_table(folder) and next(list_images(folder), None) is None:
-            return found
-        return []
+        if not found or is_table(folder) or next(list_images(folder), None) is not None:
+            return []
+        nested = next((path for path in folder.rglob(f"*{TAR}") if path.parent != folder), None)
+        if nested is not None:
+            raise ValueError(
+                f"{folder} holds {TAR} files, and so do folders in it, such as {nested}: name all with the "
+                f"pattern {folder}/**/*{TAR}"
+            )
+        return found
     if name.startswith(HUB):
         raise ValueError(
             f"{name} is on the Hugging Face Hub, and images are read from the disk: `segdistill data shard "
@@ -103,7 +109,13 @@ def _matching(pattern: str) -> list[Path]:
     """The files of a pattern without braces, sorted."""
     if Path(pattern).is_file():  # whatever signs are in its name
         return [Path(pattern)]
-    found = sorted(Path(one) for one in iglob(pattern, recursive=True)) if has_magic(pattern) else []  # noqa: PTH207  # patterns may be absolute
+    named = [Path(one) for one in iglob(pattern, recursive=True)] if has_magic(pattern) else []  # noqa: PTH207  # patterns may be absolute
+    found = sorted(one for one in named if one.name.lower().endswith((TAR, *COMPRESSED)) and one.is_file())
+    if named and not found:
+        raise FileNotFoundError(
+            f"{pattern} stands for {len(named):,} files or folders, but for no {TAR} file: a folder of "
+            "images is named without a pattern"
+        )
     if not found:
         raise FileNotFoundError(f"{pattern} does not exist: name {TAR} files that do, or a folder of them")
     return found
@@ -198,17 +210,18 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 
 class TarIndex:
-    """Where the images of a tar file are in it: made once, then mapped into memory by all processes.
+    """Where the images of a tar file are in it: made once, then read by all processes, an image at a time.
 
     It is kept in the user's cache, under the file's path, length and time, so that a changed file gets
-    another. Where that cache cannot be written, it is made anew by each program.
+    another. Where that cache cannot be written, it is made anew by each program. No file stays open: a data
+    set may be of more tar files than a process may have open.
 
     Args:
         tar: the file.
 
     Attributes:
-        entries: `read_entries` of it (N).
         state: its length in bytes, and its time in nanoseconds, when it was opened.
+        file: the index in the user's cache.
 
     Raises:
         FileNotFoundError, ValueError: see `read_entries`.
@@ -219,26 +232,55 @@ class TarIndex:
         self.state = _state(tar.stat())
         digest = hashlib.blake2b(os.fsencode(tar.resolve()), digest_size=8).hexdigest()
         self.file = index_folder() / f"{digest}-{self.state[0]:x}-{self.state[1]:x}.npy"
-        self.entries = self._open()
+        self.stored: StoredEntries | None = None
+        self.entries: NDArray[Any] | None = None
+        self._open()
 
     def __len__(self) -> int:
-        return len(self.entries)
+        if self.entries is not None:
+            return len(self.entries)
+        assert self.stored is not None
+        return self.stored.count
 
-    def _open(self) -> NDArray[Any]:
+    def entry(self, row: int) -> Entry:
+        """One image; an index that has vanished, or is damaged, is made again.
+
+        Raises:
+            FileNotFoundError: and the tar file has changed, or is not there any more.
+        """
+        if self.stored is not None:
+            try:
+                return self.stored.read(self.file, row)
+            except OSError:
+                self.require_unchanged(self.tar.stat())
+                self._open()
+                return self.entry(row)
+        assert self.entries is not None
+        return Entry(*self.entries[row].item())
+
+    def require_unchanged(self, found: os.stat_result, tar: Path | None = None) -> None:
+        """Raise a `FileNotFoundError` if a tar file's state is not that of when the index was opened."""
+        if _state(found) != self.state:
+            raise FileNotFoundError(f"{tar or self.tar} has changed since it was opened: start again")
+
+    def _open(self) -> None:
+        self.stored = StoredEntries.find(self.file)
+        if self.stored is not None:
+            return
         with ExitStack() as stack:
             try:
-                if not self.file.is_file():
-                    self.file.parent.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(FileLock(self.file.with_name("lock")))
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(self.file.with_name("lock")))
             except OSError:
-                return read_entries(self.tar)
-            if not self.file.is_file():  # another process may have made it meanwhile
+                self.entries = read_entries(self.tar)
+                return
+            self.stored = StoredEntries.find(self.file)
+            if self.stored is None:  # else another process has made it meanwhile
                 entries = read_entries(self.tar)
-                try:
+                with suppress(OSError):
                     self._write(entries)
-                except OSError:
-                    return entries
-        return np.load(self.file, mmap_mode="r")
+                self.stored = StoredEntries.find(self.file)
+                self.entries = entries if self.stored is None else None
 
     def _write(self, entries: NDArray[Any]) -> None:
         buffer = BytesIO()
@@ -246,18 +288,47 @@ class TarIndex:
         write_atomic(self.file, buffer.getvalue())
         for path in self.file.parent.glob(f"{self.file.name.partition('-')[0]}-*"):
             if path != self.file:
-                with suppress(OSError):  # Windows keeps what another process has mapped
+                with suppress(OSError):  # Windows keeps what another process reads
                     path.unlink()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Loader workers map the file themselves."""
-        left_out = {"entries"} if isinstance(self.entries, np.memmap) else set()
-        return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state
-        if "entries" not in state:
-            self.entries = np.load(self.file, mmap_mode="r")
+class StoredEntries(NamedTuple):
+    """Where the images of an index are in its file, which `numpy.save` has written."""
+
+    count: int
+    start: int
+    """Where the first one begins, in bytes."""
+    kind: np.dtype[Any]
+
+    @classmethod
+    def find(cls, file: Path) -> Self | None:
+        """Those of a file; None where it is not there, or not whole."""
+        try:
+            with file.open("rb") as opened:
+                if np.lib.format.read_magic(opened) != (1, 0):
+                    return None
+                shape, _, kind = np.lib.format.read_array_header_1_0(opened)
+                start, size = opened.tell(), os.fstat(opened.fileno()).st_size
+        except (OSError, ValueError):
+            return None
+        whole = len(shape) == 1 and shape[0] > 0 and size == start + shape[0] * kind.itemsize
+        return cls(shape[0], start, kind) if whole and kind.names == Entry._fields else None
+
+    def read(self, file: Path, row: int) -> Entry:
+        """One image.
+
+        Raises:
+            FileNotFoundError: the file is not there.
+            OSError: it cannot be read, or is shorter.
+        """
+        if not 0 <= row < self.count:
+            raise IndexError(f"image {row} of {self.count}")
+        with file.open("rb", buffering=0) as opened:
+            opened.seek(self.start + row * self.kind.itemsize)
+            content = opened.read(self.kind.itemsize)
+        if len(content) < self.kind.itemsize:
+            raise OSError(f"{file} is cut short")
+        return Entry(*np.frombuffer(content, self.kind)[0].item())
 
 
 class TarImage(EmbeddedFile):
@@ -271,8 +342,8 @@ class TarImage(EmbeddedFile):
 
     def __init__(self, index: TarIndex, row: int, container: Path | None = None) -> None:
         self.index, self.row, self.container = index, row, container or index.tar
-        offset, size, name = index.entries[row]
-        self.offset, self.size, self.member = int(offset), int(size), name.decode(errors="replace")
+        self.offset, self.size, name = index.entry(row)
+        self.member = name.decode(errors="replace")
         self.name = f"{self.container} ({self.member})"
 
     def read_bytes(self) -> bytes:
@@ -282,8 +353,7 @@ class TarImage(EmbeddedFile):
             FileNotFoundError: the tar file is not there any more, or is another one.
         """
         with self.container.open("rb") as file:
-            if _state(os.fstat(file.fileno())) != self.index.state:
-                raise FileNotFoundError(f"{self.container} has changed since it was opened: start again")
+            self.index.require_unchanged(os.fstat(file.fileno()), self.container)
             file.seek(self.offset)
             return file.read(self.size)
 
