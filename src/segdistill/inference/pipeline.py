@@ -26,7 +26,7 @@ from segdistill.inference.prediction import (
 from segdistill.inference.segment import Decide, class_mask, largest_class, run_network, segment
 from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
-from segdistill.models.requests import choose_requests, request_threads
+from segdistill.models.streams import choose_streams, stream_threads
 from segdistill.models.trained import TrainedNetwork
 
 FIRST_CHUNK = 1
@@ -44,8 +44,8 @@ BATCH_PIXELS = 2**20
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that decode and write a chunk. PyTorch computes it in the caller's thread, with its own threads."""
 
-PER_REQUEST = 4
-"""Least images for each of several requests, unless their number is asked for: a file is opened once more."""
+PER_STREAM = 4
+"""Least images for each of several streams, unless their number is asked for: a file is opened once more."""
 
 Chunk = tuple["list[OpenedFile]", list[Future[Image.Image]]]
 """Files, and their images on the way."""
@@ -147,7 +147,7 @@ class Pipeline:
         self.batch = batch if network.largest is None else min(batch, network.largest[0])
         whole_logits = config.probabilities or config.flip  # which take far more memory than the image
         concurrent = network.concurrent and not whole_logits
-        self.requests = choose_requests(config.requests, device, concurrent=concurrent)
+        self.streams = choose_streams(config.streams, device, concurrent=concurrent)
         self.opened: dict[Path, Image.Image] = {}
         self.failed: dict[Path, str] = {}
 
@@ -157,11 +157,11 @@ class Pipeline:
         Raises:
             UnreadableFilesError: after the last file, where some could not be predicted.
         """
-        most = len(files) if self.config.requests else len(files) // PER_REQUEST
-        requests = min(self.requests, most)
+        most = len(files) if self.config.streams else len(files) // PER_STREAM
+        streams = min(self.streams, most)
         items = self._items(files)
         try:
-            yield from self._run_requests(items, requests) if requests > 1 else self._run_chunks(items)
+            yield from self._run_streams(items, streams) if streams > 1 else self._run_chunks(items)
         finally:
             for image in self.opened.values():  # where the caller stopped early
                 image.close()
@@ -169,9 +169,9 @@ class Pipeline:
             ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
             raise UnreadableFilesError(ordered, len(files))
 
-    def _run_requests(self, items: Iterator[OpenedFile], requests: int) -> Iterator[Result]:
+    def _run_streams(self, items: Iterator[OpenedFile], streams: int) -> Iterator[Result]:
         """Several images on their way at a time, but one alone that takes much memory."""
-        with request_threads(requests) as pool:
+        with stream_threads(streams) as pool:
             waiting: deque[tuple[OpenedFile, Future[Result | None]]] = deque()
 
             def results(most: int, pixels: int) -> Iterator[Result]:
@@ -193,7 +193,7 @@ class Pipeline:
                     if result := self._predict_one(item):
                         yield result
                 else:
-                    yield from results(2 * requests - 1, max(0, CHUNK_PIXELS - item.pixels))
+                    yield from results(2 * streams - 1, max(0, CHUNK_PIXELS - item.pixels))
                     waiting.append((item, pool.submit(self._predict_one, item)))
             yield from results(0, 0)
 

@@ -27,7 +27,7 @@ from segdistill.models.export_card import ExportCard as ExportCard
 from segdistill.models.isolated import IsolatedRun
 from segdistill.models.onnx_session import ProviderError, open_session
 from segdistill.models.openvino_graphs import OpenVINOGraphs, openvino_core
-from segdistill.models.requests import sharing
+from segdistill.models.streams import sharing
 
 SURE = 20.0
 """Logit of the class of a pixel in a mask, where the others have 0: its probability is 1 up to rounding."""
@@ -45,21 +45,21 @@ class RunOptions:
         precision: fp32, or what else `FileFormat.precisions` has.
         provider: of onnxruntime, see `open_session`.
         isolated: a runtime that is not installed is run in an environment of its own.
-        requests: passes at a time, from as many threads; they share `threads`.
+        streams: passes at a time, from as many threads; they share `threads`.
     """
 
     threads: int
     precision: str = "fp32"
     provider: str | None = None
     isolated: bool = False
-    requests: int = 1
+    streams: int = 1
 
 
 class ExportedNetwork(nn.Module):
     """A network in a file, as a module from normalised images to logits.
 
     It computes on the CPU; an ONNX file where its provider does, by default on CUDA with onnxruntime-gpu.
-    Where threads share the cores (see `share_cores`), it is opened once more, for as many requests.
+    Where threads share the cores (see `share_cores`), it is opened once more, for as many streams.
 
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export), ..., see `FORMATS`.
@@ -128,11 +128,11 @@ class ExportedNetwork(nn.Module):
 
     def run(self, values: np.ndarray) -> np.ndarray:
         """One pass over N images in the file's own form, of as many at a time as share the cores."""
-        requests = sharing() if self.format.concurrent else 1
+        streams = sharing() if self.format.concurrent else 1
         with self.lock:
-            if requests not in self.runs:
-                self.runs[requests], _ = self.format.open(self.path, replace(self.options, requests=requests))
-            run = self.runs[requests]
+            if streams not in self.runs:
+                self.runs[streams], _ = self.format.open(self.path, replace(self.options, streams=streams))
+            run = self.runs[streams]
         return run(values)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -182,14 +182,14 @@ class ExportedNetwork(nn.Module):
 
 
 def _open_onnx(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
-    threads = max(1, options.threads // options.requests)  # a session is called by any number of threads
+    threads = max(1, options.threads // options.streams)  # a session is called by any number of threads
     return open_session(path, threads, options.provider)
 
 
 def _open_openvino(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
     model = openvino_core().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
-    return OpenVINOGraphs(model, options.threads, options.precision, options.requests), _texts(text)
+    return OpenVINOGraphs(model, options.threads, options.precision, options.streams), _texts(text)
 
 
 def _open_pt2(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:

@@ -23,8 +23,8 @@ from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.inference.pipeline import BATCH, CPU_BATCH
 from segdistill.inference.segment import run_network
 from segdistill.models.card import read_card
-from segdistill.models.requests import choose_requests, request_threads
 from segdistill.models.spec import parse_architecture, parse_spec
+from segdistill.models.streams import choose_streams, stream_threads
 from segdistill.models.trained import TrainedNetwork
 from segdistill.page.card import describe_network
 from segdistill.serving.admission import Admission
@@ -60,15 +60,15 @@ class Service:
                 f"the file takes no image of {self.size} pixels: serve it with {setting('size')} "
                 f"{self.max_side}"
             )
-        self.requests = choose_requests(config.requests, device, concurrent=network.concurrent)
+        self.streams = choose_streams(config.streams, device, concurrent=network.concurrent)
         wanted = config.max_batch or (CPU_BATCH if device.type == "cpu" else BATCH)
         batch = largest_batch(network, device, wanted)
         if batch < wanted:
             log(f"{card.name} takes one image at a time: requests are not batched")
         self.metrics = ServerMetrics()
-        _warm_up(network, self.requests)
+        _warm_up(network, self.streams)
         self.batcher = Batcher(
-            network, device, max_batch=batch, requests=self.requests, wait_s=config.max_wait_ms / 1000,
+            network, device, max_batch=batch, streams=self.streams, wait_s=config.max_wait_ms / 1000,
             observe=self.metrics.batches.observe,
         )  # fmt: skip
         self.pool = ThreadPoolExecutor(
@@ -141,11 +141,11 @@ class Service:
         return decode_upload(data, self.config.max_pixels)
 
 
-def _warm_up(network: TrainedNetwork, requests: int) -> None:
-    """Run the network as several requests do, for which a file is opened once more."""
-    if requests > 1:
+def _warm_up(network: TrainedNetwork, streams: int) -> None:
+    """Run the network as several streams do, for which a file is opened once more."""
+    if streams > 1:
         image = torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE, dtype=torch.uint8)
-        with request_threads(requests) as pool:
+        with stream_threads(streams) as pool:
             pool.submit(run_network, network, image).result()
 
 

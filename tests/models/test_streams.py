@@ -1,4 +1,4 @@
-"""Requests: threads that share the cores, and how many there are."""
+"""Streams: threads that share the cores, and how many there are."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from segdistill.models.requests import MOST_REQUESTS, choose_requests, request_threads, share_cores, sharing
+from segdistill.models.streams import MAX_STREAMS, choose_streams, share_cores, sharing, stream_threads
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +24,7 @@ def seen() -> tuple[int, int]:
 
 
 def test_threads_share_the_cores_and_the_caller_keeps_its_own() -> None:
-    with request_threads(2) as pool:
+    with stream_threads(2) as pool:
         assert {pool.submit(seen).result(20) for _ in range(6)} == {(2, 2)}
         assert seen() == (1, 4)
     assert seen() == (1, 4)
@@ -32,16 +32,16 @@ def test_threads_share_the_cores_and_the_caller_keeps_its_own() -> None:
         assert later.submit(seen).result(20) == (1, 4)
 
 
-def test_more_requests_than_threads_have_one_each() -> None:
-    with request_threads(9) as pool:
+def test_more_streams_than_threads_have_one_each() -> None:
+    with stream_threads(9) as pool:
         assert pool.submit(seen).result(20) == (9, 1)
 
 
 def test_a_thread_that_is_alone_has_all_cores() -> None:
     def both() -> list[tuple[int, int]]:
         found = []
-        for requests in (2, 1):
-            share_cores(requests, 4)
+        for streams in (2, 1):
+            share_cores(streams, 4)
             found.append(seen())
         return found
 
@@ -49,11 +49,11 @@ def test_a_thread_that_is_alone_has_all_cores() -> None:
         assert pool.submit(both).result(20) == [(2, 2), (1, 4)]
 
 
-def test_how_many_requests_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_streams_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_requests(0, cpu, concurrent=True) == 4
-    assert choose_requests(3, cpu, concurrent=True) == 3
-    assert choose_requests(3, cpu, concurrent=False) == 1
-    assert choose_requests(3, cuda, concurrent=True) == 1
+    assert choose_streams(0, cpu, concurrent=True) == 4
+    assert choose_streams(3, cpu, concurrent=True) == 3
+    assert choose_streams(3, cpu, concurrent=False) == 1
+    assert choose_streams(3, cuda, concurrent=True) == 1
     torch.set_num_threads(64)
-    assert choose_requests(0, cpu, concurrent=True) == MOST_REQUESTS
+    assert choose_streams(0, cpu, concurrent=True) == MAX_STREAMS
