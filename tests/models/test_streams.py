@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from segdistill.models.exported import ExportedNetwork
 from segdistill.models.streams import MAX_STREAMS, choose_streams, share_cores, sharing, stream_threads
 
 pytestmark = pytest.mark.unit
@@ -57,3 +60,18 @@ def test_how_many_streams_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_streams(3, cuda, concurrent=True) == 1
     torch.set_num_threads(64)
     assert choose_streams(0, cpu, concurrent=True) == MAX_STREAMS
+
+
+def test_a_file_that_cannot_be_opened_once_more_says_so(
+    make_onnx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any, **named: Any) -> None:
+        raise RuntimeError("no memory\nat line 3")
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = ExportedNetwork(make_onnx(nn.Conv2d(3, 2, 1)), provider="cpu")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(ValueError, match=r"cannot be opened for 3 streams: no memory \(streams 1"):
+        network.open_streams(3)
+    network.open_streams(1)
+    assert list(network.runs) == [1]

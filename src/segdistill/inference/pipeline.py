@@ -171,6 +171,7 @@ class Pipeline:
 
     def _run_streams(self, items: Iterator[OpenedFile], streams: int) -> Iterator[Result]:
         """Several images on their way at a time, but one alone that takes much memory."""
+        self.network.open_streams(streams)
         with stream_threads(streams) as pool:
             waiting: deque[tuple[OpenedFile, Future[Result | None]]] = deque()
 

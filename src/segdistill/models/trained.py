@@ -134,6 +134,15 @@ class TrainedNetwork(nn.Module):
         sides = [side for side in (asked or self.size, self.largest_side) if side is not None]
         return min(sides, default=None)
 
+    def open_streams(self, streams: int) -> None:
+        """Open an exported file for as many passes at a time; else the first of them would.
+
+        Raises:
+            ValueError: its runtime cannot open it once more.
+        """
+        if isinstance(self.module, ExportedNetwork):
+            self.module.open_streams(streams)
+
     @property
     def side(self) -> int | None:
         """Side, in pixels, of the one image that an exported file takes; None for free sizes."""
@@ -166,7 +175,7 @@ class LoadOptions:
         precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
         output_stride: see `TrainedNetwork`; None takes what the network declares.
         prompts: what an open-vocabulary network is to segment.
-        provider: what of onnxruntime computes an .onnx file, see `open_session`; None for other networks.
+        provider: what of onnxruntime computes an .onnx file, see `OnnxSession`; None for other networks.
         isolated: a file whose runtime is not installed is run in an environment of its own, see `RunOptions`.
     """
 
@@ -283,7 +292,7 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         size=card.input_size,
         output_stride=card.output_stride,
         temperature=card.temperature,
-        concurrent=module.format.concurrent,
+        concurrent=module.concurrent,
     )
 
 

@@ -16,15 +16,14 @@ from fastapi import HTTPException, Request, Response
 from PIL import Image
 from torch import Tensor
 
-from segdistill.config.deploy import LEAST_SIDE, LONGEST_SIDE, ServeConfig
+from segdistill.config.deploy import LONGEST_SIDE, ServeConfig
 from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.inference.pipeline import BATCH, CPU_BATCH
-from segdistill.inference.segment import run_network
 from segdistill.models.card import read_card
 from segdistill.models.spec import parse_architecture, parse_spec
-from segdistill.models.streams import choose_streams, stream_threads
+from segdistill.models.streams import choose_streams
 from segdistill.models.trained import TrainedNetwork
 from segdistill.page.card import describe_network
 from segdistill.serving.admission import Admission
@@ -46,7 +45,8 @@ class Service:
         device: where it computes.
 
     Raises:
-        ValueError: the network does not take images of the size that is asked for.
+        ValueError: the network does not take images of the size that is asked for, or its file cannot be
+            opened for several streams.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Service:
         if batch < wanted:
             log(f"{card.name} takes one image at a time: requests are not batched")
         self.metrics = ServerMetrics()
-        _warm_up(network, self.streams)
+        network.open_streams(self.streams)  # before the first request
         self.batcher = Batcher(
             network, device, max_batch=batch, streams=self.streams, wait_s=config.max_wait_ms / 1000,
             observe=self.metrics.batches.observe,
@@ -139,14 +139,6 @@ class Service:
 
     def _decode(self, data: bytes) -> Image.Image:
         return decode_upload(data, self.config.max_pixels)
-
-
-def _warm_up(network: TrainedNetwork, streams: int) -> None:
-    """Run the network as several streams do, for which a file is opened once more."""
-    if streams > 1:
-        image = torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE, dtype=torch.uint8)
-        with stream_threads(streams) as pool:
-            pool.submit(run_network, network, image).result()
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:
