@@ -162,6 +162,28 @@ def test_as_many_wait_as_the_caller_lags_behind(predict: Predict) -> None:
     results.close()
 
 
+@pytest.mark.parametrize(("pixels", "most"), [(3 * 24 * 40, 3), (24 * 40 - 1, 1)])
+def test_images_in_memory_are_bounded_by_their_pixels(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch, pixels: int, most: int
+) -> None:
+    """Of images of 24 x 40 pixels; the last one that the caller got counts too."""
+
+    class Slow(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.2)  # in which all would be decoded
+            return image
+
+    monkeypatch.setattr(pipeline, "CHUNK_PIXELS", pixels)
+    decoded: list[Path] = []
+    decode = pipeline.decode_image
+    monkeypatch.setattr(
+        pipeline, "decode_image", lambda path, image: decoded.append(path) or decode(path, image)
+    )
+    in_memory = [len(decoded) - taken for taken, _ in enumerate(predict(Slow(), streams=8))]
+    assert len(in_memory) == 10
+    assert max(in_memory) == most
+
+
 def test_what_takes_much_memory_is_computed_alone(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "BATCH_PIXELS", 900)
     module = Brightest()

@@ -126,12 +126,13 @@ class TrainedNetwork(nn.Module):
         """Longest side, in pixels, that an exported file takes; None for any."""
         return None if self.largest is None else self.largest[1]
 
-    def input_size(self, asked: int | None = None) -> int | None:
-        """Long side, in pixels, of the images that it is scored on: what is asked for, else `size`.
+    def long_side(self, asked: int | None) -> int | None:
+        """Long side, in pixels, that images are resized to: what is asked for, else `size`; None for any."""
+        return asked or self.size
 
-        An exported file gets at most `largest_side`. None resizes nothing.
-        """
-        sides = [side for side in (asked or self.size, self.largest_side) if side is not None]
+    def input_size(self, asked: int | None = None) -> int | None:
+        """Long side, in pixels, of the images that it is scored on: `long_side`, at most `largest_side`."""
+        sides = [side for side in (self.long_side(asked), self.largest_side) if side is not None]
         return min(sides, default=None)
 
     def open_streams(self, streams: int) -> None:

@@ -53,7 +53,7 @@ class Service:
         self, network: TrainedNetwork, card: NetworkCard, config: ServeConfig, device: torch.device
     ) -> None:
         self.labels, self.config = network.labels, config
-        self.size = config.size or network.size
+        self.size = network.long_side(config.size)
         self.max_side = min(LONGEST_SIDE, network.largest_side or LONGEST_SIDE)
         if network.largest_side is not None and (self.size or 0) > self.max_side:
             raise ValueError(
