@@ -120,7 +120,8 @@ def test_a_failing_network_is_an_internal_error(
 def test_streams_are_opened_before_a_request_comes(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     monkeypatch.setattr(TrainedNetwork, "open_streams", lambda network, streams: opened.append(streams))
-    monkeypatch.setattr(TrainedNetwork, "concurrent", property(lambda self: True, lambda self, value: None))
+    concurrent = property(lambda network: True, lambda network, value: None)
+    monkeypatch.setattr(TrainedNetwork, "concurrent", concurrent, raising=False)
     with serve(streams=3) as running:
         assert opened == [3]
         assert running.network.calls == 0

@@ -209,8 +209,8 @@ class Pipeline:
     def _predict_one(self, item: OpenedFile) -> Result | None:
         """Decode, predict and write one image; None where it is noted as failed."""
         given = self._input(item, partial(self._decode, item))
-        prediction = given and self._predict_input(item, given)
-        return prediction and self._write(item, prediction)
+        prediction = None if given is None else self._predict_input(item, given)
+        return None if prediction is None else self._write(item, prediction)
 
     def _run_chunks(self, items: Iterator[OpenedFile]) -> Iterator[Result]:
         """One pass of the network at a time, with chunks of images decoded before it and written after it."""
