@@ -5,6 +5,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -49,6 +51,40 @@ def test_paths_lie_in_the_folder(container: ModuleType, tmp_path: Path) -> None:
 def test_an_unknown_instruction_is_an_error(container: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="HEALTHCHECK"):
         container.Image(tmp_path).do("HEALTHCHECK", "CMD true")
+
+
+@pytest.mark.parametrize(("script", "code"), [("input()", -9), ("raise SystemExit(3)", 3)])
+def test_a_server_that_never_listens_is_an_error(
+    container: ModuleType, monkeypatch: pytest.MonkeyPatch, script: str, code: int
+) -> None:
+    """It waits for input that does not come until it is killed, or ends by itself."""
+    monkeypatch.setattr(container, "START_S", 1.0 if code == -9 else 60)
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        with pytest.raises(SystemExit, match=f"did not listen within .* s: it ended with {code}"):
+            container.server_url(server)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            "import signal\nsignal.signal(15, signal.SIG_IGN)\nprint(flush=True)\ninput()",
+            "did not end within 0.5 s",
+        ),
+        ("print(flush=True)\ninput()", "ended with -15 after SIGTERM"),
+    ],
+)
+def test_a_server_that_does_not_stop_is_an_error(
+    container: ModuleType, monkeypatch: pytest.MonkeyPatch, script: str, message: str
+) -> None:
+    monkeypatch.setattr(container, "STOP_S", 0.5 if "0.5" in message else 60)
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        with pytest.raises(SystemExit, match=message):
+            container.stop(server)
 
 
 def test_everything_that_the_build_reads_is_copied(steps: list[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Settings become objects, once: the one assembly that every verb uses."""
+"""Opens the data sets and networks that settings name, for training, replay, evaluation and export."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace

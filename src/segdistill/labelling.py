@@ -97,7 +97,7 @@ def mask_settings(target: str, network: TrainedNetwork, config: LabelConfig) -> 
         "confidence": config.confidence,
         "map": config.map or None,  # as in folders of versions that had no map
         "temperature": network.temperature if config.confidence else None,  # which changes no class
-        "size": config.size or network.size,
+        "size": network.long_side(config.size),
         "flip": config.flip,
         "output_stride": network.output_stride,
         "bits": network.bits,

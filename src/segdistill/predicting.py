@@ -1,6 +1,6 @@
-"""What a trained network is used for, as functions; `segdistill.api` has them with the others.
+"""`predict`, `load` and `serve`: the functions of `segdistill.api` that segment images.
 
-It imports little: what is predicted on one photograph would otherwise wait for what only training needs.
+They are apart because this module imports little: a prediction does not wait for what only training needs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +70,8 @@ def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) 
         settings: settings by name, `size=512`; they win over `config`.
 
     Returns:
-        What is called with an image (PIL, NumPy, or a path) or a list of them; see `Segmenter`.
+        What is called with an image (PIL, NumPy, or a path) and gives its `Prediction`; of a list of images
+        it gives the list of their predictions, in order. See `Segmenter`.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
@@ -95,8 +96,9 @@ def serve(
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: the target is code, the device or the runtime is not there, segdistill[serve] is not
-            installed, or the system allows too few open files for `connections`.
+        ValueError: the target is code, the device or the runtime is not there, a file cannot be opened for
+            `streams`, segdistill[serve] is not installed, or the system allows too few open files for
+            `connections`.
         OSError: the address cannot be listened on.
     """
     try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from segdistill.exporting import quantize
-from segdistill.exporting.quantize import calibration_images, group_images
+from segdistill.exporting.quantize import as_input, calibration_images, group_images
+from segdistill.models.exported import ExportCard
 
 pytestmark = pytest.mark.integration
 
@@ -55,6 +57,14 @@ def test_groups_are_cropped_to_their_common_centre(monkeypatch: pytest.MonkeyPat
     assert torch.equal(first[0], images[0][:, :, 2:7])  # of 3 columns too many 2 on the left: 1.5, rounded
     assert torch.equal(first[1], images[1][:, 1:5])
     assert torch.equal(second[0], images[2])
+
+
+def test_inputs_have_the_statistics_of_the_card() -> None:
+    """255 and 51 are 1 and 0.2: (1 - 0.5) / 0.25 and (0.2 - 0.1) / 0.5."""
+    images = torch.tensor([255, 51, 0], dtype=torch.uint8).view(1, 3, 1, 1)
+    card = ExportCard(mean=(0.5, 0.1, 0.0), std=(0.25, 0.5, 1.0))
+    np.testing.assert_allclose(as_input(images, card).ravel(), [2.0, 0.2, 0.0], atol=1e-6)
+    assert as_input(images, replace(card, input="image")).tolist() == [[[[255, 51, 0]]]]
 
 
 def test_the_first_and_the_last_convolution_of_an_onnx_network_stay_in_float(quantized: Export) -> None:

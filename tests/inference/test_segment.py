@@ -6,7 +6,7 @@ import torch
 
 from segdistill.data.labels import VOID
 from segdistill.inference import segment
-from segdistill.inference.segment import class_mask, decide_above, largest_class, resize_logits
+from segdistill.inference.segment import Decide, class_mask, decide_above, largest_class, resize_logits
 
 pytestmark = pytest.mark.unit
 
@@ -21,6 +21,37 @@ def test_masks_are_those_of_upsampled_logits(monkeypatch: pytest.MonkeyPatch, si
     assert clear.mean() > 0.99
     mask = class_mask(logits, size)
     assert mask.dtype == np.uint8
+    assert np.array_equal(mask[clear], whole.argmax(dim=0).numpy()[clear])
+
+
+@pytest.mark.parametrize("decide", [largest_class, decide_above(1e-9, 1.0)])
+@pytest.mark.parametrize("classes", [1, 2, 21])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 1), (1, 1)), ((1, 1), (7, 5)),
+        ((1, 9), (1, 9)), ((1, 9), (1, 30)), ((1, 9), (8, 9)), ((1, 9), (5, 31)), ((1, 9), (1, 4)),
+        ((9, 1), (9, 1)), ((9, 1), (30, 1)), ((9, 1), (9, 8)), ((9, 1), (31, 5)), ((9, 1), (4, 1)),
+        ((12, 16), (6, 8)), ((12, 16), (5, 7)), ((12, 16), (1, 16)), ((12, 16), (12, 1)), ((12, 16), (1, 1)),
+        ((12, 16), (5, 40)), ((12, 16), (40, 5)), ((2, 2), (3, 3)),
+    ],
+)  # fmt: skip
+def test_edges_are_those_of_interpolate_and_argmax(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    classes: int,
+    decide: Decide,
+) -> None:
+    """Maps of one row or column, one class, and masks smaller than the map: PyTorch's own, pixel by pixel."""
+    monkeypatch.setattr(segment, "STRIP_BYTES", 4 * classes * size[1] * 2)  # strips of two rows
+    logits = torch.randn(classes, *shape, generator=torch.Generator().manual_seed(2))
+    whole = torch.nn.functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    mask = class_mask(logits, size, decide)
+    assert (mask.shape, mask.dtype) == (size, np.uint8)
+    margin = whole.topk(2, dim=0).values.diff(dim=0)[0].abs() if classes > 1 else torch.ones(size)
+    clear = (margin > 1e-4).numpy()
+    assert clear.mean() > 0.9
     assert np.array_equal(mask[clear], whole.argmax(dim=0).numpy()[clear])
 
 

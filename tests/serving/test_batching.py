@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segdistill.data.labels import LabelSet
 from segdistill.data.transforms import normalise
-from segdistill.models.requests import sharing
+from segdistill.models.streams import sharing
 from segdistill.models.trained import TrainedNetwork
 from segdistill.serving.batching import Batcher, largest_batch
 
@@ -139,7 +139,7 @@ def test_batches_at_a_time_share_the_cores_and_one_alone_has_them_all() -> None:
 
     module = Sharing()
     network = TrainedNetwork(module, LABELS, "sharing").eval()
-    batcher = Batcher(network, CPU, max_batch=1, requests=2, wait_s=60)
+    batcher = Batcher(network, CPU, max_batch=1, streams=2, wait_s=60)
     assert batcher.submit(image(1)).result(20).shape == (2, 4, 6)  # a full batch of one waits for no other
     assert module.shares == [1]
     pair = [batcher.submit(image(value, 2, 2)) for value in (1, 2)]
@@ -153,7 +153,7 @@ def test_batches_at_a_time_share_the_cores_and_one_alone_has_them_all() -> None:
 
 def test_a_size_that_waits_for_more_does_not_hold_up_another(network: TrainedNetwork, module: Gated) -> None:
     module.gate.set()
-    batcher = Batcher(network, CPU, max_batch=2, requests=2, wait_s=0.3)
+    batcher = Batcher(network, CPU, max_batch=2, streams=2, wait_s=0.3)
     waiting = batcher.submit(image(1))
     pair = [batcher.submit(image(value)) for value in (2, 3)]
     assert [answer.result(20).shape for answer in (waiting, *pair)] == [(2, 4, 6)] * 3

@@ -16,6 +16,7 @@ from PIL import Image
 
 from segdistill import api, cli
 from segdistill.config.deploy import ServeConfig
+from segdistill.models.trained import TrainedNetwork
 from segdistill.serving.server import allow_files, is_loopback, listen, listening_socket
 
 pytestmark = pytest.mark.integration
@@ -51,6 +52,20 @@ def test_a_stopped_server_finishes_the_requests_that_it_admitted(
     assert found == [200] * 6
     with pytest.raises(httpx.ConnectError):
         httpx.get(urls[0])
+
+
+def test_a_failure_to_open_streams_ends_the_start(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(network: TrainedNetwork, streams: int) -> None:
+        raise ValueError(f"student.onnx cannot be opened for {streams} streams: no memory")
+
+    monkeypatch.setattr(TrainedNetwork, "open_streams", fail)
+    assert cli.main(["serve", str(run), "--port", "0", "--device", "cpu", "--streams", "2"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].endswith("student.onnx cannot be opened for 2 streams: no memory")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("network-")]
 
 
 def test_an_address_in_use_is_one_line(server: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from segdistill import api
 from segdistill.config.deploy import ServeConfig
 from segdistill.inference.prediction import predict_image
 from segdistill.models.fused import FusedBlock, fuse_students
-from segdistill.models.trained import LoadOptions, load_network
+from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.predicting import open_predictor
 from segdistill.serving.service import network_card, refuse_code
 
@@ -115,6 +115,16 @@ def test_a_failing_network_is_an_internal_error(
         assert 'path="/v1/segment",status="500"} 2.0' in running.get("/metrics").text
     assert caplog.text.count("the network failed") == 2
     assert "secret detail" in caplog.text
+
+
+def test_streams_are_opened_before_a_request_comes(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(TrainedNetwork, "open_streams", lambda network, streams: opened.append(streams))
+    concurrent = property(lambda network: True, lambda network, value: None)
+    monkeypatch.setattr(TrainedNetwork, "concurrent", concurrent, raising=False)
+    with serve(streams=3) as running:
+        assert opened == [3]
+        assert running.network.calls == 0
 
 
 def test_it_is_ready_while_its_network_runs(serve: Any) -> None:

@@ -81,13 +81,13 @@ class PredictConfig(LoadConfig):
     """Pixels by which neighbouring tiles overlap; in the middle quarter of them one fades into the other."""
     mask_video: bool = False
     """Of a video, also write the masks: a lossless grey video whose values are class indices."""
-    requests: int = 0
+    streams: int = 0
     """Images on their way at a time on a CPU, each on an equal part of the cores; 1 gives each image all of
     them. 0 takes one per core, at most 8."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.requests >= 0, "requests", self.requests, "0 or more")
+        require(self.streams >= 0, "streams", self.streams, "0 or more")
         require(self.tile >= 0, "tile", self.tile, "0 or more")
         side = self.tile or TILE
         require(0 <= self.overlap < side, "overlap", self.overlap, f"from 0 to below the tile's {side}")
@@ -280,7 +280,7 @@ class ServeConfig(NetworkConfig):
     runtime: RuntimeName = "pytorch"
     """What computes a run folder: pytorch; openvino or onnx, with a file that is made once, checked and kept
     in the folder; auto takes the fastest that is installed. A file has its own runtime."""
-    requests: int = 0
+    streams: int = 0
     """Images in the network at a time on a CPU, each on an equal part of the cores; one that is alone has all
     of them. 0 takes one per core, at most 8."""
     max_batch: int | None = None
@@ -304,7 +304,7 @@ class ServeConfig(NetworkConfig):
         super().__post_init__()
         require(0 <= self.port <= 65535, "port", self.port, "from 0 to 65535")
         require(self.token is None or bool(self.token), "token", self.token, "null or not empty")
-        require(self.requests >= 0, "requests", self.requests, "0 or more")
+        require(self.streams >= 0, "streams", self.streams, "0 or more")
         require(self.max_batch is None or self.max_batch > 0, "max_batch", self.max_batch, "above 0, or null")
         for name in ("queue", "connections", "max_bytes", "max_pixels", "timeout_s"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")

@@ -45,11 +45,13 @@ class Crop:
     flip: bool
 
 
-def normalise(image: Tensor) -> Tensor:
-    """... x 3 x H x W RGB (uint8, or from 0 to 1) -> float32, normalised with ImageNet's statistics."""
-    mean, std = (torch.tensor(v, device=image.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+def normalise(
+    image: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
+    """... x 3 x H x W RGB (uint8, or from 0 to 1) -> float32, normalised with statistics of RGB in 0 to 1."""
+    means, stds = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (mean, std))
     scaled = image.float() if image.is_floating_point() else image.float().mul_(1 / 255)
-    return scaled.sub(mean).div_(std)
+    return scaled.sub(means).div_(stds)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -113,7 +115,7 @@ def apply_crop(image: Tensor, mask: Tensor, crop: Crop) -> tuple[Tensor, Tensor,
 
 
 def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
-    """Resize a ... x 3 x H x W uint8 image so that its longer side is `long_side` (None: as it is)."""
+    """Resize a 3 or N x 3 x H x W uint8 image so that its longer side is `long_side` (None: as it is)."""
     height, width = image.shape[-2:]
     if long_side is None or max(height, width) == long_side:
         return image
@@ -121,19 +123,17 @@ def resize_long_side(image: Tensor, long_side: int | None) -> Tensor:
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """... x 3 x H x W uint8 -> ... x 3 x h x w, antialiased bilinear, as torchvision's `resize` has it."""
+    """3 or N x 3 x H x W uint8 of the CPU -> h x w, antialiased bilinear, as torchvision's `resize`."""
     if image.shape[-2:] == size:
         return image
-    pixels = image.reshape(-1, *image.shape[-3:])
-    strides = pixels.stride()
-    if len(pixels) == 1 and pixels.is_contiguous(memory_format=torch.channels_last):
-        # Else a single image comes out with its channels first, for which it is copied once more.
-        pixels = pixels.as_strided(pixels.shape, (pixels.numel(), *strides[1:]))
-    native = image.device.type == "cpu" and _resizes_bytes()
+    # The axis N is put before the rows: channels that are last in memory stay last.
+    pixels = image if image.ndim == 4 else image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    native = _resizes_bytes()
     pixels = interpolate(
         pixels if native else pixels.float(), size=size, mode="bilinear", align_corners=False, antialias=True
     )
-    return (pixels if native else pixels.round_().to(torch.uint8)).reshape(*image.shape[:-2], *size)
+    pixels = pixels if native else pixels.round_().to(torch.uint8)
+    return pixels if image.ndim == 4 else pixels[0]
 
 
 def _resizes_bytes() -> bool:

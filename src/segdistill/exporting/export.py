@@ -87,12 +87,12 @@ def export(
             stack.push(exported)
             beside = draft.with_name(f"{draft.name}.json")
             beside.write_text(json.dumps(exported.record, indent=2) + "\n")
-            _keep(draft, path)
+            _move_into_place(draft, path)
             stack.pop_all()  # the file stays open, for whoever gets it
     return exported
 
 
-def _keep(draft: Path, path: Path) -> None:
+def _move_into_place(draft: Path, path: Path) -> None:
     """Move what was written to where it will be, the network itself last."""
     if path.is_dir():
         shutil.rmtree(path)  # no folder replaces one that has files
@@ -150,7 +150,7 @@ def write_unchecked(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         _write(network, draft, make_card(network, config), config, calibration)
-        _keep(draft, path)
+        _move_into_place(draft, path)
 
 
 def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
-from segdistill.data.transforms import resize_long_side, to_tensor
+from segdistill.data.transforms import normalise, resize_long_side, to_tensor
 from segdistill.exporting.writers import convert_litert, make_openvino, save_openvino, write_onnx
 from segdistill.models.exported import ExportCard
 from segdistill.models.openvino_graphs import sole_core
@@ -78,8 +78,7 @@ def as_input(images: Tensor, card: ExportCard) -> np.ndarray:
     """N x 3 x H x W uint8 RGB -> the file's input."""
     if card.input == "image":
         return images.permute(0, 2, 3, 1).contiguous().numpy()
-    scaled = F.to_dtype(images, torch.float32, scale=True)
-    return F.normalize(scaled, list(card.mean), list(card.std)).numpy()
+    return normalise(images, card.mean, card.std).numpy()
 
 
 def quantize_openvino(

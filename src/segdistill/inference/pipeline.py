@@ -5,9 +5,10 @@ K: classes, h, w: rows and columns of the network's input.
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,16 +18,18 @@ from torch import Tensor
 from segdistill.config.deploy import PredictConfig
 from segdistill.config.naming import setting
 from segdistill.data.images import decode_image, open_image, write_image
-from segdistill.inference.prediction import (
-    Prediction,
-    network_input,
-    predict_image,
-    write_prediction,
+from segdistill.inference.prediction import Prediction, network_input, write_prediction
+from segdistill.inference.segment import (
+    Decide,
+    class_mask,
+    class_probabilities,
+    largest_class,
+    run_network,
+    segment,
 )
-from segdistill.inference.segment import Decide, class_mask, largest_class, run_network, segment
 from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
 from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
-from segdistill.models.requests import choose_requests, request_threads
+from segdistill.models.streams import choose_streams, stream_threads
 from segdistill.models.trained import TrainedNetwork
 
 FIRST_CHUNK = 1
@@ -44,8 +47,8 @@ BATCH_PIXELS = 2**20
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that decode and write a chunk. PyTorch computes it in the caller's thread, with its own threads."""
 
-PER_REQUEST = 4
-"""Least images for each of several requests, unless their number is asked for: a file is opened once more."""
+PER_STREAM = 4
+"""Least images for each of several streams, unless their number is asked for: a file is opened once more."""
 
 Chunk = tuple["list[OpenedFile]", list[Future[Image.Image]]]
 """Files, and their images on the way."""
@@ -126,7 +129,7 @@ class Pipeline:
         network: on `device`, in eval mode.
         config: output folder, input size, ...
         device: where the network computes.
-        decide: makes classes of logits; used where neither probabilities nor a video are asked for.
+        decide: makes classes of logits; a video's are the largest.
         overlays: also write overlays.
     """
 
@@ -141,13 +144,14 @@ class Pipeline:
     ) -> None:
         self.network, self.config, self.device = network, config, device
         self.decide, self.overlays = decide, overlays
+        self.size = network.long_side(config.size)
         # On a CPU, threads that decode would hold up the threads of the network, which wait for each other.
         self.overlaps = device.type != "cpu"
         batch = BATCH if self.overlaps else CPU_BATCH
         self.batch = batch if network.largest is None else min(batch, network.largest[0])
-        whole_logits = config.probabilities or config.flip  # which take far more memory than the image
-        concurrent = network.concurrent and not whole_logits
-        self.requests = choose_requests(config.requests, device, concurrent=concurrent)
+        self.whole_logits = config.probabilities or config.flip  # which take far more memory than the image
+        concurrent = network.concurrent and not self.whole_logits
+        self.streams = choose_streams(config.streams, device, concurrent=concurrent)
         self.opened: dict[Path, Image.Image] = {}
         self.failed: dict[Path, str] = {}
 
@@ -157,11 +161,11 @@ class Pipeline:
         Raises:
             UnreadableFilesError: after the last file, where some could not be predicted.
         """
-        most = len(files) if self.config.requests else len(files) // PER_REQUEST
-        requests = min(self.requests, most)
+        most = len(files) if self.config.streams else len(files) // PER_STREAM
+        streams = min(self.streams, most)
         items = self._items(files)
         try:
-            yield from self._run_requests(items, requests) if requests > 1 else self._run_chunks(items)
+            yield from self._run_streams(items, streams) if streams > 1 else self._run_chunks(items)
         finally:
             for image in self.opened.values():  # where the caller stopped early
                 image.close()
@@ -169,9 +173,10 @@ class Pipeline:
             ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
             raise UnreadableFilesError(ordered, len(files))
 
-    def _run_requests(self, items: Iterator[OpenedFile], requests: int) -> Iterator[Result]:
+    def _run_streams(self, items: Iterator[OpenedFile], streams: int) -> Iterator[Result]:
         """Several images on their way at a time, but one alone that takes much memory."""
-        with request_threads(requests) as pool:
+        self.network.open_streams(streams)
+        with stream_threads(streams) as pool:
             waiting: deque[tuple[OpenedFile, Future[Result | None]]] = deque()
 
             def results(most: int, pixels: int) -> Iterator[Result]:
@@ -193,29 +198,19 @@ class Pipeline:
                     if result := self._predict_one(item):
                         yield result
                 else:
-                    yield from results(2 * requests - 1, max(0, CHUNK_PIXELS - item.pixels))
+                    yield from results(2 * streams - 1, max(0, CHUNK_PIXELS - item.pixels))
                     waiting.append((item, pool.submit(self._predict_one, item)))
             yield from results(0, 0)
 
     def _input_pixels(self, pixels: int) -> int:
         """Most pixels that the network gets of an image with so many."""
-        long_side = self.config.size or self.network.size
-        return pixels if long_side is None else long_side**2
+        return pixels if self.size is None else self.size**2
 
     def _predict_one(self, item: OpenedFile) -> Result | None:
         """Decode, predict and write one image; None where it is noted as failed."""
-        try:
-            image = self._decode(item)
-        except (FileNotFoundError, ValueError) as error:
-            self.failed[item.path] = str(error)
-            return None
-        pixels = network_input(image, self.config.size or self.network.size)
-        try:
-            logits = run_network(self.network, pixels[None].to(self.device))
-        except ValueError as error:
-            self.failed[item.path] = f"{item.path}: {error}"
-            return None
-        return self._write(item, self._prediction(image, logits[0]))
+        given = self._input(item, partial(self._decode, item))
+        prediction = None if given is None else self._predict_input(item, given)
+        return None if prediction is None else self._write(item, prediction)
 
     def _run_chunks(self, items: Iterator[OpenedFile]) -> Iterator[Result]:
         """One pass of the network at a time, with chunks of images decoded before it and written after it."""
@@ -253,6 +248,15 @@ class Pipeline:
     def _decode(self, item: OpenedFile) -> Image.Image:
         return decode_image(item.path, self.opened.pop(item.name), self.network.bits)
 
+    def _input(self, item: OpenedFile, decode: Callable[[], Image.Image]) -> Input | None:
+        """What the network gets of a file; None where that cannot be decoded, which is noted."""
+        try:
+            image = decode()
+        except (FileNotFoundError, ValueError) as error:
+            self.failed[item.path] = str(error)
+            return None
+        return Input(image, network_input(image, self.size))
+
     def _finish(
         self, chunk: list[OpenedFile], decoding: list[Future[Image.Image]], pool: ThreadPoolExecutor
     ) -> Iterator[Result]:
@@ -262,18 +266,13 @@ class Pipeline:
             return
         inputs: dict[OpenedFile, Input] = {}
         for item, future in zip(chunk, decoding, strict=True):
-            try:
-                image = future.result()
-            except (FileNotFoundError, ValueError) as error:
-                self.failed[item.path] = str(error)
-            else:
-                inputs[item] = Input(image, network_input(image, self.config.size or self.network.size))
+            if given := self._input(item, future.result):
+                inputs[item] = given
         waiting = deque(inputs)
         written: dict[OpenedFile, Future[Result]] = {}
         held: list[tuple[OpenedFile, Prediction]] = []
         while inputs:
-            for item, prediction in self._predict_batch(self._next_batch(inputs)):
-                held.append((item, prediction))
+            held += self._predict_batch(self._next_batch(inputs))
             # Probabilities of a photograph take a hundred megabytes: those of one image at a time.
             if self.overlaps or self.config.probabilities or not inputs:
                 written |= {item: pool.submit(self._write, item, prediction) for item, prediction in held}
@@ -286,13 +285,12 @@ class Pipeline:
     def _next_batch(self, inputs: dict[OpenedFile, Input]) -> dict[OpenedFile, Input]:
         """Take the first input, and those of its size that fit into a batch with it."""
         shape = next(iter(inputs.values())).pixels.shape
-        whole_logits = self.config.probabilities or self.config.flip
-        most = 1 if whole_logits else max(1, min(self.batch, BATCH_PIXELS // (shape[1] * shape[2])))
+        most = 1 if self.whole_logits else max(1, min(self.batch, BATCH_PIXELS // (shape[1] * shape[2])))
         alike = [item for item, given in inputs.items() if given.pixels.shape == shape]
         return {item: inputs.pop(item) for item in alike[:most]}
 
     def _predict_batch(self, batch: dict[OpenedFile, Input]) -> Iterator[tuple[OpenedFile, Prediction]]:
-        """Run the network on inputs of one size; those that it does not take are noted as failed."""
+        """The predictions of inputs of one size, but those that the network does not take."""
         if len(batch) > 1:
             logits = self._run_batch([given.pixels for given in batch.values()])
             if logits is not None:
@@ -300,14 +298,20 @@ class Pipeline:
                     yield item, self._prediction(given.image, values)
                 return
         for item, given in batch.items():
-            try:
-                if self.config.probabilities or self.config.flip:
-                    yield item, self._predict_whole(given.image)
-                else:
-                    logits = run_network(self.network, given.pixels[None].to(self.device))
-                    yield item, self._prediction(given.image, logits[0])
-            except ValueError as error:
-                self.failed[item.path] = f"{item.path}: {error}"
+            if prediction := self._predict_input(item, given):
+                yield item, prediction
+
+    def _predict_input(self, item: OpenedFile, given: Input) -> Prediction | None:
+        """The prediction of one input; None where the network does not take it, which is noted."""
+        try:
+            if self.whole_logits:
+                return self._predict_whole(given)
+            return self._prediction(
+                given.image, run_network(self.network, given.pixels[None].to(self.device))[0]
+            )
+        except ValueError as error:
+            self.failed[item.path] = f"{item.path}: {error}"
+            return None
 
     def _run_batch(self, pixels: list[Tensor]) -> Tensor | None:
         """N x K x h x w logits; None, from then on, where the network takes one image at a time."""
@@ -325,15 +329,15 @@ class Pipeline:
         mask = class_mask(logits, (image.height, image.width), self.decide)
         return Prediction(image=image, mask=mask, probabilities=None, labels=self.network.labels)
 
-    def _predict_whole(self, image: Image.Image) -> Prediction:
+    def _predict_whole(self, given: Input) -> Prediction:
         """A prediction that needs the logits at the image's own size."""
+        size = (given.image.height, given.image.width)
+        logits = segment(self.network, given.pixels.to(self.device), size, flip=self.config.flip)
+        prediction = self._prediction(given.image, logits)
         if not self.config.probabilities:
-            pixels = network_input(image, self.config.size or self.network.size).to(self.device)
-            logits = segment(self.network, pixels, (image.height, image.width), flip=self.config.flip)
-            return self._prediction(image, logits)
-        return predict_image(
-            self.network, image, size=self.config.size, flip=self.config.flip, device=self.device
-        )
+            return prediction
+        probabilities = class_probabilities(logits, self.network.temperature).cpu().numpy()
+        return replace(prediction, probabilities=probabilities)
 
     def _write(self, item: OpenedFile, prediction: Prediction) -> Result:
         file = write_prediction(

@@ -110,7 +110,7 @@ def predict_image(
         probabilities: also keep those of all classes, at the network's temperature.
         device: where the network is; None for the CPU.
     """
-    pixels = network_input(image, size or network.size).to(device or "cpu")
+    pixels = network_input(image, network.long_side(size)).to(device or "cpu")
     full = (image.height, image.width)
     if not (probabilities or flip):
         mask, kept = class_mask(run_network(network, pixels[None])[0], full), None

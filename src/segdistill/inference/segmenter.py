@@ -42,7 +42,8 @@ class Segmenter:
         flip: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self.network, self.size, self.flip, self.device = network, size or network.size, flip, device
+        self.network, self.size = network, network.long_side(size)
+        self.flip, self.device = flip, device
 
     @property
     def labels(self) -> LabelSet:

@@ -121,7 +121,7 @@ def needs_tiles(size: tuple[int, int], network: TrainedNetwork, config: PredictC
         return True
     pixels = size[0] * size[1]
     large = pixels > LARGE or max(size) > (network.largest_side or math.inf)
-    whole = config.size or network.size or config.probabilities or config.flip
+    whole = network.long_side(config.size) or config.probabilities or config.flip
     return large and not whole and pixels <= MOST_PIXELS
 
 

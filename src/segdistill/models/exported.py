@@ -25,9 +25,9 @@ from segdistill.models import mobile
 from segdistill.models.export_card import ENTRY as ENTRY
 from segdistill.models.export_card import ExportCard as ExportCard
 from segdistill.models.isolated import IsolatedRun
-from segdistill.models.onnx_session import ProviderError, open_session
+from segdistill.models.onnx_session import OnnxSession, ProviderError
 from segdistill.models.openvino_graphs import OpenVINOGraphs, openvino_core
-from segdistill.models.requests import sharing
+from segdistill.models.streams import sharing
 
 SURE = 20.0
 """Logit of the class of a pixel in a mask, where the others have 0: its probability is 1 up to rounding."""
@@ -43,29 +43,29 @@ class RunOptions:
     Attributes:
         threads: of onnxruntime, OpenVINO, LiteRT and ncnn.
         precision: fp32, or what else `FileFormat.precisions` has.
-        provider: of onnxruntime, see `open_session`.
+        provider: of onnxruntime, see `OnnxSession`.
         isolated: a runtime that is not installed is run in an environment of its own.
-        requests: passes at a time, from as many threads; they share `threads`.
+        streams: passes at a time, from as many threads; they share `threads`.
     """
 
     threads: int
     precision: str = "fp32"
     provider: str | None = None
     isolated: bool = False
-    requests: int = 1
+    streams: int = 1
 
 
 class ExportedNetwork(nn.Module):
     """A network in a file, as a module from normalised images to logits.
 
     It computes on the CPU; an ONNX file where its provider does, by default on CUDA with onnxruntime-gpu.
-    Where threads share the cores (see `share_cores`), it is opened once more, for as many requests.
+    Where threads share the cores (see `share_cores`), it is opened once more, for as many streams.
 
     Args:
         path: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (torch.export), ..., see `FORMATS`.
         threads: of the runtime, where it can be told; None for PyTorch's number.
         precision: what the runtime computes in; most formats allow fp32 only, see `FORMATS`.
-        provider: what of onnxruntime computes an .onnx file, see `open_session`.
+        provider: what of onnxruntime computes an .onnx file, see `OnnxSession`.
         isolated: see `RunOptions`.
 
     Raises:
@@ -109,6 +109,12 @@ class ExportedNetwork(nn.Module):
         self.card = ExportCard.read(self.metadata, path)
 
     @property
+    def concurrent(self) -> bool:
+        """Whether it computes several passes at a time: on the CPU, in a runtime that does so."""
+        run = self.runs[1]
+        return self.format.concurrent and not (isinstance(run, OnnxSession) and not run.on_cpu)
+
+    @property
     def largest(self) -> tuple[int, int] | None:
         """Most images and longest side, in pixels, that it takes at once; None for any, or where unknown."""
         if self.card.side is not None:
@@ -127,13 +133,31 @@ class ExportedNetwork(nn.Module):
                 run.close()
 
     def run(self, values: np.ndarray) -> np.ndarray:
-        """One pass over N images in the file's own form, of as many at a time as share the cores."""
-        requests = sharing() if self.format.concurrent else 1
+        """One pass over N images in the file's own form, of as many at a time as share the cores.
+
+        Raises:
+            ValueError: see `open_streams`.
+        """
+        return self.open_streams(sharing())(values)
+
+    def open_streams(self, streams: int) -> Run:
+        """What computes as many passes at a time, if the file can; opened at the first call.
+
+        Raises:
+            ValueError: the runtime cannot open it once more.
+        """
+        streams = streams if self.concurrent else 1
         with self.lock:
-            if requests not in self.runs:
-                self.runs[requests], _ = self.format.open(self.path, replace(self.options, requests=requests))
-            run = self.runs[requests]
-        return run(values)
+            if streams not in self.runs:
+                try:
+                    run, _ = self.format.open(self.path, replace(self.options, streams=streams))
+                except Exception as error:  # the runtimes' own exceptions share no base class but Exception
+                    raise ValueError(
+                        f"{self.path} cannot be opened for {streams} streams: {first_line(error)} "
+                        f"({setting('streams')} 1 opens it once)"
+                    ) from None
+                self.runs[streams] = run
+            return self.runs[streams]
 
     def forward(self, image: Tensor) -> Tensor:
         """N x 3 x H x W, normalised with the card's mean and std -> N x K x H x W logits on the same device.
@@ -182,14 +206,14 @@ class ExportedNetwork(nn.Module):
 
 
 def _open_onnx(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
-    threads = max(1, options.threads // options.requests)  # a session is called by any number of threads
-    return open_session(path, threads, options.provider)
+    session = OnnxSession(path, options.threads, options.provider, options.streams)
+    return session, session.metadata
 
 
 def _open_openvino(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
     model = openvino_core().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
-    return OpenVINOGraphs(model, options.threads, options.precision, options.requests), _texts(text)
+    return OpenVINOGraphs(model, options.threads, options.precision, options.streams), _texts(text)
 
 
 def _open_pt2(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
@@ -260,7 +284,7 @@ class FileFormat:
         precisions: what its runtime can compute a float32 file in.
         threads: whether its runtime can be told how many threads to use.
         providers: whether its runtime is onnxruntime, which computes on the provider that is asked for.
-        concurrent: whether its runtime computes several passes at a time.
+        concurrent: whether its runtime computes several passes at a time on a CPU.
     """
 
     name: str

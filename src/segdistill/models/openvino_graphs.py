@@ -66,18 +66,18 @@ class OpenVINOGraphs:
 
     Args:
         model: OpenVINO's.
-        threads: to use, by all requests together.
+        threads: to use, by all streams together.
         precision: fp32 or bf16.
-        requests: threads that may call it at a time.
+        streams: passes at a time; as many threads may call it.
     """
 
-    def __init__(self, model: Any, threads: int, precision: str, requests: int = 1) -> None:
+    def __init__(self, model: Any, threads: int, precision: str, streams: int = 1) -> None:
         self.model = model
         self.settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            "INFERENCE_NUM_THREADS": max(threads, requests),
-            "PERFORMANCE_HINT": "LATENCY" if requests == 1 else "THROUGHPUT",
-            "NUM_STREAMS": requests,
+            "INFERENCE_NUM_THREADS": max(threads, streams),
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": streams,
         }
         self.lock = threading.Lock()
         self.free = self.used = self._compile(model)

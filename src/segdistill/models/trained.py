@@ -128,13 +128,23 @@ class TrainedNetwork(nn.Module):
         """Longest side, in pixels, that an exported file takes; None for any."""
         return None if self.largest is None else self.largest[1]
 
-    def input_size(self, asked: int | None = None) -> int | None:
-        """Long side, in pixels, of the images that it is scored on: what is asked for, else `size`.
+    def long_side(self, asked: int | None) -> int | None:
+        """Long side, in pixels, that images are resized to: what is asked for, else `size`; None for any."""
+        return asked or self.size
 
-        An exported file gets at most `largest_side`. None resizes nothing.
-        """
-        sides = [side for side in (asked or self.size, self.largest_side) if side is not None]
+    def input_size(self, asked: int | None = None) -> int | None:
+        """Long side, in pixels, of the images that it is scored on: `long_side`, at most `largest_side`."""
+        sides = [side for side in (self.long_side(asked), self.largest_side) if side is not None]
         return min(sides, default=None)
+
+    def open_streams(self, streams: int) -> None:
+        """Open an exported file for as many passes at a time; else the first of them would.
+
+        Raises:
+            ValueError: its runtime cannot open it once more.
+        """
+        if isinstance(self.module, ExportedNetwork):
+            self.module.open_streams(streams)
 
     @property
     def side(self) -> int | None:
@@ -168,7 +178,7 @@ class LoadOptions:
         precision: what it computes in: fp32, bf16 or fp16; exported files in what their format allows.
         output_stride: see `TrainedNetwork`; None takes what the network declares.
         prompts: what an open-vocabulary network is to segment.
-        provider: what of onnxruntime computes an .onnx file, see `open_session`; None for other networks.
+        provider: what of onnxruntime computes an .onnx file, see `OnnxSession`; None for other networks.
         isolated: a file whose runtime is not installed is run in an environment of its own, see `RunOptions`.
     """
 
@@ -287,7 +297,7 @@ def _load_file(spec: NetworkSpec, options: LoadOptions) -> Loaded:
         size=card.input_size,
         output_stride=card.output_stride,
         temperature=card.temperature,
-        concurrent=module.format.concurrent,
+        concurrent=module.concurrent,
         bits=card.bits,
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segdistill.inference.segment import run_network
-from segdistill.models.requests import share_cores
+from segdistill.models.streams import share_cores
 from segdistill.models.trained import TrainedNetwork
 
 logger = logging.getLogger("segdistill.serve")
@@ -46,7 +46,7 @@ class Batcher:
         network: on `device`, in eval mode.
         device: where it computes.
         max_batch: most images of a batch; 1 for networks that take no more.
-        requests: batches that are run at a time, see `choose_requests`.
+        streams: batches that are run at a time, see `choose_streams`.
         wait_s: seconds that an image waits for others.
         observe: called with the size of each batch.
     """
@@ -57,12 +57,12 @@ class Batcher:
         device: torch.device,
         *,
         max_batch: int = 8,
-        requests: int = 1,
+        streams: int = 1,
         wait_s: float = 0.005,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.network, self.device, self.observe = network, device, observe
-        self.max_batch, self.requests, self.wait_s = max_batch, requests, wait_s
+        self.max_batch, self.streams, self.wait_s = max_batch, streams, wait_s
         self.cores = torch.get_num_threads()
         self.jobs: deque[Job] = deque()
         self.running = 0
@@ -70,7 +70,7 @@ class Batcher:
         self.closing = False
         self.threads = [
             threading.Thread(target=self._work, name=f"network-{number}", daemon=True)
-            for number in range(requests)
+            for number in range(streams)
         ]
         for thread in self.threads:
             thread.start()
@@ -137,7 +137,7 @@ class Batcher:
                             self.jobs.remove(job)
                         self.running += 1
                         alone = self.running == 1 and not self.jobs
-                        return batch, 1 if alone else self.requests
+                        return batch, 1 if alone else self.streams
                 self.changed.wait(left)
             return None
 

@@ -16,15 +16,14 @@ from fastapi import HTTPException, Request, Response
 from PIL import Image
 from torch import Tensor
 
-from segdistill.config.deploy import LEAST_SIDE, LONGEST_SIDE, ServeConfig
+from segdistill.config.deploy import LONGEST_SIDE, ServeConfig
 from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.data.transforms import resize_long_side, to_tensor
 from segdistill.inference.pipeline import BATCH, CPU_BATCH
-from segdistill.inference.segment import run_network
 from segdistill.models.card import read_card
-from segdistill.models.requests import choose_requests, request_threads
 from segdistill.models.spec import parse_architecture, parse_spec
+from segdistill.models.streams import choose_streams
 from segdistill.models.trained import TrainedNetwork
 from segdistill.page.card import describe_network
 from segdistill.serving.admission import Admission
@@ -46,29 +45,30 @@ class Service:
         device: where it computes.
 
     Raises:
-        ValueError: the network does not take images of the size that is asked for.
+        ValueError: the network does not take images of the size that is asked for, or its file cannot be
+            opened for several streams.
     """
 
     def __init__(
         self, network: TrainedNetwork, card: NetworkCard, config: ServeConfig, device: torch.device
     ) -> None:
         self.labels, self.bits, self.config = network.labels, network.bits, config
-        self.size = config.size or network.size
+        self.size = network.long_side(config.size)
         self.max_side = min(LONGEST_SIDE, network.largest_side or LONGEST_SIDE)
         if network.largest_side is not None and (self.size or 0) > self.max_side:
             raise ValueError(
                 f"the file takes no image of {self.size} pixels: serve it with {setting('size')} "
                 f"{self.max_side}"
             )
-        self.requests = choose_requests(config.requests, device, concurrent=network.concurrent)
+        self.streams = choose_streams(config.streams, device, concurrent=network.concurrent)
         wanted = config.max_batch or (CPU_BATCH if device.type == "cpu" else BATCH)
         batch = largest_batch(network, device, wanted)
         if batch < wanted:
             log(f"{card.name} takes one image at a time: requests are not batched")
         self.metrics = ServerMetrics()
-        _warm_up(network, self.requests)
+        network.open_streams(self.streams)  # before the first request
         self.batcher = Batcher(
-            network, device, max_batch=batch, requests=self.requests, wait_s=config.max_wait_ms / 1000,
+            network, device, max_batch=batch, streams=self.streams, wait_s=config.max_wait_ms / 1000,
             observe=self.metrics.batches.observe,
         )  # fmt: skip
         self.pool = ThreadPoolExecutor(
@@ -139,14 +139,6 @@ class Service:
 
     def _decode(self, data: bytes) -> Image.Image:
         return decode_upload(data, self.config.max_pixels, self.bits)
-
-
-def _warm_up(network: TrainedNetwork, requests: int) -> None:
-    """Run the network as several requests do, for which a file is opened once more."""
-    if requests > 1:
-        image = torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE, dtype=torch.uint8)
-        with request_threads(requests) as pool:
-            pool.submit(run_network, network, image).result()
 
 
 def network_card(network: TrainedNetwork) -> NetworkCard:

@@ -20,7 +20,7 @@ from segdistill.data.labels import LabelSet
 from segdistill.inference import pipeline
 from segdistill.inference.pipeline import Pipeline, UnreadableFilesError
 from segdistill.inference.prediction import find_images
-from segdistill.models.requests import sharing
+from segdistill.models.streams import sharing
 from segdistill.models.trained import TrainedNetwork
 
 pytestmark = pytest.mark.unit
@@ -58,20 +58,20 @@ def predict(photos: Path, tmp_path: Path) -> Predict:
     def start(module: nn.Module, **settings: Any) -> Any:
         network = TrainedNetwork(module, LABELS, "brightest").eval()
         network.concurrent = True
-        config = PredictConfig(out=str(tmp_path / "out"), **{"requests": 3} | settings)
+        config = PredictConfig(out=str(tmp_path / "out"), **{"streams": 3} | settings)
         return Pipeline(network, config, torch.device("cpu")).run(list(find_images([photos])))
 
     return start
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("request")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]
 
 
 def test_results_come_in_order_and_are_those_of_one_at_a_time(predict: Predict) -> None:
     module = Brightest()
     found = [(mask.stem, read_mask(mask), prediction.mask) for mask, prediction in predict(module)]
-    single = [(mask.stem, prediction.mask) for mask, prediction in predict(module, requests=1)]
+    single = [(mask.stem, prediction.mask) for mask, prediction in predict(module, streams=1)]
     assert [name for name, *_ in found] == [str(index) for index in range(10)]
     for (_, written, mask), (_, expected) in zip(found, single, strict=True):
         assert np.array_equal(written, mask)
@@ -83,16 +83,16 @@ def test_results_come_in_order_and_are_those_of_one_at_a_time(predict: Predict) 
 def test_few_images_get_all_cores_each(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     module = Brightest()
-    list(predict(module, requests=0))
+    list(predict(module, streams=0))
     assert module.shares == [2] * 10
     module.shares.clear()
-    monkeypatch.setattr(pipeline, "PER_REQUEST", 6)
-    list(predict(module, requests=0))
+    monkeypatch.setattr(pipeline, "PER_STREAM", 6)
+    list(predict(module, streams=0))
     assert module.shares == [1] * 10
 
 
 def test_images_are_computed_at_a_time(predict: Predict) -> None:
-    assert len(list(predict(Meeting(), requests=2))) == 10
+    assert len(list(predict(Meeting(), streams=2))) == 10
 
 
 def test_a_bad_file_in_the_middle_is_named_and_the_others_are_done(predict: Predict, photos: Path) -> None:
@@ -155,11 +155,33 @@ def test_a_caller_that_stops_early_leaves_no_file_open(predict: Predict) -> None
 
 def test_as_many_wait_as_the_caller_lags_behind(predict: Predict) -> None:
     module = Brightest()
-    results = predict(module, requests=2)
+    results = predict(module, streams=2)
     next(results)
     time.sleep(0.3)
     assert len(module.shares) <= 5
     results.close()
+
+
+@pytest.mark.parametrize(("pixels", "most"), [(3 * 24 * 40, 3), (24 * 40 - 1, 1)])
+def test_images_in_memory_are_bounded_by_their_pixels(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch, pixels: int, most: int
+) -> None:
+    """Of images of 24 x 40 pixels; the last one that the caller got counts too."""
+
+    class Slow(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.2)  # in which all would be decoded
+            return image
+
+    monkeypatch.setattr(pipeline, "CHUNK_PIXELS", pixels)
+    decoded: list[Path] = []
+    decode = pipeline.decode_image
+    monkeypatch.setattr(
+        pipeline, "decode_image", lambda path, image: decoded.append(path) or decode(path, image)
+    )
+    in_memory = [len(decoded) - taken for taken, _ in enumerate(predict(Slow(), streams=8))]
+    assert len(in_memory) == 10
+    assert max(in_memory) == most
 
 
 def test_what_takes_much_memory_is_computed_alone(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from segdistill.models.exported import ExportedNetwork
 from segdistill.models.fused import fuse_students
-from segdistill.models.requests import request_threads
+from segdistill.models.streams import stream_threads
 from segdistill.models.trained import load_network
 
 pytestmark = pytest.mark.integration
@@ -30,7 +30,7 @@ def test_passes_at_a_time_give_the_logits_of_single_ones(
         return network(image)
 
     expected = [logits(image) for image in images]
-    with request_threads(3) as pool:
+    with stream_threads(3) as pool:
         found = list(pool.map(logits, images))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
@@ -41,7 +41,7 @@ def test_passes_at_a_time_give_the_logits_of_single_ones(
 def test_an_image_that_a_file_refuses_fails_alone(exported: Callable[[str], Path]) -> None:
     network = load_network(str(exported("openvino")))
     images = [torch.zeros(1, 3, height, 32) for height in (32, 0, 32, 32)]
-    with request_threads(2) as pool:
+    with stream_threads(2) as pool:
         futures = [pool.submit(network.module, image) for image in images]
         errors = [future.exception() for future in futures]
     assert [error is None for error in errors] == [True, False, True, True]
@@ -52,7 +52,7 @@ def test_an_image_that_a_file_refuses_fails_alone(exported: Callable[[str], Path
 def test_a_runtime_of_one_pass_at_a_time_is_opened_once(exported: Callable[[str], Path]) -> None:
     network = load_network(str(exported("pt2")))
     assert not network.concurrent
-    with request_threads(2) as pool, torch.inference_mode():
+    with stream_threads(2) as pool, torch.inference_mode():
         assert pool.submit(network, torch.zeros(1, 3, 32, 32)).result().shape[2:] == (32, 32)
     assert list(network.module.runs) == [1]  # type: ignore[union-attr]
 
@@ -66,10 +66,10 @@ def test_code_of_ones_own_is_called_by_one_thread(tmp_path: Path) -> None:
     assert not load_network(f"{file}:net").concurrent
 
 
-def test_requests_of_openvino_are_used_again(exported: Callable[[str], Path]) -> None:
+def test_infer_requests_of_openvino_are_used_again(exported: Callable[[str], Path]) -> None:
     network = load_network(str(exported("openvino")))
     image = torch.zeros(1, 3, 40, 24)
-    with request_threads(2) as pool:
+    with stream_threads(2) as pool:
         list(pool.map(network.module, [image] * 12))
     graphs = network.module.runs[2]  # type: ignore[union-attr,index]
     assert graphs.own_shape == (1, 40, 24, 3)  # type: ignore[union-attr]
