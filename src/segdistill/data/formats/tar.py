@@ -240,7 +240,7 @@ class TarIndex:
         if self.entries is not None:
             return len(self.entries)
         assert self.stored is not None
-        return self.stored.count
+        return self.stored.images
 
     def entry(self, row: int) -> Entry:
         """One image; an index that has vanished, or is damaged, is made again.
@@ -295,7 +295,7 @@ class TarIndex:
 class StoredEntries(NamedTuple):
     """Where the images of an index are in its file, which `numpy.save` has written."""
 
-    count: int
+    images: int
     start: int
     """Where the first one begins, in bytes."""
     kind: np.dtype[Any]
@@ -321,8 +321,8 @@ class StoredEntries(NamedTuple):
             FileNotFoundError: the file is not there.
             OSError: it cannot be read, or is shorter.
         """
-        if not 0 <= row < self.count:
-            raise IndexError(f"image {row} of {self.count}")
+        if not 0 <= row < self.images:
+            raise IndexError(f"image {row} of {self.images}")
         with file.open("rb", buffering=0) as opened:
             opened.seek(self.start + row * self.kind.itemsize)
             content = opened.read(self.kind.itemsize)
