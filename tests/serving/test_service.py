@@ -43,17 +43,32 @@ def test_a_run_is_segmented_as_by_predict(serve: Any, run: Path, encoded: Callab
     assert (mask == predict_image(plain, picture, size=40).mask).mean() > 0.999  # fused: up to rounding
 
 
-def test_an_output_stride_is_the_one_of_predict(serve: Any, run: Path, encoded: Callable[..., bytes]) -> None:
-    network = open_predictor(str(run), ServeConfig(output_stride=16), torch.device("cpu"))
+COLOURS = """
+import torch
+
+class Colours(torch.nn.Module):
+    labels = ["background", "red", "green"]
+
+    def forward(self, image):
+        return torch.stack([0 * image[:, 0], image[:, 0], image[:, 1]], dim=1)
+"""
+
+
+def test_an_output_stride_is_the_one_of_predict(
+    serve: Any, tmp_path: Path, encoded: Callable[..., bytes]
+) -> None:
+    (tmp_path / "net.py").write_text(COLOURS)
+    spec = f"{tmp_path / 'net.py'}:Colours"
+    network = open_predictor(spec, ServeConfig(output_stride=16), torch.device("cpu"))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8))
     picture = picture.resize((65, 47))
     with serve(network, size=40) as running:
         response = running.post(encoded(picture))
     with Image.open(io.BytesIO(response.content)) as file:
         mask = np.asarray(file)
-    strided = load_network(str(run), LoadOptions(output_stride=16))
+    strided = load_network(spec, LoadOptions(output_stride=16))
     assert (mask == predict_image(strided, picture, size=40).mask).mean() > 0.999
-    assert (mask == predict_image(load_network(str(run)), picture, size=40).mask).mean() < 0.999
+    assert (mask == predict_image(load_network(spec), picture, size=40).mask).mean() < 0.999
 
 
 def test_large_images_are_downscaled_for_the_network(serve: Any, encoded: Callable[..., bytes]) -> None:
