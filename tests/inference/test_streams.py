@@ -177,7 +177,7 @@ def test_images_in_memory_are_bounded_by_their_pixels(
     decoded: list[Path] = []
     decode = pipeline.decode_image
     monkeypatch.setattr(
-        pipeline, "decode_image", lambda path, image: decoded.append(path) or decode(path, image)
+        pipeline, "decode_image", lambda path, *more: decoded.append(path) or decode(path, *more)
     )
     in_memory = [len(decoded) - taken for taken, _ in enumerate(predict(Slow(), streams=8))]
     assert len(in_memory) == 10
