@@ -111,6 +111,8 @@ def test_crops_and_objects_shrink_with_the_input_and_a_rung_is_open_ended(config
     own = replace(folder.candidates["dsunet-w0.5-s1-32"], lr=None)
     assert full_recipe(recipe, own, config, 0).optim.lr == recipe.optim.lr == 1e-3
     assert half.augment.scale == pytest.approx([scale / 2 for scale in whole.augment.scale])
+    once = replace(recipe, steps=90, evaluate_every=90)  # at the end, also where fewer steps fit
+    assert full_recipe(once, folder.candidates["dsunet-w0.5-s1-64"], config, 20).evaluate_every == 20
     changing = replace(whole, objective=replace(whole.objective, alpha=(1.0, 0.5)), progressive=[(0.5, 32)])
     rung = rung_recipe(changing, 40, 20)
     assert not whole.open_ended

@@ -79,7 +79,7 @@ def full_recipe(recipe: TrainConfig, candidate: Candidate, config: SearchConfig,
     specs = (recipe.student.spec, candidate.student.spec)
     same = specs[0] == specs[1] and recipe.student.decoder == candidate.student.decoder
     alike = specs[0] == specs[1] or all(spec.startswith("timm:") for spec in specs)
-    evaluate_every = recipe.evaluate_every if recipe.evaluate_every <= steps or not steps else 0
+    evaluate_every = min(recipe.evaluate_every, steps) if steps else recipe.evaluate_every
     return replace(
         recipe,
         student=candidate.student,
