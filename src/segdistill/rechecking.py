@@ -164,7 +164,7 @@ def _found(spec: str, certificate: Path) -> str:
     """A network that a certificate names; a file of that name beside it, where it is not in its place.
 
     Raises:
-        ValueError: it is code that nobody has said to trust.
+        ValueError: it is code that is not trusted yet.
     """
     require_trust(spec, certificate)
     beside = certificate.parent / Path(spec).name

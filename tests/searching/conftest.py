@@ -12,8 +12,9 @@ from segdistill.config.search import SearchConfig
 from segdistill.config.train import OptimConfig, TeacherConfig
 from segdistill.config.yaml import to_yaml
 from segdistill.searching.folder import SearchFolder, Session
+from segdistill.searching.planning import make_plan
 from segdistill.searching.recipes import read_recipe
-from segdistill.searching.search import find_candidates, make_plan, measure_candidates
+from segdistill.searching.search import find_candidates, measure_candidates
 
 Settings = Callable[..., SearchConfig]
 

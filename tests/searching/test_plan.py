@@ -11,8 +11,9 @@ from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.searching import latency
 from segdistill.searching.folder import SearchFolder, Session
 from segdistill.searching.halving import count_rungs, first_rung, total_steps
+from segdistill.searching.planning import final_steps, make_plan, open_rung
 from segdistill.searching.recipes import full_recipe, read_recipe, rung_recipe
-from segdistill.searching.search import final_steps, find_candidates, make_plan, open_rung
+from segdistill.searching.search import find_candidates
 
 pytestmark = pytest.mark.unit
 

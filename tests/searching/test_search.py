@@ -30,8 +30,9 @@ from segdistill.searching import search as module
 from segdistill.searching import worker
 from segdistill.searching.folder import Rung, SearchFolder, Session
 from segdistill.searching.halving import first_rung, next_rung, ranking
+from segdistill.searching.planning import make_plan
 from segdistill.searching.recipes import read_recipe
-from segdistill.searching.search import find_candidates, make_plan, measure_candidates, search, train_rungs
+from segdistill.searching.search import find_candidates, measure_candidates, search, train_rungs
 from segdistill.searching.worker import member_config, work
 
 pytestmark = pytest.mark.integration

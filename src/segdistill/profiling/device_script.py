@@ -200,6 +200,7 @@ def open_onnx(told: Record) -> tuple[Callable[[Any], Any], str]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = told["threads"]
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as segdistill runs it
     session = onnxruntime.InferenceSession(told["path"], options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda values: session.run(None, {name: values}), f"onnxruntime {onnxruntime.__version__}"

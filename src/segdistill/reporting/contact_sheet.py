@@ -54,7 +54,7 @@ class ClassLine:
     """What the sheet says about a class, or about void.
 
     Attributes:
-        name: with what has to be said about its colour.
+        name: with a note on its colour, if any.
         colour: R, G, B of its swatch.
         share: fraction of all pixels.
         images: how many it is in; None for void.
