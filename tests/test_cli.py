@@ -163,6 +163,14 @@ def test_evaluate_shows_a_table_and_no_agreement_without_a_teacher(
     assert json.loads((tmp_path / "scores.json").read_text())["teacher_agreement"] is None
 
 
+def test_evaluate_leaves_no_file_unless_asked(
+    capsys: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert answer(capsys, "evaluate", run)["out"] is None
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_evaluate_at_another_size_and_with_views_averaged(
     capsys: Any, run: Path, shapes: Path, tmp_path: Path
 ) -> None:

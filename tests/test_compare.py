@@ -60,8 +60,13 @@ def test_two_runs_are_compared_on_the_first_ones_images(
     assert "resolved on these images" in err
 
 
-def test_a_run_against_itself_differs_by_nothing(capsys: Any, run: Path, tmp_path: Path) -> None:
-    record, err = answer(capsys, "compare", run, run, run, "--out", tmp_path / "comparison.json")
+def test_a_run_against_itself_differs_by_nothing(
+    capsys: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record, err = answer(capsys, "compare", run, run, run)
+    assert record["out"] is None
+    assert [*tmp_path.iterdir()] == []  # no file without --out
     assert len(record["differences"]) == 2
     for difference in record["differences"]:
         for name in ("miou", "pixel_accuracy"):

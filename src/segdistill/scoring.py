@@ -50,7 +50,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
         settings: settings by name, `data="mydata", size=512`; they win over `config`.
 
     Returns:
-        What `config.out` gets: `miou`, `pixel_accuracy`, `calibration_error` at the network's `temperature`
+        As `config.out` gets it: `miou`, `pixel_accuracy`, `calibration_error` at the network's `temperature`
         (`calibration_error_before` without), ..., `iou` by class name; None for what cannot be computed.
 
     Raises:
@@ -103,7 +103,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     }
     if names := config.class_names:
         summary |= {"classes": names, "miou_of_classes": mean([summary["iou"][name] for name in names])}
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and config.out is not None:
         write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
     return Scores(summary)
 
@@ -122,7 +122,7 @@ def compare(
         settings: settings by name, `data="mydata", flip=True`; they win over `config`.
 
     Returns:
-        What `config.out` gets: `networks`, each with its `target`, `size` and the intervals of `miou`,
+        As `config.out` gets it: `networks`, each with its `target`, `size` and the intervals of `miou`,
         `pixel_accuracy` and (for `config.classes`) `miou_of_classes`; `differences`, one for each later
         network, with `baseline` and the same intervals, each with whether it is `resolved`.
 
@@ -166,7 +166,7 @@ def compare(
         "seed": config.seed,
         **intervals_record(specs, sizes, found),
     }
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and config.out is not None:
         write_atomic(Path(config.out), json.dumps(record, indent=2) + "\n")
     return Comparison(record)
 

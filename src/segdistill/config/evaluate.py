@@ -66,8 +66,8 @@ class EvaluateConfig(PromptConfig):
     """Of an .onnx file: onnxruntime's cpu, cuda, tensorrt or directml; null takes cuda, else cpu."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    out: str = "metrics.json"
-    """The JSON file with every score."""
+    out: str | None = None
+    """A JSON file for every score; null writes none."""
 
     @property
     def class_names(self) -> list[str]:
@@ -119,8 +119,8 @@ class CompareConfig:
     """fp32, bf16, fp16, or auto."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    out: str = "comparison.json"
-    """The JSON file with every score, difference and interval."""
+    out: str | None = None
+    """A JSON file for every score, difference and interval; null writes none."""
 
     @property
     def class_names(self) -> list[str]:

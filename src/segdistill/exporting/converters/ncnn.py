@@ -16,7 +16,7 @@ def main(graph: str, out: str, shape: str) -> None:
     assert package is not None
     assert package.submodule_search_locations is not None
     program = Path(package.submodule_search_locations[0]) / "pnnx"
-    param = Path(out)
+    param = Path(out).absolute()  # pnnx runs elsewhere: it leaves files where it runs
     done = subprocess.run(
         [program, graph, f"inputshape={shape}", "fp16=0", f"ncnnparam={param}",
          f"ncnnbin={param.with_suffix('.bin')}"],
