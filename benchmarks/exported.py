@@ -24,7 +24,8 @@ from segdistill.exporting.parity import compare_logits, draw_images
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
 from segdistill.models.card import ModelCard, save_model
-from segdistill.models.exported import FORMATS, ExportCard, format_of
+from segdistill.models.export_card import ExportCard
+from segdistill.models.file_formats import FORMATS, format_of
 from segdistill.models.trained import TrainedNetwork, load_network
 from segdistill.profiling.benchmark import measure
 from segdistill.reporting.tables import benchmark_lines, benchmark_table

@@ -20,7 +20,7 @@ import segdistill
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.verify import VerifyConfig
-from segdistill.models.exported import FORMATS
+from segdistill.models.file_formats import FORMATS
 from segdistill.reporting.evidence import points
 
 VARIANTS = [

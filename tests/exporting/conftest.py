@@ -10,7 +10,7 @@ from segdistill import api
 from segdistill.config.deploy import ExportConfig
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.engine.run_folder import RunFolder
-from segdistill.models.exported import FORMATS
+from segdistill.models.file_formats import FORMATS
 from segdistill.models.student import DSUNet
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "executorch": "executorch"}

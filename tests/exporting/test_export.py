@@ -28,7 +28,8 @@ from segdistill.exporting.export import require_parity
 from segdistill.exporting.quantize import calibration_images
 from segdistill.inference.tiles import needs_tiles
 from segdistill.models.card import ModelCard
-from segdistill.models.exported import FORMATS, ExportedNetwork
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import FORMATS
 from segdistill.models.fused import fuse_students
 from segdistill.models.openvino_graphs import openvino_core
 from segdistill.models.trained import LoadOptions, load_network

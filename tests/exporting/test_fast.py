@@ -19,7 +19,8 @@ from segdistill.config.deploy import LoadConfig, PredictConfig
 from segdistill.engine.run_folder import RunFolder
 from segdistill.exporting import export, parity
 from segdistill.exporting.fast import fast_file
-from segdistill.models.exported import FORMATS, ExportedNetwork
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import FORMATS
 
 pytestmark = pytest.mark.integration
 CPU = torch.device("cpu")

@@ -25,7 +25,9 @@ from segdistill.exporting import writers
 from segdistill.exporting.export import runs_here
 from segdistill.exporting.parity import draw_images
 from segdistill.exporting.quantize import QUANTIZERS
-from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork
+from segdistill.models.export_card import ExportCard
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import FORMATS
 from segdistill.models.isolated import IsolatedRun, command
 from segdistill.models.trained import load_network
 

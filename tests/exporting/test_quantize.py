@@ -12,7 +12,7 @@ from PIL import Image
 
 from segdistill.exporting import quantize
 from segdistill.exporting.quantize import as_input, calibration_images, group_images
-from segdistill.models.exported import ExportCard
+from segdistill.models.export_card import ExportCard
 
 pytestmark = pytest.mark.integration
 

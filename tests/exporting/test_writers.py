@@ -10,7 +10,8 @@ from segdistill.config.deploy import Format
 from segdistill.data.labels import LabelSet
 from segdistill.exporting.quantize import QUANTIZERS
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.exported import FORMATS, ExportCard
+from segdistill.models.export_card import ExportCard
+from segdistill.models.file_formats import FORMATS
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from segdistill.config import deploy
-from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import FORMATS, format_of
 from segdistill.models.zoo import output_classes
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 
 from segdistill.files import read_json, write_atomic
-from segdistill.models.exported import FORMATS
+from segdistill.models.file_formats import FORMATS
 
 
 class RuntimeFiles:

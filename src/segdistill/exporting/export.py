@@ -19,7 +19,9 @@ from segdistill.engine.agreement import Pair
 from segdistill.exporting.parity import compare_logits, compare_scores, same_class_fraction, scores_record
 from segdistill.exporting.quantize import QUANTIZERS, halve_weights
 from segdistill.exporting.writers import WRITERS, trace
-from segdistill.models.exported import FORMATS, ExportCard, ExportedNetwork, FileFormat
+from segdistill.models.export_card import ExportCard
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import FORMATS, FileFormat
 from segdistill.models.hub_runs import find_run
 from segdistill.models.spec import display_name
 from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network

@@ -10,7 +10,7 @@ from segdistill.config.deploy import ExportConfig, RuntimeName
 from segdistill.config.naming import setting
 from segdistill.console import log
 from segdistill.engine.run_folder import Record, RunFolder
-from segdistill.models.exported import FORMATS, format_of
+from segdistill.models.file_formats import FORMATS, format_of
 from segdistill.models.hub_runs import find_run
 from segdistill.version import __version__
 

@@ -18,7 +18,7 @@ from segdistill.data.images import list_images, read_image
 from segdistill.data.samples import Samples
 from segdistill.data.transforms import normalise, resize_long_side, to_tensor
 from segdistill.exporting.writers import convert_litert, make_openvino, save_openvino, write_onnx
-from segdistill.models.exported import ExportCard
+from segdistill.models.export_card import ExportCard
 from segdistill.models.openvino_graphs import sole_core
 from segdistill.models.quiet import quiet
 

@@ -19,7 +19,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from segdistill.config.pins import CONVERTER_PACKAGES
 from segdistill.files import first_line
-from segdistill.models.exported import ENTRY, FORMATS, ExportCard
+from segdistill.models.export_card import ENTRY, ExportCard
+from segdistill.models.file_formats import FORMATS
 from segdistill.models.fused import fuse_for_runtimes
 from segdistill.models.isolated import run_isolated
 from segdistill.models.quiet import quiet

@@ -5,7 +5,8 @@ from importlib import import_module
 from pathlib import Path
 
 from segdistill.models.card import WEIGHTS
-from segdistill.models.exported import ExportedNetwork, format_of
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import format_of
 from segdistill.models.isolated import IsolatedRun
 from segdistill.models.spec import parse_spec
 from segdistill.models.trained import TrainedNetwork

@@ -8,7 +8,7 @@ from typing import Literal
 
 from segdistill.config.paths import HUB
 from segdistill.config.values import did_you_mean
-from segdistill.models.exported import FORMATS, format_of
+from segdistill.models.file_formats import FORMATS, format_of
 from segdistill.models.hub_runs import find_run, pinned
 
 Kind = Literal["run", "file", "builtin", "torchvision", "timm", "smp", "hf", "function"]

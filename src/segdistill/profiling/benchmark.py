@@ -20,7 +20,8 @@ from segdistill.config.deploy import BenchmarkConfig
 from segdistill.config.naming import setting
 from segdistill.engine.runtime import keep_freed_memory
 from segdistill.models.card import WEIGHTS, is_run
-from segdistill.models.exported import FORMATS, ExportedNetwork, format_of
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import FORMATS, format_of
 from segdistill.models.fused import fuse
 from segdistill.models.hub_runs import find_run
 from segdistill.models.trained import DTYPES, load_network

@@ -15,7 +15,8 @@ import numpy as np
 from segdistill.config.deploy import BenchmarkConfig
 from segdistill.config.naming import setting
 from segdistill.files import read_json, write_atomic
-from segdistill.models.exported import ExportedNetwork, format_of
+from segdistill.models.exported import ExportedNetwork
+from segdistill.models.file_formats import format_of
 
 SCRIPT = Path(__file__).with_name("device_script.py")
 LEVEL = 0.95

@@ -10,7 +10,7 @@ from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
 from segdistill.console import log, warn
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import read_json, write_atomic
-from segdistill.models.exported import FORMATS
+from segdistill.models.file_formats import FORMATS
 from segdistill.reporting.search_page import search_page
 from segdistill.searching import halving
 from segdistill.searching.folder import Rung, SearchFolder, Session

@@ -23,7 +23,7 @@ from segdistill.engine.runtime import find_device, resolve_precision
 from segdistill.exporting.export import write_unchecked
 from segdistill.exporting.quantize import calibration_images
 from segdistill.files import first_line, read_json, write_atomic
-from segdistill.models.exported import FORMATS
+from segdistill.models.file_formats import FORMATS
 from segdistill.models.trained import DTYPES, TrainedNetwork
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.profiling.benchmark import file_bytes
