@@ -1,5 +1,6 @@
 """Loaders: the same batches whatever the number of workers or processes, and after a resume."""
 
+import os
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -48,6 +49,17 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 
 def test_workers_change_nothing(shapes: Path) -> None:
     assert_equal(drawn(shapes, config(), range(4)), drawn(shapes, config(workers=2), range(4)))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux limits a process to some cores")
+def test_on_one_core_there_is_one_worker(shapes: Path) -> None:
+    """PyTorch would warn of more."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert_equal(drawn(shapes, config(), range(4)), drawn(shapes, config(workers=2), range(4)))
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_spawned_workers_change_nothing(shapes: Path, tmp_path: Path) -> None:

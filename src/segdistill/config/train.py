@@ -55,7 +55,7 @@ class DataConfig:
     cache_gb: float = 8.0
     """Largest size of that cache in gigabytes; images that do not fit are decoded each time."""
     workers: int = 2
-    """Loader processes per training process; 0 loads in the training process itself."""
+    """Loader processes per training process, one per core at most; 0 loads in the training process itself."""
 
     @property
     def scored_split(self) -> str:

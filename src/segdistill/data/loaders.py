@@ -16,7 +16,7 @@ from segdistill.data.colour import blur, draw_colour
 from segdistill.data.sampler import ALONE, CropKey, CropSampler, RankSlice, batch_pools, crop_size_at
 from segdistill.data.samples import Sample, Samples
 from segdistill.data.transforms import Crop, apply_crop, draw_crop, resize_long_side
-from segdistill.data.worker import ignore_stop_signals
+from segdistill.data.worker import ignore_stop_signals, loader_processes
 
 
 class CropDataset(Dataset[TrainingSample]):
@@ -99,7 +99,7 @@ def training_batches(
     return DataLoader[Batch](
         CropDataset(samples, config.size, config.augment, config.seed, cache),  # type: ignore[arg-type]  # collated
         batch_sampler=sampler,
-        num_workers=config.data.workers,
+        num_workers=loader_processes(config.data.workers),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_stop_signals,
@@ -132,7 +132,7 @@ def evaluation_samples(
     return DataLoader(
         _ResizedSamples(samples, indices, long_side),
         batch_size=None,
-        num_workers=workers,
+        num_workers=loader_processes(workers),
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator().manual_seed(0),
     )

@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader
 
+from segdistill.files import usable_cores
+
 Item = TypeVar("Item")
 
 LOADER_ENDED = (
@@ -90,6 +92,11 @@ def _close_loaders(error: BaseException) -> None:
         signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
     else:
         traceback.clear_frames(error.__traceback__)
+
+
+def loader_processes(wanted: int) -> int:
+    """As many as wanted, at most one per core that this process may use: more only wait for each other."""
+    return min(wanted, usable_cores())
 
 
 def ignore_stop_signals(worker: int) -> None:

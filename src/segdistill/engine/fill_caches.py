@@ -25,7 +25,7 @@ from segdistill.data.cache.teacher import (
 )
 from segdistill.data.samples import Sample, Samples
 from segdistill.data.transforms import resize_bilinear
-from segdistill.data.worker import ignore_stop_signals, with_plain_errors
+from segdistill.data.worker import ignore_stop_signals, loader_processes, with_plain_errors
 from segdistill.distillation.table import FEATURE_LOSSES
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.feature_pass import FeaturePass
@@ -335,7 +335,7 @@ def append_outputs(
     loader = DataLoader(
         _Images(samples, missing),
         batch_size=None,
-        num_workers=2,
+        num_workers=loader_processes(2),
         worker_init_fn=ignore_stop_signals,
         # A loader draws a seed for its workers: from the global generator it would change the training.
         generator=torch.Generator().manual_seed(0),

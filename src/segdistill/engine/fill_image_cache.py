@@ -10,7 +10,7 @@ from segdistill.config.train import DataConfig
 from segdistill.console import log, progress
 from segdistill.data.cache.images import DecodedSamples
 from segdistill.data.samples import Samples
-from segdistill.data.worker import ignore_stop_signals, with_plain_errors
+from segdistill.data.worker import ignore_stop_signals, loader_processes, with_plain_errors
 
 
 def open_image_cache(config: DataConfig, samples: Samples, accelerator: Accelerator) -> DecodedSamples:
@@ -58,7 +58,7 @@ def fill_image_cache(
         loader = DataLoader(
             Subset(decoded, missing),
             batch_size=None,
-            num_workers=config.workers,
+            num_workers=loader_processes(config.workers),
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator().manual_seed(0),  # from the global one it would change the training
         )
