@@ -71,3 +71,32 @@ def test_a_broken_onnx_file_is_refused(tmp_path: Path) -> None:
 def test_a_missing_onnx_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx does not exist"):
         ExportedNetwork(tmp_path / "absent.onnx")
+
+
+def test_an_executorch_of_another_release_of_pytorch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ExecuTorch 1.5 loads its programs beside PyTorch 2.11, and cannot run them."""
+    runtime = pytest.importorskip("executorch.runtime")
+    message = "tensor does not have a device"
+
+    class Mismatched:
+        method_names = ("forward",)
+
+        def load_program(self, _: Path) -> "Mismatched":
+            return self
+
+        def load_method(self, _: str) -> "Mismatched":
+            return self
+
+        def execute(self, _: list[torch.Tensor]) -> list[torch.Tensor]:
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(runtime.Runtime, "get", Mismatched)
+    (tmp_path / "student.pte").touch()
+    network = ExportedNetwork(tmp_path / "student.pte")
+    with pytest.raises(ValueError, match=r"for another release of PyTorch than .*: 1\.5 fits 2\.15"):
+        network(torch.zeros(1, 3, 32, 32))
+    message = "out of memory"
+    with pytest.raises(ValueError, match="images: out of memory"):
+        network(torch.zeros(1, 3, 32, 32))
