@@ -248,7 +248,7 @@ def draw(rows: list[dict[str, Any]], runtime: str, path: Path) -> None:
     axes.set_xlabel(f"milliseconds per image, {runtime}, 2 threads; numbers are the image's long side")
     axes.set_ylabel("mean IoU over 7 classes")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 
