@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What a new user types first, with the seconds that each command takes: from the clone to the mask of a photograph.
 #   benchmarks/first_minutes.sh path/to/camvid OUT
-# OUT must not exist. The data set has images and masks in train, val and test, and no description yet. The last line of
-# each command is kept in OUT/*.log, the table in OUT/table.md.
+# OUT must not exist. The data set has images and masks in train, val and test, and no description yet. What each command
+# prints is kept in OUT/*.log, the table in OUT/table.md.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd)
 data=$(realpath "$1")

@@ -111,7 +111,7 @@ def test_the_verdict_decides_the_exit_code(capsys: Any, painted: str, shapes: Pa
     code, record, err = command(capsys, specs[1], "--against", specs[0], *given)
     assert record["differences"][0]["miou"]["high"] < -0.01
     assert (code, record["verdict"]["shown"], record["problems"]) == (1, False, 1)
-    assert f"Verdict: not shown: {specs[1]} loses more than 1 points of mean IoU against {specs[0]}" in err
+    assert f"Verdict: not shown: {specs[1]} loses more than 1 point of mean IoU against {specs[0]}" in err
     assert record["networks"][0]["latency"] is None
     assert "It was not measured" in (tmp_path / "certificate.html").read_text()
     code, record, err = command(capsys, specs[0], "--against", specs[1], *given)

@@ -149,8 +149,7 @@ def compare(
     sizes = [network.input_size(size) for size, network in zip(wanted, networks, strict=True)]
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
-    others = " and ".join(specs[1:])
-    log(f"Comparing {specs[0]} with {others} on {counted(len(samples), 'image')}", accelerator)
+    log(f"Comparing {' and '.join(specs)} on {counted(len(samples), 'image')}", accelerator)
     scored = _score_together(list(zip(networks, sizes, strict=True)), samples, config, accelerator)
     counts = np.stack([image_table(metrics) for metrics in scored])
     scores: dict[str, Score] = {"miou": miou_of, "pixel_accuracy": pixel_accuracy_of}

@@ -258,7 +258,7 @@ def verdict_text(compared: Compared, difference: Interval, config: VerifyConfig)
         return f"not shown: no labelled pixel of {images} was compared"
     value, low, high = map(points, (difference.value, difference.low, difference.high))
     measured = f"difference {value} points, {LEVEL:.0%} interval {low} to {high}, {images}"
-    allowed = f"{config.max_loss:g} points of mean IoU"
+    allowed = f"{config.max_loss:g} {'point' if config.max_loss == 1 else 'points'} of mean IoU"
     if is_shown(difference, config.max_loss):
         return f"shown: {target} loses less than {allowed} against {against} ({measured})"
     if 100 * difference.high < -config.max_loss:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from segdistill.config.naming import setting
 from segdistill.files import first_line
 from segdistill.models.export_card import ExportCard
-from segdistill.models.file_formats import FORMATS, FileFormat, Run, RunOptions, format_of
+from segdistill.models.file_formats import FORMATS, FileFormat, RunOptions, format_of
 from segdistill.models.isolated import IsolatedRun
+from segdistill.models.mobile import ForwardPass
 from segdistill.models.onnx_session import OnnxSession, ProviderError
 from segdistill.models.streams import sharing
 
@@ -74,7 +75,7 @@ class ExportedNetwork(nn.Module):
             isolated=isolated,
         )  # fmt: skip
         self.lock = threading.Lock()
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, ForwardPass] = {}
         with _reading(path, form):
             self.runs[1], self.metadata = form.open(path, self.options)
         self.card = ExportCard.read(self.metadata, path)
@@ -111,7 +112,7 @@ class ExportedNetwork(nn.Module):
         """
         return self.open_streams(sharing())(values)
 
-    def open_streams(self, streams: int) -> Run:
+    def open_streams(self, streams: int) -> ForwardPass:
         """What computes as many passes at a time, if the file can; opened at the first call.
 
         Raises:

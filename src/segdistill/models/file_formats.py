@@ -17,12 +17,10 @@ from segdistill.files import read_json
 from segdistill.models import mobile
 from segdistill.models.export_card import ENTRY
 from segdistill.models.isolated import IsolatedRun
+from segdistill.models.mobile import ForwardPass
 from segdistill.models.onnx_session import OnnxSession
 from segdistill.models.openvino_graphs import OpenVINOGraphs, openvino_core
 from segdistill.models.quiet import quiet
-
-Run = Callable[[np.ndarray], np.ndarray]
-"""One pass: N images in the file's own form -> its first output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +42,18 @@ class RunOptions:
     streams: int = 1
 
 
-def _open_onnx(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+def _open_onnx(path: Path, options: RunOptions) -> tuple[ForwardPass, dict[str, str]]:
     session = OnnxSession(path, options.threads, options.provider, options.streams)
     return session, session.metadata
 
 
-def _open_openvino(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+def _open_openvino(path: Path, options: RunOptions) -> tuple[ForwardPass, dict[str, str]]:
     model = openvino_core().read_model(path)
     text = model.get_rt_info([ENTRY]).value if model.has_rt_info([ENTRY]) else "{}"
     return OpenVINOGraphs(model, options.threads, options.precision, options.streams), _texts(text)
 
 
-def _open_pt2(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+def _open_pt2(path: Path, options: RunOptions) -> tuple[ForwardPass, dict[str, str]]:
     del options
     extra = {ENTRY: "{}"}
     with quiet():
@@ -68,7 +66,7 @@ def _open_pt2(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
     return run, _texts(extra[ENTRY])
 
 
-def _open_executorch(path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+def _open_executorch(path: Path, options: RunOptions) -> tuple[ForwardPass, dict[str, str]]:
     del options
     with _silent():
         from executorch.runtime import Runtime
@@ -93,7 +91,7 @@ def _open_executorch(path: Path, options: RunOptions) -> tuple[Run, dict[str, st
     return run, _texts(text)
 
 
-def _open_mobile(form: str, path: Path, options: RunOptions) -> tuple[Run, dict[str, str]]:
+def _open_mobile(form: str, path: Path, options: RunOptions) -> tuple[ForwardPass, dict[str, str]]:
     """A file that cannot hold its card, which is in the JSON file beside it."""
     beside = path.with_name(f"{path.name}.json")
     card = read_json(beside) if beside.is_file() else {}
@@ -140,7 +138,7 @@ class FileFormat:
     extra: str | None
     title: str
     runtime: str
-    open: Callable[[Path, RunOptions], tuple[Run, dict[str, str]]]
+    open: Callable[[Path, RunOptions], tuple[ForwardPass, dict[str, str]]]
     companion: str | None = None
     largest: tuple[int, int] | None = None
     square: bool = False

@@ -17,11 +17,11 @@ from typing import IO, Any
 
 import numpy as np
 
-Run = Callable[[np.ndarray], np.ndarray]
-"""One pass: 1 x H x W x 3 uint8, or 1 x 3 x H x W floats -> logits, or a mask."""
+ForwardPass = Callable[[np.ndarray], np.ndarray]
+"""Images as the file takes them (N x H x W x 3 uint8, or N x 3 x H x W floats) -> logits, or masks."""
 
 
-def open_litert(path: Path, threads: int, precision: str) -> Run:
+def open_litert(path: Path, threads: int, precision: str) -> ForwardPass:
     """A .tflite file, with XNNPACK."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -38,7 +38,7 @@ def open_litert(path: Path, threads: int, precision: str) -> Run:
     return run
 
 
-def open_ncnn(path: Path, threads: int, precision: str) -> Run:
+def open_ncnn(path: Path, threads: int, precision: str) -> ForwardPass:
     """A .ncnn.param file with its .ncnn.bin, on the CPU; fp16 is what ncnn does by default on a phone."""
     import ncnn
 
@@ -63,7 +63,7 @@ def open_ncnn(path: Path, threads: int, precision: str) -> Run:
     return run
 
 
-def open_coreml(path: Path, threads: int, precision: str) -> Run:
+def open_coreml(path: Path, threads: int, precision: str) -> ForwardPass:
     """An .mlpackage folder. Only macOS has what runs it."""
     system = platform.system()
     if system != "Darwin":
@@ -80,7 +80,7 @@ def open_coreml(path: Path, threads: int, precision: str) -> Run:
     return run
 
 
-OPENERS: dict[str, Callable[[Path, int, str], Run]] = {
+OPENERS: dict[str, Callable[[Path, int, str], ForwardPass]] = {
     "litert": open_litert,
     "ncnn": open_ncnn,
     "coreml": open_coreml,
