@@ -40,7 +40,7 @@ def check_search(options: Options) -> None:
         raise ValueError("name the budget with --latency, such as --latency 10ms")
     if config.data.root:
         open_training_layout(config.data)
-    check_networks(*config.teacher.specs)
+    check_networks(*config.teacher.specs, *([config.baseline] if config.baseline else []))
     files = [weights for weights in config.encoders.values() if weights != "imagenet"]
     paths.require_paths([config.recipe, config.candidates, config.teacher.weights, *files])
 

@@ -16,12 +16,30 @@ from segdistill.models.zoo import (
     PaddedNetwork,
     TorchvisionNetwork,
     build_model,
+    input_statistics,
     load_function,
     output_classes,
     probe,
 )
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
+@pytest.mark.parametrize(
+    ("encoder", "mean"),
+    [
+        ("tu-tf_efficientnet_lite0", (0.5, 0.5, 0.5)),
+        ("timm-tf_efficientnet_lite0", (0.5, 0.5, 0.5)),
+        ("tu-resnet18", (0.485, 0.456, 0.406)),
+        ("timm-efficientnet-b0", None),
+        ("resnet18", None),
+    ],
+)
+def test_smp_networks_declare_the_statistics_of_timms_weights(
+    encoder: str, mean: tuple[float, ...] | None
+) -> None:
+    assert input_statistics(build_model(f"smp:Unet/{encoder}", 3))[0] == mean
 
 
 @pytest.mark.parametrize("spec", ["dsunet", "lraspp_mobilenet_v3_large", "smp:Unet/resnet18"])

@@ -103,14 +103,17 @@ def test_the_script_needs_nothing_of_segdistill_and_says_what_it_cannot_measure(
     assert read_latencies(moved) == found
 
 
-def test_a_file_far_over_the_budget_is_not_measured_with_larger_inputs_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [{"most_seconds": 1e-9}, {"most_times": 1e-6}])
+def test_a_file_far_over_the_budget_is_not_measured_with_larger_inputs_too(
+    tmp_path: Path, budget: dict[str, float]
+) -> None:
     write_cast(tmp_path / "slow.onnx")
     write_cast(tmp_path / "other.onnx")
     jobs = [
         Job(name=f"{stem}-{size}", file=f"{stem}.onnx", shape=(1, size, size, 3))
         for stem, size in (("slow", 16), ("slow", 32), ("slow", 8), ("other", 16))
     ]
-    write_jobs(tmp_path, jobs, replace(SETTINGS, most_seconds=1e-9))
+    write_jobs(tmp_path, jobs, replace(SETTINGS, **budget))
     subprocess.run([sys.executable, str(tmp_path / "measure.py")], check=True, capture_output=True)
     found = read_latencies(tmp_path)
     assert found is not None

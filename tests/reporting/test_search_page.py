@@ -35,6 +35,7 @@ def record() -> dict[str, Any]:
             "latency": "10ms", "memory": "200MB", "file_size": None, "runtime": "openvino",
             "precision": "int8", "threads": 2, "choose_share": 0.1, "data": {"root": "x"},
         },
+        "budget": {"milliseconds": 10.0, "text": "10.00 ms (0.5x net at 320 pixels)"},
         "recipe_steps": 1000,
         "machine": "a machine",
         "student": "runs/search/finals/b<1>",
@@ -53,6 +54,7 @@ def record() -> dict[str, Any]:
             rung("full recipe", 0, c=0.4, **{"b<1>": 0.43}),
         ],
         "correlations": [1.0, None],
+        "whole_correlation": 0.5,
         "curves": {
             "a": [(100, 0.21)], "b<1>": [(100, 0.3), (200, 0.35)], "c": [(100, 0.25), (200, 0.3)], "d": [],
         },
@@ -72,9 +74,18 @@ def test_the_page_has_every_candidate_with_what_became_of_it(record: dict[str, A
     for text in (
         "the loss is nan", "latency 12.00 ms", "could not be downloaded", "shown: it loses less", "41.2 %",
         "7.7 min", "5.0 min", "+1.00", "segdistill train --config runs/search/recipes/a.yaml", "1,000",
-        "that it keeps the budget is not resolved",
+        "that it keeps the budget is not resolved", "three candidates or more it is +0.50",
+        "(0.5x net at 320 pixels)",
     ):  # fmt: skip
         assert text in page, text
+
+
+@pytest.mark.unit
+def test_the_page_says_why_no_student_was_exported(record: dict[str, Any]) -> None:
+    record["export"] = {"b<1>": {"error": "mean IoU falls by 3 points"}, "c": {"error": "no"}}
+    page = search_page(record)
+    assert "It could not be exported: mean IoU falls by 3 points" in page
+    assert "its file" not in page
 
 
 @pytest.mark.unit

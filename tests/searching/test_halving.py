@@ -18,6 +18,7 @@ from segdistill.searching.halving import (
     rank_correlation,
     ranking,
     total_steps,
+    whole_correlation,
 )
 
 pytestmark = pytest.mark.unit
@@ -96,6 +97,9 @@ def test_the_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None
 
 def test_rungs_are_compared_on_what_they_have_in_common() -> None:
     first = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
+    second = {"b": 0.1, "a": 0.2, "d": 0.3}
+    assert whole_correlation([first, {**first}, second, {"d": 0.5, "b": 0.4}]) == pytest.approx(0.5)
+    assert whole_correlation([first]) is None
     assert correlations([first, {"b": 0.3, "c": 0.2, "d": 0.1}, {"d": 0.5}]) == [pytest.approx(-1.0), None]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segdistill.config.search import SearchConfig
-from segdistill.config.train import DataConfig, TeacherConfig
+from segdistill.config.train import DataConfig, TeacherConfig, TrainConfig
 from segdistill.searching import latency
 from segdistill.searching.folder import SearchFolder, Session
 from segdistill.searching.halving import count_rungs, first_rung, total_steps
@@ -52,6 +52,24 @@ def test_a_short_time_leaves_candidates_out(config: SearchConfig, monkeypatch: p
     assert len(plan["left_out"]) + len(plan["members"]) == 12
     count = len(plan["members"])  # each training takes 10 s beside its steps of a second
     assert total_steps(count, count_rungs(count), plan["steps"] + 10, jobs=2) <= 0.5 * 900
+
+
+def test_what_cannot_make_a_step_is_left_out(config: SearchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def estimate(training: TrainConfig, classes: int) -> float:
+        if training.student.stride in strides:
+            raise RuntimeError("no gradient\nand a page of more")
+        return 1.0
+
+    strides = [4]
+    monkeypatch.setattr(latency, "step_seconds", estimate)
+    config = replace(config, hours=10.0)
+    folder = measured(config)
+    make_plan(folder, Session(folder), config)
+    assert len(folder.plan["members"]) == 8
+    assert {entry["reason"] for entry in folder.plan["left_out"]} == {"cannot be trained: no gradient"}
+    strides = [1, 2, 4]
+    with pytest.raises(ValueError, match="none of the candidates within the budget can be trained; dsunet-"):
+        make_plan(measured(replace(config, out=f"{config.out}-2")), Session(folder), config)
 
 
 def test_without_a_time_steps_follow_from_the_recipe(config: SearchConfig) -> None:

@@ -26,6 +26,7 @@ from segdistill.console import console
 from segdistill.data.datasets import open_split, open_training, open_validation
 from segdistill.data.formats.table import open_layout
 from segdistill.engine.checkpoint import Checkpoints
+from segdistill.profiling.device import read_latencies
 from segdistill.searching import search as module
 from segdistill.searching import worker
 from segdistill.searching.folder import Rung, SearchFolder, Session
@@ -299,6 +300,24 @@ def test_candidates_are_measured_on_another_machine(
     assert all(r["low_ms"] <= r["median_ms"] <= r["high_ms"] for r in folder.latencies.values())
 
 
+def test_the_budget_is_a_multiple_of_what_the_teacher_takes(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(tmp_path / "search", latency="100x")
+    folder = SearchFolder(config.out)
+    folder.prepare(config, read_recipe(config))
+    find_candidates(folder, Session(folder))
+    assert measure_candidates(folder, Session(folder), None)
+    budget = json.loads(folder.latency_file.read_text())["budget"]
+    assert budget["text"] in " ".join(capsys.readouterr().err.split())
+    jobs = json.loads((folder.exports / "jobs.json").read_text())
+    assert (jobs["networks"][0]["name"], jobs["most_times"]) == ("baseline-32", 100.0)
+    measured = read_latencies(folder.exports)
+    assert measured is not None
+    assert budget["milliseconds"] == pytest.approx(100 * measured["baseline-32"].median_ms)
+    assert measured.keys() == {"baseline-32"} | folder.latencies.keys()
+
+
 def test_the_end_is_a_student_its_file_its_certificate_and_a_page(
     straight: SearchFolder, settings: Settings
 ) -> None:
@@ -334,6 +353,9 @@ def arguments(config: SearchConfig, *more: str) -> list[str]:
     [
         (["--latency", ""], 1, "name the budget with --latency"),
         (["--latency", "10"], 1, "latency is '10', but must be a number above 0 with a unit"),
+        (["--latency", "0x"], 1, "latency is '0x', but must be a number above 0"),
+        (["--baseline", "fcn_resnet50"], 1, "must be a multiple of the baseline's, such as 0.5x"),
+        (["--latency", "1x", "--baseline", "fcn_resnet5"], 1, "did you mean fcn_resnet50"),
         (["--memory", "8"], 1, "memory is '8', but must be"),
         (["--precision", "bf16"], 1, "precision is 'bf16', but must be fp32 or int8 for onnx"),
         (["--recipe", "absent.yaml"], 1, "absent.yaml does not exist"),

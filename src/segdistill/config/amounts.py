@@ -7,6 +7,9 @@ from collections.abc import Mapping
 MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 """Units of a latency, in milliseconds."""
 
+TIMES = {"x": 1.0}
+"""The unit of a multiple of something."""
+
 BYTES = {"kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 """Units of memory and files, in bytes."""
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from segdistill.config.amounts import BYTES, MILLISECONDS, read_amount
+from segdistill.config.amounts import BYTES, MILLISECONDS, TIMES, read_amount
 from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.config.values import require
 
@@ -40,7 +40,9 @@ class SearchConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """Teacher network; without a spec that of the recipe."""
     latency: str = ""
-    """Longest median latency of one image, such as 10ms."""
+    """Longest median latency of one image, such as 10ms; or, such as 0.5x, a multiple of the baseline's."""
+    baseline: str | None = None
+    """Network whose latency at `size` is 1x, measured with random weights; null takes the teacher."""
     memory: str | None = None
     """Largest peak memory of the process that runs the network, such as 200MB; null sets no limit."""
     file_size: str | None = None
@@ -97,9 +99,15 @@ class SearchConfig:
     """Folder of the search; started again with the same one, it goes on."""
 
     @property
-    def most_milliseconds(self) -> float:
-        """The budget of latency."""
-        return read_amount(self.latency, MILLISECONDS, "latency")
+    def most_milliseconds(self) -> float | None:
+        """The budget of latency; None where it is a multiple of the baseline's."""
+        return None if self.most_times else read_amount(self.latency, MILLISECONDS, "latency")
+
+    @property
+    def most_times(self) -> float | None:
+        """The budget as a multiple of the baseline's latency; None where it is a time."""
+        relative = self.latency.strip().endswith("x")
+        return read_amount(self.latency, TIMES, "latency") if relative else None
 
     @property
     def most_bytes(self) -> dict[str, float]:
@@ -115,6 +123,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.latency:  # without one, `search` refuses
             _ = self.most_milliseconds
+            require(self.baseline is None or self.most_times is not None, "latency", self.latency,
+                    "a multiple of the baseline's, such as 0.5x, where a baseline is named")  # fmt: skip
         _ = self.most_bytes
         require(self.precision != "bf16" or self.runtime == "openvino", "precision", self.precision,
                 "fp32 or int8 for onnx: only openvino computes in bf16")  # fmt: skip

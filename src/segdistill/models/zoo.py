@@ -69,6 +69,8 @@ class PaddedNetwork(nn.Module):
     def __init__(self, inner: nn.Module, multiple: int = 32) -> None:
         super().__init__()
         self.inner, self.multiple = inner, multiple
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]
@@ -143,7 +145,20 @@ def _build_smp(spec: NetworkSpec, architecture: Architecture, num_classes: int) 
         )
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"there is no network {spec.text!r}: {error.args[0]}") from None
-    return PaddedNetwork(inner)
+    network = PaddedNetwork(inner)
+    network.mean, network.std = _timm_statistics(spec.encoder)
+    return network
+
+
+def _timm_statistics(encoder: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and std of the weights of `tu-NAME` and `timm-NAME`, which smp takes from timm; None of others."""
+    prefix, _, name = encoder.partition("-")
+    if prefix not in {"tu", "timm"}:
+        return None, None
+    import timm  # not above: torchvision comes with it
+
+    config = timm.get_pretrained_cfg(name)
+    return (None, None) if config is None else (tuple(config.mean), tuple(config.std))
 
 
 def _build_hf(spec: NetworkSpec, architecture: Architecture, num_classes: int) -> nn.Module:

@@ -52,6 +52,7 @@ class JobSettings:
         threads: of the runtime.
         repeats: timed passes of each.
         most_seconds: budget of a pass: a file that is far over it is not measured with larger inputs too.
+        most_times: the same as a multiple of the first network's pass.
     """
 
     runtime: str
@@ -59,6 +60,7 @@ class JobSettings:
     threads: int
     repeats: int
     most_seconds: float | None = None
+    most_times: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

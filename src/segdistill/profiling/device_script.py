@@ -81,16 +81,25 @@ def open_reference(folder: Path, jobs: Record) -> tuple["Process", str]:
 
 def skip(jobs: Record, job: Record, entries: list[Record]) -> Record | None:
     """The entry of a network that is not measured: the same file is too slow with a smaller input."""
-    if jobs["most_seconds"] is None:
+    budget = most_seconds(jobs, entries)
+    if budget is None:
         return None
     others = {other["name"]: other for other in jobs["networks"]}
     for entry in entries:
         other = others[entry["name"]]
         smaller = np.prod(other["shape"]) <= np.prod(job["shape"])
-        slow = min(entry.get("seconds", [0.0])) > TOO_SLOW * jobs["most_seconds"]
+        slow = min(entry.get("seconds", [0.0])) > TOO_SLOW * budget
         if other["file"] == job["file"] and smaller and slow:
             return {"name": job["name"], "slower_than": entry["name"]}
     return None
+
+
+def most_seconds(jobs: Record, entries: list[Record]) -> float | None:
+    """The budget of a pass, perhaps a multiple of the first network's; None where there is none."""
+    if jobs["most_times"] is None:
+        return jobs["most_seconds"]
+    first = next((entry for entry in entries if entry["name"] == jobs["networks"][0]["name"]), {})
+    return jobs["most_times"] * float(np.median(first["seconds"])) if "seconds" in first else None
 
 
 def measure(folder: Path, jobs: Record, job: Record, reference: "Process") -> Record:

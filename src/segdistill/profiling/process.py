@@ -1,9 +1,27 @@
-"""An object in a process of its own: what is done to that process's memory is its own affair."""
+"""Work in a process of its own: what is done to that process's memory, or ends it, is its own affair."""
 
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, ClassVar, Self
+
+
+def one_process() -> ProcessPoolExecutor:
+    """A fresh process that runs one function after the other; it ends with this one, even on a kill."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class WorkerProcess:
@@ -20,7 +38,7 @@ class WorkerProcess:
     held: ClassVar[Any]
 
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
+        self.pool = one_process()
         self.making = self.pool.submit(WorkerProcess._make, make, arguments)
 
     def __enter__(self) -> Self:

@@ -5,7 +5,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from segdistill.config.amounts import MILLISECONDS, read_amount
 from segdistill.page.templates import open_template
 from segdistill.reporting.comparison import DASH, Cell, Row, milliseconds
 from segdistill.reporting.style import (
@@ -24,7 +23,7 @@ from segdistill.version import __version__
 
 Record = Mapping[str, Any]
 
-MOST_CURVES = 12
+MOST_CURVES = 24
 """Learning curves that are drawn: of the candidates that came furthest."""
 
 
@@ -42,7 +41,7 @@ def search_page(record: Record) -> str:
         many=False,
         record=record,
         chosen=next(c for c in record["candidates"] if c["key"] == record["chosen"]),
-        budget=read_amount(record["settings"]["latency"], MILLISECONDS, "latency"),
+        exported=record["export"][record["chosen"]],
         tiles=_tiles(record),
         pareto=to_svg(pareto_plot(record), "pareto", "Mean IoU of the trained candidates over their latency"),
         curves=curves and to_svg(curves, "curves", "Mean IoU of candidates over their steps"),
@@ -87,6 +86,7 @@ def _tiles(record: Record) -> list[Row]:
     """The headline: score, latency, size of the student."""
     chosen = next(c for c in record["candidates"] if c["key"] == record["chosen"])
     exported = record["export"][record["chosen"]]
+    size = _megabytes(exported.get("bytes"))
     return [
         Row(
             title="mean IoU",
@@ -96,12 +96,10 @@ def _tiles(record: Record) -> list[Row]:
         Row(
             title="latency",
             cells=[Cell(text=milliseconds(chosen["median_ms"]))],
-            note=f"budget {record['settings']['latency']}; interval {chosen['low_ms']:.2f} to "
+            note=f"budget {record['budget']['text']}; interval {chosen['low_ms']:.2f} to "
             f"{chosen['high_ms']:.2f} ms",
         ),
-        Row(
-            title="file", cells=[Cell(text=_megabytes(exported["bytes"]))], note=record["settings"]["runtime"]
-        ),
+        Row(title="file", cells=[Cell(text=size)], note=record["settings"]["runtime"]),
     ]
 
 

@@ -30,6 +30,9 @@ WIDTHS, STRIDES = (0.125, 0.25, 0.5, 1.0), (1, 2, 4)
 ENCODERS = ("mobilenetv3_small_100", "mobilenetv3_large_100", "mobilenetv2_100", "tf_efficientnet_lite0")
 """timm's encoders that are tried where no settings name others: small ones that int8 runs well."""
 
+BASELINE = "baseline"
+"""Network and family of what is measured for the budget alone, see `segdistill.searching.budget`."""
+
 CHANNELS = (None, 48)
 """Of the light decoders: their own number, and a narrow one."""
 
@@ -40,7 +43,7 @@ class Candidate:
 
     Attributes:
         network: name of the network, the same for all its input sizes.
-        family: dsunet, timm, teacher, recipe or file.
+        family: dsunet, timm, teacher, recipe, file, or baseline.
         student: the network and the weights it starts from.
         size: long side of its input in pixels.
         lr: its learning rate; None takes the recipe's.
@@ -211,16 +214,31 @@ def _teacher_students(recipe: TrainConfig, left_out: list[LeftOut]) -> Iterator[
         reason = "several networks" if len(teacher.specs) > 1 else "an encoder without a head"
         left_out.append(LeftOut(name="the teacher", reason=f"the teacher is {reason}"))
         return
-    spec = parse_spec(teacher.specs[0])
+    try:
+        yield as_student(teacher.specs[0], teacher.weights)
+    except ValueError as error:
+        left_out.append(LeftOut(name=teacher.specs[0], reason=str(error)))
+
+
+def as_student(text: str, weights: str | None = None) -> StudentConfig:
+    """Any network as a student that starts from its weights.
+
+    Args:
+        text: a network spec.
+        weights: a state dict for it; None takes the published ones, where there are some.
+
+    Raises:
+        ValueError: it is an exported file, or names nothing.
+    """
+    spec = parse_spec(text)
+    if spec.kind == "file":
+        raise ValueError("an exported file cannot be trained")
     if spec.kind == "run":
         card = read_card(run_folder(spec.text))
         shape = {item.name: getattr(card, item.name) for item in fields(Architecture)}
-        yield StudentConfig(**shape, init=spec.text)
-    elif spec.kind == "file":
-        left_out.append(LeftOut(name=spec.text, reason="an exported file cannot be trained"))
-    else:
-        known = {"hf": PUBLISHED, "torchvision": IMAGENET, "timm": IMAGENET, "smp": IMAGENET}
-        yield StudentConfig(spec=spec.text, weights=teacher.weights or known.get(spec.kind))
+        return StudentConfig(**shape, init=spec.text)
+    known = {"hf": PUBLISHED, "torchvision": IMAGENET, "timm": IMAGENET, "smp": IMAGENET}
+    return StudentConfig(spec=spec.text, weights=weights or known.get(spec.kind))
 
 
 def read_candidates(path: Path) -> list[Entry]:

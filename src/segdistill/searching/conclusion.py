@@ -23,7 +23,7 @@ def conclude(folder: SearchFolder, session: Session) -> Record:
     """Export the best of the last two, score both on the validation split, and write the report.
 
     Raises:
-        ValueError: none of the two could be exported.
+        ValueError: none of the two could be exported, which the report says too.
     """
     if folder.result_file.is_file():
         return summary(folder, read_json(folder.result_file))
@@ -39,12 +39,13 @@ def conclude(folder: SearchFolder, session: Session) -> Record:
         except ValueError as error:
             warn(f"{key} is not exported: {error}")
             exports[key] = {"error": str(error)}
-    if chosen is None:
-        raise ValueError("; ".join(str(record["error"]) for record in exports.values()))
     validation = {key: score_validation(folder, folder.run(final, key)) for key in ranked}
     session.tick()
-    record = describe(folder, final, chosen) | {"export": exports, "validation": validation}
+    record = describe(folder, final, chosen or ranked[0]) | {"export": exports, "validation": validation}
     write_atomic(folder.report_file, search_page(record))
+    if chosen is None:
+        reasons = "; ".join(f"{key}: {entry['error']}" for key, entry in exports.items())
+        raise ValueError(f"no student could be exported: {reasons}. The report is {folder.report_file}")
     folder.write(folder.result_file, record)
     return summary(folder, record)
 
@@ -92,7 +93,9 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
             reached[key] = rung.number
             if "failed" not in result:
                 scores[key], scored[key] = result["miou"], rung.number
-    latencies = folder.latencies
+    rung_scores = [_scores(found) for found in results]
+    measured = read_json(folder.latency_file)
+    latencies = measured["candidates"]
     points = {key: (latencies[key]["median_ms"], score) for key, score in scores.items()}
     front = halving.pareto_front(points)
     last = folder.run(final, chosen).metrics["last"]
@@ -104,7 +107,8 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
         "kind": "segdistill search 1",
         "settings": folder.config.fixed,
         "recipe_steps": last["step"],
-        "machine": read_json(folder.latency_file)["machine"],
+        "machine": measured["machine"],
+        "budget": measured["budget"],
         "student": str(folder.run(final, chosen)),
         "chosen": chosen,
         "candidates": [
@@ -125,7 +129,8 @@ def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
             }
             for rung, found in zip(rungs, results, strict=True)
         ],
-        "correlations": halving.correlations([_scores(found) for found in results]),
+        "correlations": halving.correlations(rung_scores),
+        "whole_correlation": halving.whole_correlation(rung_scores),
         "curves": {key: _curve(folder, rungs, key) for key in reached},
         "spent": folder.spent(),
         "front": front,

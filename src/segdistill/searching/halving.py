@@ -18,6 +18,9 @@ FINALISTS = 2
 LEAST_STEPS = 50
 """Steps of the first rung below which fewer candidates are trained instead, where time decides."""
 
+LEAST_COMMON = 3
+"""Candidates that two rungs need in common for a rank correlation."""
+
 HALVING_FRACTION = 0.5
 """Of the time, the fraction that all rungs are planned for; the rest is for the full recipe."""
 
@@ -104,7 +107,7 @@ def affordable_steps(
 def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
     """Spearman's rank correlation of the scores that two rungs have in common; None for fewer than three."""
     common = [key for key in one if key in other]
-    if len(common) < 3:
+    if len(common) < LEAST_COMMON:
         return None
     first, second = (_ranks([scores[key] for key in common]) for scores in (one, other))
     if np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -121,6 +124,12 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 def correlations(scores: Sequence[Mapping[str, float]]) -> list[float | None]:
     """The rank correlation of each rung with the next one."""
     return [rank_correlation(one, other) for one, other in pairwise(scores)]
+
+
+def whole_correlation(scores: Sequence[Mapping[str, float]]) -> float | None:
+    """The rank correlation of the first rung with the last one that has three candidates or more."""
+    later = [other for other in scores[1:] if len(other) >= LEAST_COMMON]
+    return rank_correlation(scores[0], later[-1]) if later else None
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from segdistill.config.search import SearchConfig
 from segdistill.config.train import TrainConfig
 from segdistill.console import log, warn
 from segdistill.data.datasets import open_training
-from segdistill.data.labels import LabelSet
+from segdistill.data.labels import LabelSet, voc_colours
 from segdistill.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdistill.engine.runtime import find_device, resolve_precision
 from segdistill.exporting.export import write_unchecked
@@ -28,8 +31,10 @@ from segdistill.models.trained import DTYPES, TrainedNetwork
 from segdistill.models.zoo import build_model, input_statistics, output_classes
 from segdistill.profiling.benchmark import file_bytes
 from segdistill.profiling.device import Job, JobSettings, Latency, write_jobs
+from segdistill.profiling.process import one_process
 from segdistill.profiling.timing import count_parameters, timed
-from segdistill.searching.candidates import Candidate, without_weights
+from segdistill.searching.budget import Budget
+from segdistill.searching.candidates import BASELINE, Candidate, without_weights
 from segdistill.searching.folder import is_full
 
 Record = dict[str, Any]
@@ -63,30 +68,38 @@ def export_candidates(
     if config.precision == "int8":
         images = calibration_images(open_training(recipe.data), CALIBRATION_IMAGES, config.size)
     found: dict[str, Record] = {}
-    for candidate in candidates.values():
-        name = candidate.network
-        if name in found:
-            continue
-        path, beside = folder / f"{name}{form.suffix}", folder / f"{name}.record.json"
-        if beside.is_file():
-            found[name] = read_json(beside)
-        else:
+    with ExitStack() as stack:
+        pool: ProcessPoolExecutor | None = None
+        for candidate in candidates.values():
+            name = candidate.network
+            if name in found:
+                continue
+            path, beside = folder / f"{name}{form.suffix}", folder / f"{name}.record.json"
+            if beside.is_file():
+                found[name] = read_json(beside)
+                advance()
+                continue
+            pool = pool or stack.enter_context(one_process())
             try:
-                found[name] = _export(candidate, labels, path, settings, images)
+                found[name] = pool.submit(_export, candidate, labels, path, settings, images).result()
                 write_atomic(beside, json.dumps(found[name]) + "\n")
+            except BrokenProcessPool:
+                pool = None
+                found[name] = {"error": "cannot be exported: the process that did it died"}
             except Exception as error:  # networks and converters raise nearly anything
                 if is_full(error):
                     raise  # which is not its fault
                 found[name] = {"error": f"cannot be exported: {first_line(error)[:300]}"}
+            if "error" in found[name]:
                 warn(f"{name} {found[name]['error']}")
-        advance()
+            advance()
     return found
 
 
 def _export(
     candidate: Candidate, labels: LabelSet, path: Path, settings: ExportConfig, images: Sequence[Tensor]
 ) -> Record:
-    """Write the file of a network; returns what is known of it."""
+    """Write the file of a network, in a process that a converter may end; returns what is known of it."""
     network = untrained(candidate, labels)
     write_unchecked(network, path, settings, images)
     return {
@@ -106,6 +119,8 @@ def untrained(candidate: Candidate, labels: LabelSet) -> TrainedNetwork:
     torch.manual_seed(0)
     module = build_model(student, len(labels))
     outputs = output_classes(module, student.spec)
+    if outputs != len(labels) and candidate.family == BASELINE:
+        labels = LabelSet(names=tuple(map(str, range(outputs))), palette=tuple(voc_colours(outputs)))
     if outputs != len(labels):
         raise ValueError(f"it gives {outputs} logits for {len(labels)} classes")
     mean, std = input_statistics(module)
@@ -135,14 +150,15 @@ def write_measurement(
         precision=config.precision,
         threads=config.threads,
         repeats=config.repeats,
-        most_seconds=config.most_milliseconds / 1000,
+        most_seconds=config.most_milliseconds and config.most_milliseconds / 1000,
+        most_times=config.most_times,
     )
     write_jobs(folder, jobs, settings)
 
 
 def judge(
     candidates: Mapping[str, Candidate], exported: Mapping[str, Record], measured: Mapping[str, Latency],
-    config: SearchConfig,
+    config: SearchConfig, budget: Budget,
 ) -> dict[str, Record]:  # fmt: skip
     """What is known of each candidate before training, with its `verdict`: within, over or failed.
 
@@ -153,11 +169,11 @@ def judge(
         network = exported[candidate.network]
         latency = measured.get(key, Latency(error=network.get("error")))
         record = {"parameters": network.get("parameters"), "file_bytes": network.get("bytes")} | vars(latency)
-        found[key] = record | _verdict(record, config)
+        found[key] = record | _verdict(record, config, budget)
     return found
 
 
-def _verdict(record: Record, config: SearchConfig) -> Record:
+def _verdict(record: Record, config: SearchConfig, budget: Budget) -> Record:
     if record["error"] is not None:
         return {"verdict": "failed", "reason": record["error"]}
     if record["slower_than"] is not None:
@@ -165,7 +181,7 @@ def _verdict(record: Record, config: SearchConfig) -> Record:
             "verdict": "over",
             "reason": f"not measured, as {record['slower_than']} is far over the budget",
         }
-    if record["low_ms"] > config.most_milliseconds:
+    if record["low_ms"] > budget.milliseconds:
         return {"verdict": "over", "reason": f"latency {interval_text(record)}"}
     measured = {"memory": record["peak_bytes"], "file_size": record["file_bytes"]}
     for name, most in config.most_bytes.items():
@@ -182,7 +198,7 @@ def interval_text(record: Mapping[str, Any]) -> str:
     return f"{record['median_ms']:.2f} ms ({record['low_ms']:.2f} to {record['high_ms']:.2f})"
 
 
-def require_some(found: Mapping[str, Record], config: SearchConfig) -> None:
+def require_some(found: Mapping[str, Record], config: SearchConfig, budget: Budget) -> None:
     """Raise a `ValueError` that names the fastest candidate, unless one is within the budget."""
     if any(record["verdict"] == "within" for record in found.values()):
         return
@@ -191,10 +207,10 @@ def require_some(found: Mapping[str, Record], config: SearchConfig) -> None:
         reason = next(iter(found.values()))["reason"]
         raise ValueError(f"no candidate could be measured; the first: {reason}")
     fastest = min(measured, key=lambda key: measured[key]["median_ms"])
-    limits = {"latency": config.latency, "memory": config.memory, "file_size": config.file_size}
-    budget = ", ".join(f"{name} {text}" for name, text in limits.items() if text is not None)
+    limits = {"latency": budget.text, "memory": config.memory, "file_size": config.file_size}
+    named = ", ".join(f"{name} {text}" for name, text in limits.items() if text is not None)
     raise ValueError(
-        f"no candidate meets the budget ({budget}): the fastest is {fastest} with "
+        f"no candidate meets the budget ({named}): the fastest is {fastest} with "
         f"{interval_text(measured[fastest])}, {measured[fastest]['file_bytes'] / 1e6:.1f} MB; allow more, or "
         f"try a smaller {setting('size')}"
     )
@@ -234,7 +250,9 @@ def step_seconds(config: TrainConfig, classes: int) -> float:
             logits = student(image)
         loss = F.cross_entropy(logits.float(), target)
         if config.teacher.specs:
-            loss = loss + F.kl_div(logits.float().log_softmax(1), teacher_logits.softmax(1))
+            loss = loss + F.kl_div(
+                logits.float().log_softmax(1), teacher_logits.softmax(1), reduction="batchmean"
+            )
         torch.autograd.backward(loss)
 
     threads = torch.get_num_threads()

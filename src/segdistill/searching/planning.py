@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from segdistill.config.search import SearchConfig
 from segdistill.config.yaml import to_yaml
+from segdistill.console import warn
 from segdistill.data.datasets import open_validation
 from segdistill.data.formats.table import open_layout
 from segdistill.engine.runtime import find_device
-from segdistill.files import usable_cores, write_atomic
+from segdistill.files import first_line, usable_cores, write_atomic
 from segdistill.searching import halving, latency
 from segdistill.searching.folder import Rung, SearchFolder, Session
 from segdistill.searching.recipes import full_recipe
@@ -28,7 +29,13 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         left_out = [
             {"name": key, "reason": f"not among the {settings.most} that are trained"} for key in rest
         ]
-        steps, seconds = settings.steps, _estimate_steps(folder, members, config)
+        seconds, failed = _estimate_steps(folder, members, config)
+        left_out += [{"name": key, "reason": reason} for key, reason in failed.items()]
+        members = [key for key in members if key not in failed]
+        if not members:
+            key, reason = next(iter(failed.items()))
+            raise ValueError(f"none of the candidates within the budget can be trained; {key} {reason}")
+        steps = settings.steps
         if not steps and seconds:
             count, steps = halving.affordable_steps(
                 [seconds[key] for key in members],
@@ -52,16 +59,27 @@ def make_plan(folder: SearchFolder, session: Session, config: SearchConfig) -> N
         )
 
 
-def _estimate_steps(folder: SearchFolder, members: Sequence[str], config: SearchConfig) -> dict[str, float]:
-    """Estimated seconds of a training step of each candidate, where `hours` decides about steps."""
+def _estimate_steps(
+    folder: SearchFolder, members: Sequence[str], config: SearchConfig
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Estimated seconds of a training step of each candidate, where `hours` decides about steps.
+
+    Returns:
+        The seconds by key, and of candidates that cannot make a step the reasons.
+    """
     settings, recipe = folder.config, folder.recipe
     if config.hours is None or (settings.steps and settings.final_steps):
-        return {}
+        return {}, {}
     classes = len(open_layout(recipe.data.root, recipe.data.layout).labels)
-    return {
-        key: latency.step_seconds(full_recipe(recipe, folder.candidates[key], settings, 0), classes)
-        for key in members
-    }
+    seconds, failed = {}, {}
+    for key in members:
+        full = full_recipe(recipe, folder.candidates[key], settings, 0)
+        try:
+            seconds[key] = latency.step_seconds(full, classes)
+        except Exception as error:  # networks raise nearly anything
+            failed[key] = f"cannot be trained: {first_line(error)[:300]}"
+            warn(f"{key} {failed[key]}")
+    return seconds, failed
 
 
 def _estimate_scoring(folder: SearchFolder, step_seconds: Mapping[str, float]) -> list[float]:

@@ -18,9 +18,11 @@ from segdistill.console import log, progress
 from segdistill.data.datasets import open_validation
 from segdistill.data.formats.table import open_layout
 from segdistill.engine.runtime import find_device, stop_signal
+from segdistill.models.file_formats import FORMATS
 from segdistill.profiling.device import copy_there, machine_of, read_latencies
 from segdistill.searching import latency
-from segdistill.searching.candidates import list_candidates
+from segdistill.searching.budget import baseline_candidate, baseline_spec, resolve_budget
+from segdistill.searching.candidates import BASELINE, list_candidates
 from segdistill.searching.conclusion import conclude
 from segdistill.searching.folder import Rung, SearchFolder, Session
 from segdistill.searching.planning import count_jobs, make_plan, open_rung
@@ -61,6 +63,8 @@ def search(config: SearchConfig | None = None, **settings: Any) -> Record:
     folder = SearchFolder(config.out)
     with stop_signal(obey=True):
         recipe = read_recipe(config)
+        baseline_candidate(config, recipe)  # which must be one
+        FORMATS[config.runtime].import_runtime()
         open_validation(recipe.data)  # which the student is scored on at the end
         folder.prepare(config, recipe)
         session = Session(folder)
@@ -104,19 +108,22 @@ def measure_candidates(folder: SearchFolder, session: Session, elsewhere: str | 
         if folder.latency_file.is_file():
             return True
         config, recipe, candidates = folder.config, folder.recipe, folder.candidates
+        measurable = baseline_candidate(config, recipe) | candidates
         place = Path(elsewhere) if elsewhere else folder.exports
         place.mkdir(parents=True, exist_ok=True)
         labels = open_layout(recipe.data.root, recipe.data.layout).labels
         session.enter("export of candidates")
         with progress() as bar:
-            task = bar.add_task("export", total=len({c.network for c in candidates.values()}), numbers="")
+            task = bar.add_task("export", total=len({c.network for c in measurable.values()}), numbers="")
 
             def advance() -> None:
                 bar.advance(task)
                 session.tick()
 
-            exported = latency.export_candidates(candidates, labels, recipe, config, place, advance)
-        latency.write_measurement(candidates, exported, config, place)
+            exported = latency.export_candidates(measurable, labels, recipe, config, place, advance)
+        if "error" in exported.get(BASELINE, {}):
+            raise ValueError(f"the baseline {baseline_spec(config, recipe)} {exported[BASELINE]['error']}")
+        latency.write_measurement(measurable, exported, config, place)
         session.enter("latency")
         if not elsewhere:
             _run_script(place)
@@ -126,9 +133,15 @@ def measure_candidates(folder: SearchFolder, session: Session, elsewhere: str | 
             return False
         if measured is None:
             raise ValueError(f"{place / 'measure.py'} has not measured everything: see its messages above")
-        found = latency.judge(candidates, exported, measured, config)
-        latency.require_some(found, config)
-        folder.write(folder.latency_file, {"machine": machine_of(place), "candidates": found})
+        budget = resolve_budget(config, recipe, measured)
+        if config.most_times is not None:
+            log(f"The budget is {budget.text}")
+        found = latency.judge(candidates, exported, measured, config, budget)
+        latency.require_some(found, config, budget)
+        folder.write(
+            folder.latency_file,
+            {"machine": machine_of(place), "budget": asdict(budget), "candidates": found},
+        )
         return True
 
 
