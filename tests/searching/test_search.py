@@ -83,8 +83,9 @@ class ForkedWorker:
 
 
 def train(path: Path, settings: SearchConfig) -> None:
-    """A search from its plan to the end of its trainings, in a process that was forked."""
-    os.setsid()
+    """The trainings of a search, in a process that was forked."""
+    if os.getpgid(0) != os.getpid():
+        os.setsid()
     torch.set_num_threads(1)
     module.start_worker = ForkedWorker  # type: ignore[assignment]
     train_rungs(SearchFolder(path), Session(SearchFolder(path)), settings)
@@ -96,11 +97,28 @@ def start(folder: SearchFolder, settings: Settings) -> BaseProcess:
     return process
 
 
+def count_files(folder: SearchFolder) -> int:
+    return sum(1 for _ in folder.path.rglob("*"))
+
+
+def search_up_to_its_end(config: SearchConfig) -> None:
+    """Everything but the conclusion of a search, in a process that was forked."""
+    os.setsid()
+    folder = SearchFolder(config.out)
+    folder.prepare(config, read_recipe(config))
+    session = Session(folder)
+    find_candidates(folder, session)
+    measure_candidates(folder, session, None)
+    make_plan(folder, session, config)
+    train(folder.path, config)
+
+
 def outcome(folder: SearchFolder) -> dict[str, Any]:
     """Everything of the trainings that must not depend on kills."""
     found: dict[str, Any] = {}
     for rung in folder.rungs():
-        found[f"rung {rung.number}"] = (rung.steps, rung.members, ranking(folder.results(rung)))
+        members = sorted(rung.members)  # those of the first rung are in the order of their latency
+        found[f"rung {rung.number}"] = (rung.steps, members, ranking(folder.results(rung)))
         for key in rung.members:
             result = folder.result(rung, key)
             assert result is not None
@@ -260,23 +278,25 @@ def test_a_worker_forks_loaders_and_ends_with_the_process_that_started_it() -> N
         assert process.wait() == -signal.SIGTERM
 
 
-def test_a_killed_search_has_the_same_outcome(
-    planned: SearchFolder, straight: SearchFolder, settings: Settings
+def test_a_search_that_is_killed_at_five_moments_has_the_same_outcome(
+    straight: SearchFolder, settings: Settings, tmp_path: Path
 ) -> None:
+    folder = SearchFolder(tmp_path / "search")
     draw = random.Random(0)
-    for number in range(3):
-        process = start(planned, settings)
-        goal = len([*planned.path.rglob("*")]) + draw.randint(5, 60)
-        while process.is_alive() and len([*planned.path.rglob("*")]) < goal:
-            time.sleep(0.02)
-        if number % 2 and process.is_alive():
-            os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
-        process.kill()
+    goals = sorted(draw.sample(range(1, count_files(straight)), 5))  # from the first file to the last
+    for number, goal in enumerate([*goals, None]):
+        process = get_context("fork").Process(target=search_up_to_its_end, args=(settings(folder.path),))
+        process.start()
+        while goal is not None and process.is_alive() and count_files(folder) < goal:
+            time.sleep(0.01)
+        if goal is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has no group of its own, yet or any more
+                if number % 2:
+                    os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
+            process.kill()
         process.join()
-    process = start(planned, settings)
-    process.join()
     assert process.exitcode == 0
-    assert outcome(planned) == outcome(straight)
+    assert outcome(folder) == outcome(straight)
 
 
 def test_candidates_are_measured_on_another_machine(
