@@ -61,6 +61,7 @@ def record() -> dict[str, Any]:
         "spent": {"latency": 61.0, "rung 1": 400.0},
         "front": ["a", "c", "b<1>"],
         "commands": {"a": "segdistill train --config runs/search/recipes/a.yaml"},
+        "sizes": {"b<1>": {"b<1>": 0.43, "c": 0.41}, "c": {"c": 0.4}},
         "export": {"b<1>": {"file": "model.xml", "bytes": 2_400_000, "verdict": "shown: it loses less"}},
         "validation": {"b<1>": 0.412, "c": 0.39},
     }  # fmt: skip

@@ -26,6 +26,7 @@ from segdistill.console import console
 from segdistill.data.datasets import open_split, open_training, open_validation
 from segdistill.data.formats.table import open_layout
 from segdistill.engine.checkpoint import Checkpoints
+from segdistill.models.card import read_card
 from segdistill.profiling.device import read_latencies
 from segdistill.searching import search as module
 from segdistill.searching import worker
@@ -344,11 +345,21 @@ def test_the_end_is_a_student_its_file_its_certificate_and_a_page(
     config = settings(straight.path)
     result = search(config)
     final = straight.rungs()[-1]
-    assert result["candidate"] == ranking(straight.results(final))[0]
     assert result["student"] == str(straight.run(final, result["candidate"]))
     assert Path(result["file"]).is_file()
     assert Path(result["certificate"]).is_file()
     record = json.loads(straight.result_file.read_text())
+    assert record["sizes"].keys() == {*final.members}
+    best = {}
+    for key, scores in record["sizes"].items():
+        assert scores.keys() == straight.candidates.keys()  # one network in five sizes
+        assert [*scores.values()] == sorted(scores.values(), reverse=True)
+        assert scores[key] == pytest.approx(straight.results(final)[key]["miou"])
+        best[key] = next(iter(scores.values()))
+        used = straight.candidates[next(iter(scores))]
+        assert read_card(straight.run(final, key).path).evaluate_size == used.size
+    assert best[result["candidate"]] == max(best.values())
+    assert result["size"] == read_card(Path(result["student"])).evaluate_size
     assert record["validation"].keys() == {*final.members}
     assert record["correlations"][0] is not None
     assert set(record["spent"]) >= {"rung 1", "rung 2", "full recipe", "export and scores"}

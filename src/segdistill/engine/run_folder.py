@@ -340,6 +340,11 @@ class RunFolder:
         if scores is not None and metrics is not None and metrics.get("best"):
             write_atomic(self.metrics_file, json.dumps(metrics | {"best": metrics["best"] | scores}))
 
+    def write_input_size(self, size: int) -> None:
+        """Write into the student's card which input size, in pixels of the long side, it is used with."""
+        card = replace(self.require_student(), evaluate_size=size)
+        write_atomic(self.path / CARD, card.to_json())
+
     def save_student(self, student: nn.Module, card: ModelCard) -> None:
         """Write model.safetensors and model.json, both or (but for a kill between two renames) neither."""
         save_model(self.path, student.state_dict(), card)

@@ -31,7 +31,7 @@ def search_page(record: Record) -> str:
     """One self-contained HTML page.
 
     Args:
-        record: see `segdistill.searching.conclusion.describe`, with `export` and `validation`.
+        record: see `segdistill.searching.conclusion.describe`, with `sizes`, `export` and `validation`.
     """
     trained = [candidate for candidate in record["candidates"] if candidate["rung"] is not None]
     curves = learning_curves(record)
@@ -40,7 +40,8 @@ def search_page(record: Record) -> str:
         series=SERIES,
         many=False,
         record=record,
-        chosen=next(c for c in record["candidates"] if c["key"] == record["chosen"]),
+        used=_used(record),
+        sizes=_size_rows(record),
         exported=record["export"][record["chosen"]],
         tiles=_tiles(record),
         pareto=to_svg(pareto_plot(record), "pareto", "Mean IoU of the trained candidates over their latency"),
@@ -76,6 +77,24 @@ def _interval(candidate: Record) -> str:
     return f"{candidate['median_ms']:.2f} ({candidate['low_ms']:.2f} to {candidate['high_ms']:.2f})"
 
 
+def _used(record: Record) -> Record:
+    """The candidate with the network of the student and the input size that it is used with."""
+    key = next(iter(record["sizes"][record["chosen"]]))
+    return next(c for c in record["candidates"] if c["key"] == key)
+
+
+def _size_rows(record: Record) -> list[Row]:
+    """The student in each input size that keeps the budget, the best first."""
+    known = {c["key"]: c for c in record["candidates"]}
+    return [
+        Row(
+            title=f"{known[key]['size']} px",
+            cells=[Cell(text=_points(miou)), Cell(text=_interval(known[key]))],
+        )
+        for key, miou in record["sizes"][record["chosen"]].items()
+    ]
+
+
 def _rung_name(candidate: Record, record: Record) -> str:
     if candidate["key"] == record["chosen"]:
         return "student"
@@ -84,7 +103,7 @@ def _rung_name(candidate: Record, record: Record) -> str:
 
 def _tiles(record: Record) -> list[Row]:
     """The headline: score, latency, size of the student."""
-    chosen = next(c for c in record["candidates"] if c["key"] == record["chosen"])
+    used = _used(record)
     exported = record["export"][record["chosen"]]
     size = _megabytes(exported.get("bytes"))
     return [
@@ -95,9 +114,9 @@ def _tiles(record: Record) -> list[Row]:
         ),
         Row(
             title="latency",
-            cells=[Cell(text=milliseconds(chosen["median_ms"]))],
-            note=f"budget {record['budget']['text']}; interval {chosen['low_ms']:.2f} to "
-            f"{chosen['high_ms']:.2f} ms",
+            cells=[Cell(text=milliseconds(used["median_ms"]))],
+            note=f"budget {record['budget']['text']}; interval {used['low_ms']:.2f} to "
+            f"{used['high_ms']:.2f} ms",
         ),
         Row(title="file", cells=[Cell(text=size)], note=record["settings"]["runtime"]),
     ]

@@ -14,6 +14,7 @@ from segdistill.models.file_formats import FORMATS
 from segdistill.reporting.search_page import search_page
 from segdistill.searching import halving
 from segdistill.searching.folder import Rung, SearchFolder, Session
+from segdistill.searching.input_sizes import choose_size
 from segdistill.searching.latency import interval_text
 
 Record = dict[str, Any]
@@ -28,7 +29,9 @@ def conclude(folder: SearchFolder, session: Session) -> Record:
     if folder.result_file.is_file():
         return summary(folder, read_json(folder.result_file))
     final = folder.rungs()[-1]
-    ranked = halving.ranking(folder.results(final))
+    sizes = {key: choose_size(folder, final, key) for key in halving.ranking(folder.results(final))}
+    ranked = sorted(sizes, key=lambda key: -max(sizes[key].values()))
+    session.tick()
     exports: dict[str, Record] = {}
     chosen = None
     for key in ranked:  # the second one only where the first cannot be exported
@@ -41,7 +44,8 @@ def conclude(folder: SearchFolder, session: Session) -> Record:
             exports[key] = {"error": str(error)}
     validation = {key: score_validation(folder, folder.run(final, key)) for key in ranked}
     session.tick()
-    record = describe(folder, final, chosen or ranked[0]) | {"export": exports, "validation": validation}
+    record = describe(folder, final, chosen or ranked[0])
+    record |= {"sizes": sizes, "export": exports, "validation": validation}
     write_atomic(folder.report_file, search_page(record))
     if chosen is None:
         reasons = "; ".join(f"{key}: {entry['error']}" for key, entry in exports.items())
@@ -82,7 +86,7 @@ def score_validation(folder: SearchFolder, run: RunFolder) -> float | None:
 
 
 def describe(folder: SearchFolder, final: Rung, chosen: str) -> Record:
-    """Everything about a search, as JSON values."""
+    """Everything about a search up to its last training, as JSON values."""
     rungs = folder.rungs()
     results = [folder.results(rung) for rung in rungs]
     reached: dict[str, int] = {}
@@ -159,14 +163,18 @@ def train_command(folder: SearchFolder, key: str) -> str:
 def summary(folder: SearchFolder, record: Record) -> Record:
     """The result for machines, shown to people too."""
     chosen = record["chosen"]
-    found = next(candidate for candidate in record["candidates"] if candidate["key"] == chosen)
+    used = next(iter(record["sizes"][chosen]))  # the best size is the first
+    found = next(candidate for candidate in record["candidates"] if candidate["key"] == used)
     exported, miou = record["export"][chosen], record["validation"][chosen]
     score = "no score" if miou is None else f"mean IoU {miou:.4f} on the validation split"
-    log(f"The student is {chosen}: {score}, {interval_text(found)}, {exported['bytes'] / 1e6:.1f} MB")
+    log(
+        f"The student is {chosen} at {found['size']} pixels: {score}, {interval_text(found)}, "
+        f"{exported['bytes'] / 1e6:.1f} MB"
+    )
     log(f"Its file is {exported['file']}; {exported['verdict']}")
     log(f"The report is {folder.report_file}")
     return {
         "out": str(folder), "student": record["student"], "file": exported["file"],
         "certificate": exported["certificate"], "candidate": chosen, "miou": miou,
-        "latency_ms": found["median_ms"], "report": str(folder.report_file),
+        "size": found["size"], "latency_ms": found["median_ms"], "report": str(folder.report_file),
     }  # fmt: skip
