@@ -1,7 +1,7 @@
 """Settings: what is impossible is refused by name, and the YAML form reads back."""
 
 import inspect
-from dataclasses import FrozenInstanceError, is_dataclass
+from dataclasses import FrozenInstanceError, asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segdistill.config import demo, deploy, evaluate, search, verify
 from segdistill.config import train as config
 from segdistill.config.deploy import PredictConfig
 from segdistill.config.evaluate import EvaluateConfig, EvaluationDataConfig
+from segdistill.config.groups import group_types
 from segdistill.config.train import (
     AugmentConfig,
     DataConfig,
@@ -206,8 +208,13 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("sise: 3", "sise"),
-        ("optim: {lrr: 1}", "lrr"),
+        ("sise: 3", r"sise is no setting; did you mean size\?$"),
+        ("optim: {lrr: 1}", r"optim\.lrr is no setting; did you mean optim\.lr\?$"),
+        ("optim.lrr: 1", r"optim\.lrr is no setting; did you mean optim\.lr\?$"),
+        ("optm: {lr: 1}", r"optm is no setting; did you mean optim\?$"),
+        ("optim: {abacus: 1}", r"optim\.abacus is no setting$"),
+        ("optim: 3", "optim is 3, but is a group of settings"),
+        ("teacher:", "teacher is null, but is a group of settings"),
         ("size: large", "size"),
         ("batch: 2.5", "batch"),
         ("optim: {name: rmsprop}", r"optim\.name.*adamw"),
@@ -274,6 +281,59 @@ def test_any_settings_survive_their_file(
 def test_the_other_verbs_settings_read_back_too(tmp_path: Path, original: Any) -> None:
     (tmp_path / "c.yaml").write_text(to_yaml(original))
     assert load(type(original), tmp_path / "c.yaml") == original
+
+
+WITH_GROUPS = [
+    found
+    for module in (config, demo, deploy, evaluate, search, verify)
+    for found in vars(module).values()
+    if is_dataclass(found) and found.__module__ == module.__name__ and group_types(found)
+]
+
+
+def test_these_settings_have_groups() -> None:
+    assert {TrainConfig, EvaluateConfig, deploy.ExportConfig, search.SearchConfig} < {*WITH_GROUPS}
+
+
+@pytest.mark.parametrize("cls", WITH_GROUPS)
+def test_a_group_of_settings_may_be_a_mapping(cls: Any) -> None:
+    groups = {name: asdict(kind()) for name, kind in group_types(cls).items()}
+    assert cls(**groups) == cls()
+    assert cls(**{name: {} for name in groups}) == cls()
+    for name in groups:
+        with pytest.raises(ValueError, match=rf"^{name} is 'dsunet', but must be a mapping such as \{{'"):
+            cls(**{name: "dsunet"})
+
+
+def test_a_mapping_sets_some_settings_of_a_group() -> None:
+    groups: dict[str, Any] = {
+        "data": {"root": Path("mydata")},
+        "student": {"spec": "timm:resnet18"},
+        "augment": {"scale": (0.25, 0.75)},
+        "optim": {"lr": 1e-2},
+    }
+    assert TrainConfig(**groups, steps=3) == TrainConfig(
+        data=DataConfig(root="mydata"),
+        student=StudentConfig(spec="timm:resnet18"),
+        augment=AugmentConfig(scale=(0.25, 0.75)),
+        optim=OptimConfig(lr=1e-2),
+        steps=3,
+    )
+    assert replace(TrainConfig(), **{"optim": groups["optim"]}).optim.lr == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"student": {"spce": "dsunet"}}, r"^student\.spce is no setting; did you mean student\.spec\?$"),
+        ({"student": {"width": 0}}, r"^student\.width is 0(\.0)?, but must be above 0"),
+        ({"optim": {"lr": "fast"}}, r'Setting "optim\.lr"'),
+        ({"teacher": None}, "^teacher is None, but must be a mapping"),
+    ],
+)
+def test_a_wrong_mapping_is_refused_by_name(groups: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**groups)
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

@@ -91,6 +91,22 @@ def test_wrong_usage_ends_with_two(capsys: Any, arguments: list[str], message: s
     assert message in refusal(capsys, *arguments, code=2)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("optim: {lrr: 1}", "error: optim.lrr is no setting; did you mean optim.lr? ("),
+        ("sise: 3", "error: sise is no setting; did you mean size? ("),
+        ("objective: {temprature: 2}", "; did you mean objective.temperature? ("),
+        ("batch: 4\nabacus: 1", "error: abacus is no setting (segdistill train --help"),
+    ],
+)
+def test_a_key_of_a_file_is_answered_with_the_one_that_was_meant(
+    capsys: Any, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(content)
+    assert message in refusal(capsys, "train", "--config", tmp_path / "wrong.yaml", code=2)
+
+
 @pytest.mark.parametrize("content", ["objective:\n  temprature: 2\n", "- temprature\n", "[temprature\n"])
 def test_a_file_that_is_no_configuration_is_refused(capsys: Any, tmp_path: Path, content: str) -> None:
     (tmp_path / "wrong.yaml").write_text(content)
@@ -101,6 +117,8 @@ def test_a_file_that_is_no_configuration_is_refused(capsys: Any, tmp_path: Path,
 def test_a_group_of_settings_that_is_null_is_refused(capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "null.yaml").write_text("teacher:\nsize: 64\n")
     assert "teacher is null" in refusal(capsys, "train", "--config", tmp_path / "null.yaml", code=1)
+    (tmp_path / "number.yaml").write_text("optim: 3\n")
+    assert "optim is 3, but is a group" in refusal(capsys, "train", "--config", tmp_path / "number.yaml")
 
 
 def test_no_verb_is_wrong_usage(capsys: Any) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from segdistill.config.naming import setting
 from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.config.values import require
+from segdistill.config.yaml import read_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class DemoConfig:
     """Folder for the images, the runs, the report and the exported file."""
 
     def __post_init__(self) -> None:
+        read_groups(self)
         require(bool(self.data.root) or self.data == DataConfig(), "data", "set",
                 f"left alone where data.root ({setting('data')}) names no images")  # fmt: skip
         require(self.steps >= 1, "steps", self.steps, "1 or more")

@@ -7,6 +7,7 @@ from typing import Literal
 from segdistill.config.evaluate import EvaluationDataConfig, Provider
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import require
+from segdistill.config.yaml import read_groups
 
 TILE = 1024
 """Side, in pixels, of the tiles that a large image is cut into by default."""
@@ -173,6 +174,7 @@ class ExportConfig:
     """Largest loss of mean IoU that int8 may cost, in points (hundredths)."""
 
     def __post_init__(self) -> None:
+        read_groups(self)
         require(self.images >= 0, "images", self.images, "0 or more")
         require(
             self.side is None or self.side >= LEAST_SIDE, "side", self.side, f"{LEAST_SIDE} or more, or null"

@@ -6,6 +6,7 @@ from typing import Literal
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.train import Precision, TeacherConfig
 from segdistill.config.values import require
+from segdistill.config.yaml import read_groups
 
 Provider = Literal["cpu", "cuda", "tensorrt", "directml"]
 """What of onnxruntime computes an .onnx file, see `segdistill.models.onnx_session`."""
@@ -75,6 +76,7 @@ class EvaluateConfig(PromptConfig):
         return split_names(self.classes)
 
     def __post_init__(self) -> None:
+        read_groups(self)
         super().__post_init__()
         require(self.size is None or self.size > 0, "size", self.size, "above 0")
         stride = self.output_stride
@@ -94,6 +96,9 @@ class CalibrateConfig:
     """fp32, bf16, fp16, or auto."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+
+    def __post_init__(self) -> None:
+        read_groups(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,7 @@ class CompareConfig:
         return split_names(self.classes)
 
     def __post_init__(self) -> None:
+        read_groups(self)
         for name in ("size", "output_stride"):
             value = getattr(self, name)
             values = value if isinstance(value, list) else [value]

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from segdistill.config.groups import unknown_setting
 from segdistill.config.values import did_you_mean
 from segdistill.config.verbs import PROGRAM, SHORT_OPTIONS, Verb
 
@@ -36,7 +37,13 @@ def usage_error(error: Exception, given: list[str], verbs: Mapping[str, Verb]) -
     text = text.replace(f'"{".".join([*words, "subcommand"])}"', "a command")
     if "arguments are required" in text:  # a setting goes by its place: data.show.out
         text = text.replace(f" {'.'.join([*words, ''])}", " --")
-    text = _unknown_option(text, verb) or _wrong_value(text, words, verb) or _wrong_choice(text) or text
+    text = (
+        _unknown_option(text, verb)
+        or _unknown_key(text, verb)
+        or _wrong_value(text, words, verb)
+        or _wrong_choice(text)
+        or text
+    )
     lists = "options" if verb is not None and not verb.verbs else "commands"
     return f"{text} ({' '.join([PROGRAM, *words])} --help lists the {lists})"
 
@@ -67,13 +74,21 @@ def _unknown_option(text: str, verb: Verb | None) -> str:
     return text + did_you_mean(unknown, option_types(verb), cutoff=0.8)
 
 
+def _unknown_key(text: str, verb: Verb | None) -> str:
+    """The error for a key that a file has in vain, with the one that was meant; empty for other errors."""
+    found = re.search(r"does not accept option '(.*?)'", text)
+    if found is None or verb is None or verb.settings is None:
+        return ""
+    return unknown_setting(verb.settings, found[1])
+
+
 def _wrong_value(text: str, words: list[str], verb: Verb | None) -> str:
     """The error for a value of the wrong kind, with what is allowed; empty for other errors."""
     found = re.search(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*)$', text)
     if found is None or verb is None:
         return ""
     option = f"--{found[1].removeprefix('.'.join([*words, '']))}"
-    kinds = _alternatives(option_types(verb).get(option))
+    kinds = alternatives(option_types(verb).get(option))
     allowed = [name for kind in kinds for name in _names(kind)]
     if not all(allowed) or not allowed:
         return ""
@@ -93,7 +108,7 @@ def _wrong_choice(text: str) -> str:
     return f"there is no {what} {found[1]!r} among {', '.join(choices)}{did_you_mean(found[1], choices)}"
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
     """The types that a union allows, or the one type."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from segdistill.config.amounts import BYTES, MILLISECONDS, TIMES, read_amount
 from segdistill.config.train import DataConfig, TeacherConfig
 from segdistill.config.values import require
+from segdistill.config.yaml import read_groups
 
 SearchRuntime = Literal["onnx", "openvino"]
 SearchPrecision = Literal["fp32", "bf16", "int8"]
@@ -121,6 +122,7 @@ class SearchConfig:
         return {name: value for name, value in asdict(self).items() if name not in MAY_DIFFER}
 
     def __post_init__(self) -> None:
+        read_groups(self)
         if self.latency:  # without one, `search` refuses
             _ = self.most_milliseconds
             require(self.baseline is None or self.most_times is not None, "latency", self.latency,

@@ -12,6 +12,7 @@ from segdistill.config.naming import setting
 from segdistill.config.objective import ObjectiveConfig as ObjectiveConfig
 from segdistill.config.prompts import PromptConfig
 from segdistill.config.values import largest, require
+from segdistill.config.yaml import read_groups
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -330,6 +331,7 @@ class TrainConfig:
     """The run folder."""
 
     def __post_init__(self) -> None:
+        read_groups(self)
         require(self.size > 0, "size", self.size, "above 0")
         bounds = [fraction for fraction, _ in self.progressive]
         rising = all(0 < a < b for a, b in pairwise([*bounds, 1.0]))

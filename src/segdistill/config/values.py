@@ -16,10 +16,17 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name} is {value!r}, but must be {allowed}")
 
 
-def did_you_mean(value: object, choices: Iterable[object], *, cutoff: float = 0.6) -> str:
-    """`; did you mean NAME?` for the choice that a mistyped value is nearest to; empty where none is near."""
+def did_you_mean(value: object, choices: Iterable[object], *, cutoff: float = 0.6, prefix: str = "") -> str:
+    """`; did you mean NAME?` for the choice that a mistyped value is nearest to; empty where none is near.
+
+    Args:
+        value: what was typed.
+        choices: what there is.
+        cutoff: how near a choice must be, from 0 to 1.
+        prefix: is put before the choice.
+    """
     near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=cutoff)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def largest(value: Scheduled) -> float:

@@ -1,11 +1,12 @@
 """A table of verbs becomes the parser of a command line, and what was typed becomes settings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from segdistill.config.groups import check_group, group_types
 from segdistill.config.help import add_help
 from segdistill.config.keywords import SHORT_NAMES
 
@@ -108,10 +109,12 @@ def read_options(
     verb, options = _chosen(parsed, verbs)
     if verb.settings is None:
         return verb, options
-    _refuse_empty_groups(options, verb.settings)
+    names = [setting.name for setting in fields(verb.settings)]
+    for group in group_types(verb.settings):
+        if not isinstance(options[group], Namespace):
+            check_group(group, options[group])
     _, options = _chosen(parser.instantiate(parsed), verbs)
-    values = {setting.name: options[setting.name] for setting in fields(verb.settings)}
-    options.settings = verb.settings(**values)
+    options.settings = verb.settings(**{name: options[name] for name in names})
     return verb, options
 
 
@@ -119,10 +122,3 @@ def _chosen(parsed: Namespace, verbs: Mapping[str, Verb]) -> tuple[Verb, Namespa
     """The verb that was typed, or the one below it, and its part of what was parsed."""
     verb, options = verbs[parsed.subcommand], parsed[parsed.subcommand]
     return _chosen(options, verb.verbs) if verb.verbs else (verb, options)
-
-
-def _refuse_empty_groups(options: Namespace, settings: type) -> None:
-    """A group of settings that a file gives as null, `teacher:` with nothing below it, is an error."""
-    for group in (setting.name for setting in fields(settings) if is_dataclass(setting.type)):
-        if options[group] is None:
-            raise ValueError(f"{group} is null, but is a group of settings: leave it out for the defaults")

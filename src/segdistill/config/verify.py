@@ -5,6 +5,7 @@ from typing import Literal
 
 from segdistill.config.evaluate import EvaluationDataConfig, Provider
 from segdistill.config.values import require
+from segdistill.config.yaml import read_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class VerifyConfig:
     """The certificate; the page beside it has the suffix .html."""
 
     def __post_init__(self) -> None:
+        read_groups(self)
         for name in ("size", "output_stride"):
             value = getattr(self, name)
             values = value if isinstance(value, list) else [value]

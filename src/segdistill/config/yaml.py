@@ -1,14 +1,17 @@
 """Settings as YAML: written into a run folder, and read back to an equal dataclass."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from functools import cache
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from segdistill.config.groups import check_keys, group_types
 from segdistill.config.values import require
 from segdistill.files import read_plain_yaml
 
@@ -38,21 +41,44 @@ def load(cls: type[Config], path: Path) -> Config:
         raise ValueError(f"{path} is not a valid {cls.__name__}: {' '.join(str(error).split())}") from None
 
 
-def from_plain(cls: type[Config], settings: dict[str, Any]) -> Config:
+def from_plain(cls: type[Config], settings: dict[str, Any], prefix: str = "") -> Config:
     """A config dataclass from mappings, lists, texts and numbers.
+
+    Args:
+        cls: the dataclass.
+        settings: by name.
+        prefix: the group that they are, `optim.`, for errors.
 
     Raises:
         ValueError: a key is unknown, or a value impossible.
     """
+    check_keys(cls, settings, prefix)
     plain: type = cls  # mypy takes type[Config] for something that cannot be a key
     parser = _parser(plain)
     try:
         config = parser.instantiate(parser.parse_object({"config": settings})).config
     except ArgumentError as error:
-        text = " ".join(str(error).split()).replace('Parser key "config.', 'Setting "')
+        text = " ".join(str(error).split()).replace('Parser key "config.', f'Setting "{prefix}')
         raise ValueError(text) from None
     assert isinstance(config, cls)
     return config
+
+
+def read_groups(config: Any) -> None:
+    """Turn the groups that a config dataclass got as mappings into their dataclasses, in its `__post_init__`.
+
+    Raises:
+        ValueError: a key is unknown, a value impossible, or a group neither a mapping nor its dataclass.
+    """
+    cls: Any = type(config)  # see `from_plain`
+    for name, kind in group_types(cls).items():
+        value = getattr(config, name)
+        if isinstance(value, Mapping):
+            plain = {key: fspath(one) if isinstance(one, PathLike) else one for key, one in value.items()}
+            object.__setattr__(config, name, from_plain(kind, plain, f"{name}."))  # `config` is frozen
+        else:
+            example = f"{{{fields(kind)[0].name!r}: ...}}"
+            require(isinstance(value, kind), name, value, f"a mapping such as {example}, or {kind.__name__}")
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
