@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from segdistill import cli
+from segdistill.config.completion import SHELLS
 from segdistill.config.help import GENERAL, MANY
 from segdistill.config.mistakes import option_types
 from segdistill.config.verbs import SHORT_OPTIONS, expand, make_parser, read_options
@@ -80,14 +81,16 @@ def test_the_examples_of_help_can_be_typed(verb: str) -> None:
 
 COMPLETE = """
 source SCRIPT
-COMP_WORDS=(TYPED) COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()
-_shtab_segdistill 2>/dev/null
+COMP_WORDS=(TYPED) COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=() COMP_TYPE=63
+_shtab_segdistill
 echo "${COMPREPLY[*]}"
 """
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_commands_options_choices_and_files(capsys: Any, tmp_path: Path) -> None:
+def test_bash_completes_commands_options_choices_and_files_and_prints_nothing(
+    capsys: Any, tmp_path: Path
+) -> None:
     assert cli.main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
     (tmp_path / "photos").mkdir()
@@ -95,6 +98,10 @@ def test_bash_completes_commands_options_choices_and_files(capsys: Any, tmp_path
         "segdistill ev": "evaluate",
         "segdistill train --objective.te": "--objective.temperature --objective.teacher_layer",
         "segdistill train --optim.name ''": "adamw adam sgd",
+        "segdistill train --teacher.flip ''": "true false",
+        "segdistill train --steps ''": "",
+        "segdistill train --data.long_side ''": "",
+        "segdistill train --quantize i": "int8",
         "segdistill data sha": "shard shapes",
         "segdistill predict run pho": "photos",
         "segdistill train --data.root pho": "photos",
@@ -103,3 +110,14 @@ def test_bash_completes_commands_options_choices_and_files(capsys: Any, tmp_path
         code = COMPLETE.replace("SCRIPT", "./script").replace("TYPED", words)
         done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout.split() == expected.split(), words
+        assert done.stderr == "", words
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_has_no_words_of_the_library(capsys: Any, shell: str) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "--objective.teacher_layer" in script
+    assert "jsonargparse" not in script
+    assert "Expected type" not in script
+    assert "matched choices" not in script
