@@ -19,6 +19,7 @@ from segdistill.config.deploy import (
     ExportConfig,
 )
 from segdistill.config.keywords import with_keywords
+from segdistill.config.naming import setting
 from segdistill.config.train import TrainConfig
 from segdistill.console import counted, log, progress, warn
 from segdistill.data.check import survey
@@ -167,7 +168,9 @@ def cache(config: TrainConfig | None = None, **settings: Any) -> dict[str, Any]:
     """
     config = with_keywords(TrainConfig, config, settings)
     if not config.teacher.specs or config.teacher.cache is None:
-        raise ValueError("name the teacher with --teacher and the folder with --teacher.cache")
+        raise ValueError(
+            f"name the teacher with {setting('teacher')} and the folder with {setting('teacher.cache')}"
+        )
     started = time.perf_counter()
     with stop_signal(obey=True), plain_failures():
         accelerator = make_accelerator(config.device, config.runtime.precision)

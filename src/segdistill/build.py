@@ -229,7 +229,7 @@ def make_student(config: StudentConfig, labels: LabelSet) -> nn.Module:
             load_state(student, Path(config.init), state)
         except ValueError:
             settings = [
-                f"--student.{item.name} {getattr(card, item.name)}"
+                f"{setting(f'student.{item.name}')} {getattr(card, item.name)}"
                 for item in fields(Architecture)
                 if getattr(card, item.name) != getattr(config, item.name)
             ]

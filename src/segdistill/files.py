@@ -68,12 +68,13 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextmanager
-def locked(lock: Path, doing: str) -> Iterator[None]:
+def locked(lock: Path, doing: str, remedy: str) -> Iterator[None]:
     """Hold a lock file, which one process has at a time.
 
     Args:
         lock: the file; its folder is made, and it is left behind.
         doing: what only one process may do, for the error: `trains in runs/mine`.
+        remedy: what there is to do instead of waiting, for the error: `name another folder with --out`.
 
     Raises:
         ValueError: another process holds it.
@@ -83,9 +84,7 @@ def locked(lock: Path, doing: str) -> Iterator[None]:
     try:
         held.acquire()
     except Timeout:
-        raise ValueError(
-            f"another process {doing}: wait until it ends, or name another folder with --out"
-        ) from None
+        raise ValueError(f"another process {doing}: wait until it ends, or {remedy}") from None
     try:
         yield
     finally:

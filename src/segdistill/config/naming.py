@@ -24,3 +24,13 @@ def options_named() -> Iterator[None]:
 def setting(name: str) -> str:
     """A setting as whoever reads the message knows it: `--data.root` or `data.root`."""
     return f"--{name}" if _options else name
+
+
+def call(command: str, function: str) -> str:
+    """What to call next, in the form that whoever reads the message can use.
+
+    Args:
+        command: a command line.
+        function: the same in Python.
+    """
+    return command if _options else function

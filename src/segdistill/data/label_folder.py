@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segdistill.config.naming import setting
 from segdistill.config.paths import LOCK
 from segdistill.data.formats.layout import DESCRIPTION, dump_description
 from segdistill.data.images import SUFFIXES
@@ -99,7 +100,8 @@ class LabelFolder:
 
     def locked(self) -> AbstractContextManager[None]:
         """The right to write into the folder, see `segdistill.files.locked`."""
-        return locked(self.path / LOCK, f"writes masks into {self.path}")
+        remedy = f"name another folder with {setting('out')}"
+        return locked(self.path / LOCK, f"writes masks into {self.path}", remedy)
 
     def open(
         self, found: Iterable[tuple[Path, Path]], labels: LabelSet, settings: dict[str, Any]

@@ -78,7 +78,8 @@ class ShardFolder:
 
     def locked(self) -> AbstractContextManager[None]:
         """The right to write into the folder, see `segdistill.files.locked`."""
-        return locked(self.path / LOCK, f"writes {TAR} files into {self.path}")
+        remedy = f"name another folder with {setting('out')}"
+        return locked(self.path / LOCK, f"writes {TAR} files into {self.path}", remedy)
 
     @property
     def rows(self) -> int:

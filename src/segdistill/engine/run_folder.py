@@ -265,7 +265,8 @@ class RunFolder:
 
     def locked(self) -> AbstractContextManager[None]:
         """The right to write into the folder, see `segdistill.files.locked`."""
-        return locked(self.path / LOCK, f"trains in {self.path}")
+        remedy = f"name another folder with {setting('out')}"
+        return locked(self.path / LOCK, f"trains in {self.path}", remedy)
 
     @contextmanager
     def open(

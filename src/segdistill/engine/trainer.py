@@ -1,6 +1,7 @@
 """The training loop: batches, logits of student and teacher, the objective, an optimizer step."""
 
 import copy
+import shlex
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,6 +13,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from segdistill.config.naming import call
 from segdistill.console import log, progress
 from segdistill.data.batch import Batch
 from segdistill.data.loaders import training_batches
@@ -93,9 +95,12 @@ class Trainer:
                 history.restart_clock(step)
             if must_stop(stop, self.accelerator):
                 self._save_checkpoint(step)
+                again = call(
+                    f"segdistill train --config {shlex.quote(str(self.folder.config_file))} --resume",
+                    f"segdistill.train(out={str(self.folder)!r}, resume=True)",
+                )
                 log(
-                    f"Stopped after step {step} of {steps}; its state is saved. Continue with:\n"
-                    f"  segdistill train --config {self.folder.config_file} --resume",
+                    f"Stopped after step {step} of {steps}; its state is saved. Continue with:\n  {again}",
                     self.accelerator,
                 )
                 raise Stopped(stop.exit_code)
