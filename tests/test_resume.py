@@ -239,6 +239,36 @@ def test_a_resumed_run_must_have_the_same_settings(configure: Any, run: Path) ->
         api.train(configure(run, batch=6), resume=True, report=False)
 
 
+def test_a_run_goes_on_without_its_settings(
+    tmp_path: Path, configure: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = api.train(configure(tmp_path / "straight"), report=False)
+    run = tmp_path / "resumed"
+    interrupted(configure(run), 2, monkeypatch)
+    assert f"Continue with:\n  segdistill.train(out={str(run)!r}, resume=True)" in capsys.readouterr().err
+    api.train(out=run, resume=True, report=False)
+    assert differing(straight, run) == []
+    before = (run / "config.yaml").read_bytes(), (run / "history.jsonl").read_bytes()
+    assert cli.main(["train", "--out", str(run), "--resume"]) == 0
+    assert ((run / "config.yaml").read_bytes(), (run / "history.jsonl").read_bytes()) == before
+
+
+def test_settings_that_are_typed_are_compared_with_the_run(run: Path, capsys: Any) -> None:
+    assert cli.main(["train", "--out", str(run), "--resume", "--optim.lr", "1e-3"]) == 1
+    error = capsys.readouterr().err
+    assert f"{run} was started with other settings: optim.lr 0.005 -> 0.001. " in error
+    assert f"start a new run with --init {run} and another --out\n" in error
+    with pytest.raises(ValueError, match=r"other settings: seed 0 -> 1\. .* with init .* and another out$"):
+        api.train(out=run, resume=True, seed=1)
+
+
+def test_a_run_without_a_student_cannot_be_gone_on_from(tmp_path: Path, configure: Any) -> None:
+    config = configure(tmp_path)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    with pytest.raises(ValueError, match=r"batch 4 -> 2\. It has no student to go on from yet: overwrite st"):
+        RunFolder(tmp_path).check(replace(config, batch=2), resume=True, overwrite=False)
+
+
 def test_a_run_at_a_constant_rate_may_be_given_more_steps(tmp_path: Path, configure: Any) -> None:
     rate = OptimConfig(lr=5e-3, schedule="constant", warmup=2, ema=0.9)
     straight = api.train(configure(tmp_path / "straight", optim=rate, steps=12), report=False)
@@ -248,7 +278,8 @@ def test_a_run_at_a_constant_rate_may_be_given_more_steps(tmp_path: Path, config
     assert RunFolder(longer).config.steps == 12
     theirs = dict(leaves(state(Path(straight))))
     assert {name for name, value in leaves(state(longer)) if not equal(value, theirs[name])} == set()
-    with pytest.raises(ValueError, match=r"other settings: steps 12 -> 6"):
+    refused = r"other settings: steps 12 -> 6\. .* init .*; resume takes more steps than its 12$"
+    with pytest.raises(ValueError, match=refused):
         api.train(configure(longer, optim=rate), resume=True, report=False)
 
 
@@ -270,7 +301,7 @@ def test_steps_that_others_depend_on_stay(tmp_path: Path, configure: Any, change
     rate = OptimConfig(schedule="constant" if changes else "cosine")
     config = configure(tmp_path / "run", **{"optim": rate, "steps": 6, **changes})
     api.train(config, report=False)
-    with pytest.raises(ValueError, match=r"other settings: steps 6 -> 12"):
+    with pytest.raises(ValueError, match=r"other settings: steps 6 -> 12\. .* and another out$"):
         api.train(replace(config, steps=12), resume=True, report=False)
 
 

@@ -27,6 +27,7 @@ from segdistill.data.worker import plain_failures
 from segdistill.distillation.table import check_losses
 from segdistill.engine.fill_caches import fill_caches, open_teacher_cache
 from segdistill.engine.replay import replay as replay_batch
+from segdistill.engine.resuming import resumed_config
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import keep_freed_memory_on, make_accelerator, stop_signal
 from segdistill.engine.trainer import Trainer
@@ -72,8 +73,9 @@ def train(
     On a CPU the process keeps the memory that it frees from here on, see `keep_freed_memory`.
 
     Args:
-        config: the whole experiment; the defaults where absent.
-        resume: continue the run in `config.out` from its newest checkpoint.
+        config: the whole experiment; where absent the defaults, or those of the run that is resumed.
+        resume: continue the run in `out` from its newest checkpoint: `train(out="runs/mine", resume=True)`.
+            Settings that are given must be the run's own, but for those that change no weight.
         overwrite: delete the run in `config.out` first.
         report: measure the latency of student and teacher at the end, and write report.html.
         settings: settings by name, `data="mydata", steps=5000, optim={"lr": 1e-3}`; they win over `config`.
@@ -86,7 +88,10 @@ def train(
         ValueError: settings do not fit each other, the data or the run folder, or a loss was not finite.
         segdistill.engine.runtime.Stopped: SIGINT or SIGTERM came; the state is saved.
     """
-    config = with_keywords(TrainConfig, config, settings)
+    if resume and config is None:
+        config = resumed_config(settings)
+    else:
+        config = with_keywords(TrainConfig, config, settings)
     folder = RunFolder(config.out)
     with stop_signal(obey=True), plain_failures():
         distils, features_only = bool(config.teacher.specs), config.teacher.features_only

@@ -28,6 +28,7 @@ from segdistill.cli_data import DATA_VERBS, TEXT
 from segdistill.cli_runs import (
     RESULTS,
     print_json,
+    resumed_settings,
     run_benchmark,
     run_calibrate,
     run_compare,
@@ -154,6 +155,7 @@ TRAIN_FIRST = {
     "--resume": "",
 }
 """What people change first of a training, each with an example."""
+RESUME = "continue the run in --out, with its own settings where no --config names them"
 REPLAY = "compute the batch again that a run stopped on: RUN/nonfinite.json"
 
 VERBS = {
@@ -162,8 +164,9 @@ VERBS = {
         run=run_train,
         check=check_train,
         settings=TrainConfig,
+        resumed=resumed_settings,
         arguments={
-            "--resume": {"action": "store_true", "help": "continue the run in --out"},
+            "--resume": {"action": "store_true", "help": RESUME},
             "--overwrite": OVERWRITE,
             "--replay": {"help": REPLAY, **TEXT},
         },

@@ -3,11 +3,13 @@
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import segdistill  # whose functions are imported when they are first used: `--help` needs no PyTorch
+from segdistill.config.train import TrainConfig
 from segdistill.config.verbs import Options, Result
 
 RESULTS: ContextVar[TextIO] = ContextVar("results")
@@ -33,6 +35,13 @@ def run_train(options: Options) -> Result:
     run = segdistill.train(options.settings, resume=options.resume, overwrite=options.overwrite)
     best = RunFolder(run).best
     return {"run": str(run), "step": best["step"], **_scores(best)}
+
+
+def resumed_settings(given: Mapping[str, Any]) -> TrainConfig:
+    """The settings of the run that is resumed, with those that were typed."""
+    from segdistill.engine.resuming import resumed_config
+
+    return resumed_config(given)
 
 
 def _replay(file: str) -> Result:

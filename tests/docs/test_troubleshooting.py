@@ -86,6 +86,11 @@ def short_tar() -> None:
     path.write_bytes(path.read_bytes()[:3000])
 
 
+def run_with_code() -> None:
+    Path("runs/code").mkdir()
+    Path("runs/code/config.yaml").write_text("teacher: {spec: 'mynet.py:unnamed'}\n")
+
+
 def describe(text: str) -> Callable[[], object]:
     return lambda: Path("mydata/dataset.yaml").write_text(text)
 
@@ -100,6 +105,7 @@ SPOILT: dict[str, Callable[[], object]] = {
     "A mask is missing": lambda: first("masks").unlink(),
     "An image cannot be decoded": truncated_image,
     "A tar file is cut short": short_tar,
+    "A run that names code is resumed": run_with_code,
     "A key of the configuration is unknown": lambda: Path("bad.yaml").write_text(
         "optim: {learning_rate: 0.1}\n"
     ),

@@ -14,6 +14,7 @@ import torch
 from memory import AddedMemory
 from safetensors.torch import save_file
 
+import segdistill
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load
 from segdistill.data.datasets import open_dataset, splits
@@ -190,6 +191,9 @@ def test_a_card_that_names_code_does_not_run_it(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(ValueError, match="SEGDISTILL_TRUST=1") as error:
             load_network(str(tmp_path))
         one_line(error)
+    (tmp_path / "config.yaml").write_text(f"teacher: {{spec: '{evil}:network'}}\n")
+    with pytest.raises(ValueError, match="SEGDISTILL_TRUST=1"):
+        segdistill.train(out=tmp_path, resume=True)
     assert not (tmp_path / "mark").exists()
     (tmp_path / "model.json").write_text(json.dumps(CARD | {"spec": f"{evil}:network", "width": 1.0}))
     monkeypatch.setenv("SEGDISTILL_TRUST", "1")

@@ -40,11 +40,25 @@ def with_keywords(cls: type[Config], config: Config | None, keywords: Mapping[st
     if not keywords:
         return config
     plain = asdict(config)  # type: ignore[call-overload]
+    _set_all(cls, plain, keywords)
+    return from_plain(cls, plain)
+
+
+def is_given(cls: Any, keywords: Mapping[str, Any], name: str) -> bool:
+    """Whether keywords, as `with_keywords` takes them, set the setting `name` of a group, `teacher.spec`."""
+    plain = asdict(cls())
+    group, _, name = name.partition(".")
+    before = plain[group][name] = object()
+    _set_all(cls, plain, keywords)
+    return plain[group][name] is not before
+
+
+def _set_all(cls: Any, plain: dict[str, Any], keywords: Mapping[str, Any]) -> None:
+    """Set what keywords, short names among them, name of a dataclass that `asdict` has made `plain`."""
     for name, value in keywords.items():
         full = SHORT_NAMES.get(name, name)
         is_group = full.startswith(f"{name}.") and (isinstance(value, Mapping) or is_dataclass(value))
         _set(cls, plain, name if is_group else full, value)
-    return from_plain(cls, plain)
 
 
 def _set(cls: Any, plain: dict[str, Any], name: str, value: Any, prefix: str = "") -> None:

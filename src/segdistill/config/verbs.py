@@ -29,6 +29,7 @@ class Verb:
         run: carries it out; returns its result for machines, in which `problems` above 0 mean exit code 1.
         settings: the dataclass whose fields are its options, and the content of its `--config FILE`.
         arguments: what else it takes: by name, what argparse's `add_argument` gets.
+        resumed: with `--resume` and no `--config`, makes the settings from those that were typed, by name.
         check: refuses what can be refused before PyTorch is loaded, which takes seconds.
         first: of many options those that people change first, and an example of each one's value.
         verbs: the commands that it consists of, instead of all of the above.
@@ -38,6 +39,7 @@ class Verb:
     run: Callable[[Options], Result | None] = lambda options: None
     settings: type | None = None
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    resumed: Callable[[Mapping[str, Any]], object] | None = None
     check: Callable[[Options], None] = lambda options: None
     first: Mapping[str, str] = field(default_factory=dict)
     verbs: Mapping[str, "Verb"] = field(default_factory=dict)
@@ -113,6 +115,11 @@ def read_options(
     for group in group_types(verb.settings):
         if not isinstance(options[group], Namespace):
             check_group(group, options[group])
+    if verb.resumed is not None and options.resume and options.config is None:
+        _, typed = _chosen(parser.parse_args(arguments, defaults=False).clone(with_meta=False), verbs)
+        given = {name: value for name, value in typed.as_dict().items() if name in names}
+        options.settings = verb.resumed(given)
+        return verb, options
     _, options = _chosen(parser.instantiate(parsed), verbs)
     options.settings = verb.settings(**{name: options[name] for name in names})
     return verb, options

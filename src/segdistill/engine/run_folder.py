@@ -261,7 +261,19 @@ class RunFolder:
             changed = differences(asdict(before), asdict(config))
             changed = [line for line in changed if line.split()[0] not in may_change]
             if changed:
-                raise ValueError(f"{self.path} was started with other settings: {'; '.join(changed)}")
+                listed = "; ".join(changed)
+                raise ValueError(
+                    f"{self.path} was started with other settings: {listed}. {self._ways_on(before)}"
+                )
+
+    def _ways_on(self, before: TrainConfig) -> str:
+        """How a run whose settings are `before` is trained further, for the refusal of other ones."""
+        text = f"It has no student to go on from yet: {setting('overwrite')} starts it anew"
+        if is_run(self.path):
+            new = f"a new run with {setting('init')} {self.path} and another {setting('out')}"
+            text = f"To train further with other settings, start {new}"
+        more = f"; {setting('resume')} takes more {setting('steps')} than its {before.steps}"
+        return text + more * before.open_ended
 
     def locked(self) -> AbstractContextManager[None]:
         """The right to write into the folder, see `segdistill.files.locked`."""
