@@ -84,6 +84,8 @@ def test_photographs_without_masks_are_left_to_the_distilled_student() -> None:
     assert (distilled.data.unlabelled, distilled.data.unlabelled_share) == (["photos"], 0.5)
     assert (distilled.teacher.spec, distilled.teacher.scale) == ("fcn_resnet50", 2.0)
     assert alone.data.long_side == alone.evaluate_size == plan.OWN_SIDE
+    assert alone.data.max_images == distilled.data.max_images == plan.OWN_IMAGES
+    assert f"At most {plan.OWN_IMAGES} images of each split" in announcement(made, config)
 
 
 def test_from_scratch_the_teacher_is_larger_and_trained_on_other_drawn_images(tmp_path: Path) -> None:

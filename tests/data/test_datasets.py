@@ -169,6 +169,22 @@ def test_a_share_of_the_masks_is_used_and_the_rest_is_distilled(
     assert first == [1] * len(labelled) + [255] * len(rest)
 
 
+def test_a_quick_trial_takes_an_even_choice_of_each_split(tmp_path: Path) -> None:
+    (tmp_path / "dataset.yaml").write_text(
+        "names: [x, y]\npalette: [[0, 0, 0], [9, 9, 9]]\nimages: '{split}/i'\nmasks: '{split}/m'\n"
+    )
+    for number in range(10):
+        for split in ("train", "val")[: 1 + (number < 3)]:
+            write(tmp_path / split / "i" / f"{number}.png", np.zeros((2, 2, 3), np.uint8))
+            write(tmp_path / split / "m" / f"{number}.png", np.ones((2, 2), np.uint8))
+        write(tmp_path / "photos" / f"p{number}.png", np.zeros((2, 2, 3), np.uint8))
+    config = DataConfig(root=str(tmp_path), unlabelled=[str(tmp_path / "photos")], max_images=4)
+    samples = open_training(config)
+    assert [samples.files(i).id for i in range(samples.labelled)] == ["2", "4", "7", "9"]
+    assert len(samples) == 4 + 4
+    assert len(open_validation(config)) == 3
+
+
 def test_no_mask_at_all_is_refused(folders: Callable[..., Path]) -> None:
     config = DataConfig(root=str(folders()), labelled_share=0.01)
     with pytest.raises(ValueError, match=r"data.labelled_share is 0.01, but must leave one or more of 1 "):

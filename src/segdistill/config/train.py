@@ -49,6 +49,8 @@ class DataConfig:
     labelled_share: float = 1.0
     """Fraction of the labelled images whose masks are used, evenly spaced: to measure what masks are worth.
     The others have soft loss only; without a teacher they are left out."""
+    max_images: int | None = None
+    """Most images of each split and folder, evenly spaced, for a quick trial; null takes all."""
     long_side: int | None = None
     """Training images, and their masks, are downscaled to this long side when read; null keeps their size."""
     cache: str | None = None
@@ -80,6 +82,8 @@ class DataConfig:
             "null where data.unlabelled names nothing and data.labelled_share is 1",
         )
         require(side is None or side > 0, "data.long_side", side, "above 0")
+        most = self.max_images
+        require(most is None or most > 0, "data.max_images", most, "above 0, or null")
         require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0, and finite")
 
 

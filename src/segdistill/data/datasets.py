@@ -84,7 +84,7 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
     first = open_split(layout, config.split)
     if config.val_share:
         first = first.subset(~_held_out(layout, first, config))
-    labelled = [first]
+    labelled = [evenly(first, config.max_images)]
     for source in config.extra:
         root, _, split = source.partition("@")
         further = open_dataset(root, split or config.split)
@@ -93,14 +93,14 @@ def open_training(config: DataConfig, *, distils: bool = True) -> Samples:
                 f"data.extra {source} has the classes {', '.join(further.labels.names)}, "
                 f"but {config.root} has {', '.join(first.labels.names)}"
             )
-        labelled.append(further)
+        labelled.append(evenly(further, config.max_images))
     sets: list[Samples] = [*labelled]
     if config.labelled_share < 1:
         halves = [split_labelled(samples, config.labelled_share) for samples in labelled]
         sets = [*(masked for masked, _ in halves), *(rest for _, rest in halves if distils)]
     unlabelled = [open_unlabelled(source, first.labels, layout.bits) for source in config.unlabelled]
     tell_apart(unlabelled)
-    sets += unlabelled
+    sets += [evenly(one, config.max_images) if isinstance(one, FileSamples) else one for one in unlabelled]
     return sets[0] if len(sets) == 1 else JoinedSamples(sets)
 
 
@@ -114,9 +114,9 @@ def open_validation(config: DataConfig) -> FileSamples:
     layout = open_training_layout(config)
     if config.val_share:
         samples = open_split(layout, config.split)
-        return samples.subset(_held_out(layout, samples, config))
+        return evenly(samples.subset(_held_out(layout, samples, config)), config.max_images)
     try:
-        return open_split(layout, config.val_split)
+        return evenly(open_split(layout, config.val_split), config.max_images)
     except UnknownSplitError as error:
         raise UnknownSplitError(
             f"{error}; name another as data.val_split, or hold images of {config.split!r} out: "
@@ -130,13 +130,23 @@ def split_labelled(samples: FileSamples, share: float) -> tuple[FileSamples, Fil
     Raises:
         ValueError: nothing would be labelled.
     """
-    counts = np.floor(np.arange(len(samples) + 1) * share + 1e-9)
-    kept = np.diff(counts) > 0
+    kept = _evenly_spaced(len(samples), share)
     if samples.masks is None or not kept.any():
         raise ValueError(
             f"data.labelled_share is {share}, but must leave one or more of {len(samples)} labelled images"
         )
     return samples.subset(kept), samples.subset(~kept, masked=False)
+
+
+def evenly(samples: FileSamples, most: int | None) -> FileSamples:
+    """At most so many of the samples, evenly spaced; all of them without a limit."""
+    count = len(samples)
+    return samples if most is None or count <= most else samples.subset(_evenly_spaced(count, most / count))
+
+
+def _evenly_spaced(count: int, share: float) -> NDArray[np.bool_]:
+    """Which of `count` items an evenly spaced `share` of them is (N)."""
+    return np.diff(np.floor(np.arange(count + 1) * share + 1e-9)) > 0
 
 
 def open_split(layout: Layout, split: str, *, strict: bool = True) -> FileSamples:

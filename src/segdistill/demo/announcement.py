@@ -50,8 +50,9 @@ def own_announcement(plan: Plan, config: DemoConfig) -> str:
     )
     return (
         f"A small student learns from the masks of {config.data.root}, alone and with a teacher; "
-        f"{config.seeds} seeds each. {teacher}. Images are downscaled to {student.data.long_side} pixels, "
-        f"crops are {student.size}: a quick look, no final scores; {duration(plan)}, all in {config.out}"
+        f"{config.seeds} seeds each. {teacher}. At most {student.data.max_images:,} images of each split "
+        f"take part, downscaled to {student.data.long_side} pixels, crops are {student.size}: a quick look, "
+        f"no final scores; {duration(plan)}, all in {config.out}"
     )
 
 

@@ -28,6 +28,8 @@ TEACHER_SEED = 1_000_000
 """Added to the seed for the teacher's images: none of them is among the students'."""
 OWN_SIDE, OWN_CROP = 160, 128
 """Long side that your own images are downscaled to, and the side of their crops, in pixels."""
+OWN_IMAGES = 400
+"""Most of your own images of each split, where the settings name no other number."""
 MOST_PROCESSES = 4
 """Trainings side by side; each takes about 900 MB."""
 SHIPPED = Path(__file__).parent / "teacher"
@@ -123,7 +125,10 @@ def _own_student(config: DemoConfig) -> TrainConfig:
     """The same on your own images with masks, which are downscaled and decoded once."""
     side = config.data.long_side or OWN_SIDE
     cache = str(Path(config.out) / "images")
-    data = replace(config.data, long_side=side, cache=cache, workers=0, unlabelled=[], unlabelled_share=None)
+    data = replace(
+        config.data, long_side=side, max_images=config.data.max_images or OWN_IMAGES, cache=cache, workers=0,
+        unlabelled=[], unlabelled_share=None,
+    )  # fmt: skip
     drawn = _drawn_student(config)
     return replace(drawn, data=data, size=OWN_CROP, batch=8, evaluate_size=side)
 

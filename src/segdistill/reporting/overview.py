@@ -152,6 +152,8 @@ def _data_sentence(run: Records) -> str:
     unlabelled = " and ".join(Path(str(root)).name for root in data.get("unlabelled") or [])
     text = f"Trained on the data set{'s' if len(roots) > 1 else ''} {labelled}"
     text += f" with {classes}" if classes else ""
+    most = data.get("max_images")
+    text += f", at most {most:,} images of each split" if most else ""
     text += "" if share == 1 else f", {100 * share:.3g}\u00a0% of the images with masks"
     return text + (f", and on images without masks of {unlabelled}" if unlabelled else "") + "."
 
