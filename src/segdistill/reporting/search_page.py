@@ -124,7 +124,7 @@ def _tiles(record: Record) -> list[Row]:
 
 def _trained_row(candidate: Record, record: Record) -> Row:
     texts = [
-        _rung_name(candidate, record), _points(candidate["miou"]),
+        candidate["family"], _rung_name(candidate, record), _points(candidate["miou"]),
         _points(record["validation"].get(candidate["key"])), _interval(candidate),
         f"{candidate['parameters']:,}",
         *(_megabytes(candidate[name]) for name in ("file_bytes", "peak_bytes")),
