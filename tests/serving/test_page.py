@@ -217,6 +217,11 @@ def test_it_fits_a_telephone(
             assert box is not None
             assert box["height"] >= 44  # a finger's width
         page.screenshot(path=shots / f"phone-{scheme}.png", full_page=True)
+        hidden = """list => {
+            for (let i = 0; i < 40; i++) list.append(list.lastElementChild.cloneNode(true));
+            return list.scrollHeight - list.clientHeight;
+        }"""
+        assert page.locator("#classes").evaluate(hidden) == 0  # also of a list of many classes
         page.goto(f"{server.url}/docs")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
 
