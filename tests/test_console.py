@@ -1,6 +1,7 @@
 """Progress where nobody sees a bar."""
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_notebook_gets_a_bar_where_ipywidgets_are_there(monkeypatch: pytest.Mo
     monkeypatch.setattr(console, "find_spec", lambda name: None)
     with console.progress() as bar:
         assert isinstance(bar, console.ProgressLines)
+
+
+def test_what_is_printed_into_a_file_stays_out_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(console, "console", Console(stderr=True, force_terminal=True))
+    with console.progress(moving=False) as bar:
+        task = bar.add_task("predict", total=2, numbers="")
+        print("for a file")
+        bar.update(task, completed=1, refresh=True)
+    out, err = capsys.readouterr()
+    assert out == "for a file\n"
+    assert "predict" in err
+    assert "1/2" in err
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (1200, "1,200 images")])

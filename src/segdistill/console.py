@@ -84,8 +84,13 @@ def _has_widgets() -> bool:
 
 
 @contextmanager
-def progress(visible: bool = True) -> Iterator[Progress]:
-    """A live bar with count, time and the newest `numbers` of a task; lines without terminal or notebook."""
+def progress(visible: bool = True, *, moving: bool = True) -> Iterator[Progress]:
+    """A live bar with count, time and the newest `numbers` of a task; lines without terminal or notebook.
+
+    Args:
+        visible: show anything at all.
+        moving: draw the bar ten times a second, not only where an update says `refresh`.
+    """
     if visible and not sys.stderr.isatty() and not _has_widgets():
         yield ProgressLines()
         return
@@ -98,7 +103,13 @@ def progress(visible: bool = True) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=console, disable=not visible) as bar:
+    with Progress(
+        *columns,
+        console=console,
+        disable=not visible,
+        auto_refresh=moving,
+        redirect_stdout=sys.stdout.isatty(),  # what is printed into a file is not for the terminal
+    ) as bar:
         yield bar
 
 
