@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import segdistill
+from segdistill.console import ProgressLines
+from segdistill.data.images import read_mask
 from segdistill.engine.run_folder import RunFolder
 
 pytestmark = pytest.mark.integration
@@ -136,6 +139,47 @@ def test_predict_takes_a_single_path(run: Path, tmp_path: Path) -> None:
     config = segdistill.PredictConfig(out=str(tmp_path / "masks"), device="cpu")
     for path in (tmp_path / "red.png", str(tmp_path / "red.png")):
         assert [mask.name for mask, _ in segdistill.predict(run, path, config)] == ["red.png"]
+
+
+def test_predict_takes_pictures_in_memory(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "file.png")
+    out = tmp_path / "masks"
+    [(_, expected)] = segdistill.predict(run, tmp_path / "file.png", out=str(out), device="cpu")
+    given = [Image.fromarray(pixels), tmp_path / "file.png", pixels]
+    for pictures in (given[0], given[2], given):
+        found = list(segdistill.predict(run, pictures, out=str(out), device="cpu"))
+        assert all(np.array_equal(prediction.mask, expected.mask) for _, prediction in found)
+        assert all(np.array_equal(read_mask(mask), expected.mask) for mask, _ in found)
+    assert [mask.name for mask, _ in found] == ["image_0.png", "file.png", "image_2.png"]
+    with pytest.raises(ValueError, match=r"image_0: an array has the shape \(20, 31\)"):
+        segdistill.predict(run, pixels[..., 0])
+    with pytest.raises(ValueError, match="image_0: a picture is a int, but must be"):
+        segdistill.predict(run, 7)
+
+
+def test_predict_takes_a_pattern(run: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 16), "red").save(tmp_path / "in" / name)
+    config = segdistill.PredictConfig(out=str(tmp_path / "masks"), device="cpu")
+    found = segdistill.predict(run, f"{tmp_path}/in/**/*.png", config)
+    assert [mask.relative_to(tmp_path / "masks").as_posix() for mask, _ in found] == ["a.png", "sub/b.png"]
+
+
+def test_predict_shows_how_far_it_is(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from Python: the total is there before the first result, and each of them counts."""
+    shown: list[tuple[float | None, float]] = []
+    plain = ProgressLines.update
+
+    def update(self: ProgressLines, task_id: Any, **changes: Any) -> None:
+        plain(self, task_id, **changes)
+        shown.append((self.tasks[0].total, self.tasks[0].completed))
+
+    monkeypatch.setattr(ProgressLines, "update", update)
+    pictures = [Image.new("RGB", (24, 16), colour) for colour in ("red", "green")]
+    list(segdistill.predict(run, pictures, out=str(tmp_path), device="cpu"))
+    assert shown == [(2, 1), (2, 2)]
 
 
 def test_predict_refuses_wrong_arguments_at_the_call(run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib import metadata
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,22 @@ def test_predict_writes_masks_of_the_pictures_own_size(
         chosen = np.take_along_axis(probabilities, indices[None].astype(int), axis=0)[0]
         assert (chosen >= probabilities.max(axis=0)).all()
     assert (out / "turned.png").read_bytes() == (out / "seen.png").read_bytes()
+
+
+def test_predict_reads_an_image_from_standard_input(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, run: Path, photos: Path, tmp_path: Path
+) -> None:
+    encoded = BytesIO((photos / "phone.jpg").read_bytes())
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(encoded))
+    out = tmp_path / "masks"
+    assert answer(capsys, "predict", run, "-", photos / "phone.jpg", "--out", out)["images"] == 2
+    assert (out / "stdin.png").read_bytes() == (out / "phone.png").read_bytes()
+
+
+def test_predict_takes_a_quoted_pattern(capsys: Any, run: Path, photos: Path, tmp_path: Path) -> None:
+    pattern = photos / "**" / "*a*.png"
+    assert answer(capsys, "predict", run, pattern, "--out", tmp_path / "masks")["images"] == 1
+    assert (tmp_path / "masks" / "more" / "alpha.png").is_file()
 
 
 def test_predict_takes_files_at_another_size(capsys: Any, run: Path, photos: Path, tmp_path: Path) -> None:

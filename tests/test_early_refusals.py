@@ -47,6 +47,13 @@ CASES = {
     "compare one": (["compare", "fcn_resnet50"], "compare takes two targets or more"),
     "compare with no run": (["compare", "fcn_resnet50", "set"], "set is not a run folder"),
     "predict nothing": (["predict", "fcn_resnet50", "a.png", "b.png"], "b.png does not exist"),
+    "predict no match": (["predict", "fcn_resnet50", "*.jpg"], "*.jpg does not exist, and no file matches"),
+    "predict a URL": (
+        ["predict", "fcn_resnet50", "https://a.org/b.jpg"],
+        "https://a.org/b.jpg is a URL, but",
+    ),
+    "label a URL": (["label", "fcn_resnet50", "https://a.org/b.jpg"], "https://a.org/b.jpg is a URL, but"),
+    "label standard input": (["label", "fcn_resnet50", "-"], "- does not exist"),
     "predict by no run": (["predict", "set", "a.png"], "set is not a run folder with a trained model"),
     "predict by nothing": (
         ["predict", "runs/typo", "a.png"],

@@ -156,6 +156,10 @@ TRAIN_FIRST = {
 }
 """What people change first of a training, each with an example."""
 RESUME = "continue the run in --out, with its own settings where no --config names them"
+PICTURES = (
+    "image files, folders of images, quoted patterns such as 'photos/**/*.jpg', videos, - (one image from "
+    "standard input), camera or camera:1"
+)
 REPLAY = "compute the batch again that a run stopped on: RUN/nonfinite.json"
 
 VERBS = {
@@ -282,7 +286,7 @@ VERBS = {
         },
         arguments={
             "target": {"help": NETWORK},
-            "paths": {"nargs": "+", "help": "image files, folders of images, videos"},
+            "paths": {"nargs": "+", "help": PICTURES},
         },
     ),
     "label": Verb(
@@ -292,7 +296,10 @@ VERBS = {
         settings=LabelConfig,
         arguments={
             "target": {"help": NETWORK},
-            "paths": {"nargs": "+", "help": "image files, folders of images"},
+            "paths": {
+                "nargs": "+",
+                "help": "image files, folders of images, quoted patterns: 'photos/*.jpg'",
+            },
         },
     ),
     "export": Verb(

@@ -9,6 +9,7 @@ from segdistill.config.verbs import Options
 from segdistill.console import log
 from segdistill.data.formats.table import open_layout, open_training_layout
 from segdistill.data.formats.tar import find_tars
+from segdistill.data.inputs import expand, require_inputs
 from segdistill.data.label_folder import LabelFolder
 from segdistill.models.hub_runs import find_run, pinned
 
@@ -86,12 +87,12 @@ def check_calibration(options: Options) -> None:
 
 def check_predict(options: Options) -> None:
     check_networks(options.target)
-    paths.require_paths(options.paths)
+    require_inputs(options.paths)
 
 
 def check_label(options: Options) -> None:
-    check_predict(options)
-    LabelFolder(options.settings.out).check(options.paths)
+    check_networks(options.target)
+    LabelFolder(options.settings.out).check(path for given in options.paths for path in expand(given))
 
 
 def check_images(data: EvaluationDataConfig) -> None:

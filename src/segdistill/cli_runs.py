@@ -108,22 +108,15 @@ def run_calibrate(options: Options) -> Result:
 
 
 def run_predict(options: Options) -> Result:
-    from segdistill.console import log, progress
-    from segdistill.inference.video import VIDEO_SUFFIXES, count_frames
+    from segdistill.console import log
 
-    videos = [Path(path) for path in options.paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
-    frames = [count_frames(path) for path in videos if path.is_file()]
-    total = sum(filter(None, frames)) if len(frames) == len(options.paths) and all(frames) else None
     done, logged = 0, ""
-    with progress() as bar:
-        task = bar.add_task("predict", total=total, numbers="")
-        for mask, prediction in segdistill.predict(options.target, options.paths, options.settings):
-            done += 1
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
-            if mask.suffix != ".mp4" or logged != str(mask):  # of a video, the first frame only
-                log(f"{mask}: {shares}")
-            logged = str(mask)
-            bar.update(task, completed=done)
+    for mask, prediction in segdistill.predict(options.target, options.paths, options.settings):
+        done += 1
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(prediction.shares.items())[:5])
+        if mask.suffix != ".mp4" or logged != str(mask):  # of a video, the first frame only
+            log(f"{mask}: {shares}")
+        logged = str(mask)
     return {"target": options.target, "out": options.settings.out, "images": done}
 
 

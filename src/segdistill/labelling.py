@@ -17,10 +17,10 @@ from segdistill.data.datasets import open_dataset
 from segdistill.data.formats.classes import ClassMap
 from segdistill.data.formats.layout import ALL
 from segdistill.data.images import write_image
+from segdistill.data.inputs import Source, expand, find_images
 from segdistill.data.label_folder import LabelFolder, LabelledImage
 from segdistill.engine.runtime import from_main_process, keep_freed_memory_on, make_accelerator
 from segdistill.inference.pipeline import Pipeline, UnreadableFilesError
-from segdistill.inference.prediction import find_images
 from segdistill.inference.segment import Decide, decide_above, decide_merged
 from segdistill.models.fused import fuse_students
 from segdistill.models.trained import TrainedNetwork
@@ -44,7 +44,7 @@ def label(
 
     Args:
         target: a run folder, or any network spec.
-        paths: an image file or folder of images, or several.
+        paths: an image file, a folder of images, a pattern such as "photos/*.jpg", or several.
         config: output folder, confidence, input size, ...
         settings: settings by name, `out="labels", confidence=0.9`; they win over `config`.
 
@@ -61,7 +61,7 @@ def label(
     config = with_keywords(LabelConfig, config, settings)
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     folder = LabelFolder(config.out)
-    folder.check(given)
+    folder.check(path for one in given for path in expand(one))
     found = list(find_images(given))
     accelerator = make_accelerator(config.device, "fp32")
     predicting = config.for_masks(str(folder.masks))
@@ -121,7 +121,7 @@ def _write_masks(
     pipeline: Pipeline,
     total: int,
     accelerator: Accelerator,
-) -> dict[Path, str]:
+) -> dict[Source, str]:
     """Compute the masks that are missing, each in one of the processes.
 
     Returns:
@@ -132,7 +132,7 @@ def _write_masks(
     """
     own = missing[accelerator.process_index :: accelerator.num_processes]
     by_mask = {folder.mask_file(image): image for image in own}
-    reasons: dict[Path, str] = {}
+    reasons: dict[Source, str] = {}
     with progress(accelerator.is_main_process) as bar:
         task = bar.add_task("label", total=len(own), numbers="")
         try:

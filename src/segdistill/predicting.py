@@ -3,62 +3,102 @@
 They are apart because this module imports little: a prediction does not wait for what only training needs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from segdistill.config.deploy import LoadConfig, PredictConfig, ServeConfig
 from segdistill.config.keywords import with_keywords
 from segdistill.config.prompts import PromptConfig
-from segdistill.console import counted, log
+from segdistill.console import counted, log, progress
+from segdistill.data.inputs import Camera, Source, find_inputs, is_video
+from segdistill.data.pictures import Picture
 from segdistill.engine.runtime import find_device, keep_freed_memory_on
 from segdistill.exporting.fast import fast_file
-from segdistill.inference.pipeline import Pipeline, check_files
-from segdistill.inference.prediction import Prediction, find_images
+from segdistill.inference.pipeline import Pipeline, Result, check_files
+from segdistill.inference.prediction import Prediction
 from segdistill.inference.segmenter import Segmenter
+from segdistill.inference.video import count_frames
 from segdistill.models.fused import fuse_students
 from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network, require_prompted
 
 
 def predict(
     target: str | Path,
-    paths: str | Path | Sequence[str | Path],
+    paths: Picture | Sequence[Picture],
     config: PredictConfig | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Path, Prediction]]:
-    """Segment image files, all images of folders, and videos; masks and overlays go into `config.out`.
+    """Segment images and videos; masks and overlays go into `config.out`.
 
     Wrong arguments are refused at the call; images are read, segmented and written while the results are
-    iterated over.
+    iterated over, under a progress bar in a terminal or a notebook.
+
+    ```python
+    for mask, prediction in segdistill.predict("runs/mine", "photos", out="masks"):
+        print(mask, prediction.shares)  # class name -> fraction of the pixels
+    mask, prediction = next(segdistill.predict("runs/mine", image))  # a PIL image, or an array
+    ```
 
     Args:
         target: a run folder, or any network spec.
-        paths: a file or folder, or several.
+        paths: an image file, a folder of images, a pattern such as "photos/**/*.jpg", a video, "-" (one image
+            from standard input), "camera:1", a PIL image, an array (H x W x 3 uint8 RGB), or a list of these.
         config: output folder, input size, ...
         settings: settings by name, `out="masks", size=512`; they win over `config`.
 
     Returns:
-        An iterator over the mask file of each image and its prediction, in order; of a video, over the
-        overlay video and each frame in turn.
+        An iterator over the mask file of each image and its prediction, in order; of a video or a camera,
+        over the overlay video and each frame in turn. The mask of a picture in memory is `image_2.png`
+        where it is the third one of the list; `load` segments pictures without writing files.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: settings do not go together, or two images would get one name.
+        ValueError: settings do not go together, two images would get one name, or an array is no picture.
         segdistill.inference.pipeline.UnreadableFilesError: a `ValueError` after the last result, which names
             the files that could not be read; all others are done.
     """
     config = with_keywords(PredictConfig, config, settings)
-    files = list(find_images([paths] if isinstance(paths, str | Path) else paths))
+    files = list(find_inputs(_several(paths)))
     check_files(files, config)
     device = find_device(config.device)
     keep_freed_memory_on(device)
     network = open_predictor(str(target), config, device)
     if config.probabilities:
         network.require_probabilities()
-    log(f"Segmenting {counted(len(files), 'file')} with {target} into {config.out}")
-    return Pipeline(fuse_students(network), config, device).run(files)
+    sources = [source for source, _ in files]
+    noun = "file" if all(isinstance(source, Path) for source in sources) else "input"
+    log(f"Segmenting {counted(len(files), noun)} with {target} into {config.out}")
+    if any(isinstance(source, Camera) for source in sources):
+        log("Ctrl-C ends the camera's video, and saves it")
+    return _with_bar(Pipeline(fuse_students(network), config, device).run(files), _count_results(sources))
+
+
+def _several(given: Any) -> list[Any]:
+    """What is named, as a list; one thing alone is in a list of its own."""
+    single = isinstance(given, str | Path | Image.Image | np.ndarray) or not isinstance(given, Iterable)
+    return [given] if single else list(given)
+
+
+def _with_bar(results: Generator[Result, None, None], total: int | None) -> Iterator[Result]:
+    """The results, counted by a bar; it moves with each of them only, for the caller may use the terminal."""
+    with closing(results), progress(moving=False) as bar:
+        task = bar.add_task("predict", total=total, numbers="")
+        for done, result in enumerate(results, start=1):
+            bar.update(task, completed=done, refresh=True)
+            yield result
+
+
+def _count_results(sources: Sequence[Source]) -> int | None:
+    """Images, and frames of videos; None where nobody knows those of one."""
+    counts = [count_frames(source) if is_video(source) else 1 for source in sources]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) -> Segmenter:

@@ -14,10 +14,11 @@ from torch import nn
 from segdistill.cli import main
 from segdistill.config.deploy import PredictConfig
 from segdistill.data.images import read_mask
+from segdistill.data.inputs import find_images
 from segdistill.data.labels import LabelSet
 from segdistill.inference import pipeline
 from segdistill.inference.pipeline import OpenedFile, Pipeline, UnreadableFilesError, chunks
-from segdistill.inference.prediction import find_images, predict_image
+from segdistill.inference.prediction import predict_image
 from segdistill.models.student import DSUNet
 from segdistill.models.trained import TrainedNetwork
 
@@ -232,7 +233,7 @@ def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CHUNK_PIXELS", 100)
     sizes = [40, 40, 30, 200, 10, None, 10, 10, 10, 10, None, None]
     found = chunks(
-        OpenedFile(path=Path(str(i)), name=Path(str(i)), pixels=size) for i, size in enumerate(sizes)
+        OpenedFile(source=Path(str(i)), name=Path(str(i)), pixels=size) for i, size in enumerate(sizes)
     )
     assert [[item.pixels for item in chunk] for chunk in found] == [
         [40, 40], [30], [200], [10], [None], [10, 10, 10], [10], [None], [None],
@@ -241,5 +242,5 @@ def test_chunks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_chunks_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CHUNK", 5)
-    found = chunks(OpenedFile(path=Path(str(i)), name=Path(str(i)), pixels=1) for i in range(20))
+    found = chunks(OpenedFile(source=Path(str(i)), name=Path(str(i)), pixels=1) for i in range(20))
     assert [len(chunk) for chunk in found] == [1, 2, 4, 5, 5, 3]

@@ -12,7 +12,6 @@ from segdistill.data.labels import VOID, LabelSet
 from segdistill.inference.prediction import (
     Prediction,
     blend,
-    find_images,
     predict_image,
     write_prediction,
 )
@@ -206,20 +205,3 @@ def test_the_overlay_leaves_background_as_it_is(picture: Image.Image) -> None:
     shown = np.asarray(prediction.overlay())
     assert np.array_equal(shown[:32], np.asarray(picture))
     assert shown.shape[0] > 32  # the legend
-
-
-def test_images_are_found_in_files_and_folders(tmp_path: Path) -> None:
-    for name in ("a.jpg", "v1.2.png", "sub/b.PNG", ".hidden.png", "sub/.git/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (2, 2)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    found = list(find_images([tmp_path, str(tmp_path / "sub" / "b.PNG")]))
-    assert [name.as_posix() for _, name in found] == ["a", "sub/b", "v1.2", "b"]
-    assert found[1][0] == found[3][0] == tmp_path / "sub" / "b.PNG"
-
-
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        list(find_images([tmp_path / "nowhere"]))
-    with pytest.raises(FileNotFoundError, match=r"holds no images \(.*\.jpg, .*\.png"):
-        list(find_images([tmp_path]))

@@ -9,8 +9,9 @@ from torch import nn
 
 import segdistill
 from segdistill.data.labels import LabelSet
+from segdistill.data.pictures import as_image
 from segdistill.inference.prediction import predict_image
-from segdistill.inference.segmenter import Segmenter, as_image
+from segdistill.inference.segmenter import Segmenter
 from segdistill.models.trained import TrainedNetwork, load_network
 
 pytestmark = pytest.mark.unit

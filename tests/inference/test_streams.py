@@ -16,10 +16,10 @@ from torch import nn
 
 from segdistill.config.deploy import PredictConfig
 from segdistill.data.images import read_mask
+from segdistill.data.inputs import find_images
 from segdistill.data.labels import LabelSet
 from segdistill.inference import pipeline
 from segdistill.inference.pipeline import Pipeline, UnreadableFilesError
-from segdistill.inference.prediction import find_images
 from segdistill.models.streams import sharing
 from segdistill.models.trained import TrainedNetwork
 

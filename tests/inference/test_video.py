@@ -1,14 +1,19 @@
 """Videos: as many frames come out as went in, with the classes where they belong."""
 
 import struct
+import sys
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from segdistill.data.inputs import Camera
 from segdistill.data.labels import LabelSet
+from segdistill.inference import video
 from segdistill.inference.video import count_frames, even, predict_video
 from segdistill.models.trained import TrainedNetwork
 
@@ -112,3 +117,77 @@ def test_what_is_no_video_is_refused(network: TrainedNetwork, tmp_path: Path) ->
     assert count_frames(path) is None
     with pytest.raises(ValueError, match=r"broken\.mp4 is not a video"):
         next(predict_video(network, path, tmp_path / "out"))
+
+
+# Cameras: FFmpeg draws a test picture in the place of one
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
+    """Gives a picture of 64 x 48 pixels ten times a second, of which two in three are lost."""
+    drawn = "testsrc=size=64x48:rate=10,select=not(mod(n\\,3))"
+    monkeypatch.setitem(video.CAMERAS, sys.platform, (drawn, "lavfi", {}))
+    return Camera(1)
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as source:
+        return [frame.time for frame in source.decode(video=0)]
+
+
+def test_a_camera_is_saved_where_its_caller_stops(
+    network: TrainedNetwork, camera: Camera, tmp_path: Path
+) -> None:
+    stream = predict_video(network, camera, tmp_path / "camera_1", masks=True)
+    masks = [prediction.mask for prediction in islice(stream, 4)]
+    assert not (tmp_path / "camera_1_overlay.mp4").exists()
+    stream.close()
+    assert times(tmp_path / "camera_1_overlay.mp4") == pytest.approx([0, 0.3, 0.6, 0.9])
+    stored = frames(tmp_path / "camera_1_mask.mkv", "gray")
+    assert all(np.array_equal(mask, frame) for mask, frame in zip(masks, stored, strict=True))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert count_frames(camera) is None
+
+
+def test_ctrl_c_saves_what_a_camera_saw(camera: Camera, tmp_path: Path) -> None:
+    class Interrupted(Colours):
+        calls = 0
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.calls == 4:
+                raise KeyboardInterrupt
+            return super().forward(image)
+
+    network = TrainedNetwork(Interrupted(), LABELS, "colours").eval()
+    with pytest.raises(KeyboardInterrupt):
+        list(predict_video(network, camera, tmp_path / "camera_1"))
+    assert len(frames(tmp_path / "camera_1_overlay.mp4", "rgb24")) == 3
+    network.module.calls = 3  # before the first frame is done there is nothing to save
+    with pytest.raises(KeyboardInterrupt):
+        list(predict_video(network, camera, tmp_path / "empty" / "camera_1"))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_camera_without_a_frame_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        asked = 0
+
+        def decode(self, **which: int) -> Any:
+            self.asked += 1
+            yield self.asked
+            if self.asked < 3:
+                raise av.error.BlockingIOError(11, "Resource temporarily unavailable")
+
+    assert list(video._frames(av, Slow())) == [1, 2, 3]
+
+
+def test_a_camera_that_cannot_be_opened_is_named(
+    network: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(video.CAMERAS, sys.platform, (f"{tmp_path}/video{{}}", "v4l2", {}))
+    with pytest.raises(ValueError, match=r"camera:7 cannot be opened: No such file .*/video7\)"):
+        next(predict_video(network, Camera(7), tmp_path / "out"))
+    monkeypatch.delitem(video.CAMERAS, sys.platform)
+    with pytest.raises(ValueError, match="camera:7 cannot be opened: cameras are read on Linux and macOS"):
+        next(predict_video(network, Camera(7), tmp_path / "out"))

@@ -151,7 +151,7 @@ def _flattened(upright: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def write_raw(path: Path, raw: Path, strip: int = 256, bits: int | None = None) -> tuple[int, int]:
+def write_raw(path: File, raw: Path, strip: int = 256, bits: int | None = None) -> tuple[int, int]:
     """Decode an image file, of any size, into a file of H x W x 3 bytes; see `read_image` for what is done.
 
     Upright 8-bit RGB is in memory once (4 bytes per pixel), other kinds are converted whole.
@@ -178,11 +178,16 @@ def write_raw(path: Path, raw: Path, strip: int = 256, bits: int | None = None) 
             ready = image if plain and upright else read_image(path, bits)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    with raw.open("wb") as file:
-        for top in range(0, ready.height, strip):
-            rows = ready.crop((0, top, ready.width, min(ready.height, top + strip)))
-            file.write(rows.convert("RGB").tobytes())
+    write_pixels(ready, raw, strip)
     return ready.size
+
+
+def write_pixels(image: Image.Image, raw: Path, strip: int = 256) -> None:
+    """Write a decoded image into a file of H x W x 3 bytes, `strip` rows at once."""
+    with raw.open("wb") as file:
+        for top in range(0, image.height, strip):
+            rows = image.crop((0, top, image.width, min(image.height, top + strip)))
+            file.write(rows.convert("RGB").tobytes())
 
 
 def lossy_note(path: File) -> str:
@@ -397,7 +402,7 @@ def refuse_large(path: File, size: tuple[int, int]) -> None:
         )
 
 
-def decoding_error(path: File, error: Exception) -> ValueError:
+def decoding_error(path: object, error: Exception) -> ValueError:
     """What a decoder's failure becomes, on one line."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(f"{path} cannot be decoded: {reason}")

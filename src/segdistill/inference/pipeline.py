@@ -1,11 +1,11 @@
-"""Image files and videos in, masks and overlays out: decoded and written in threads, batched by size.
+"""Images and videos in, masks and overlays out: decoded and written in threads, batched by size.
 
 K: classes, h, w: rows and columns of the network's input.
 """
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from segdistill.config.deploy import PredictConfig
 from segdistill.config.naming import setting
-from segdistill.data.images import decode_image, open_image, write_image
+from segdistill.data.images import File, decode_image, open_image, write_image
+from segdistill.data.inputs import Camera, Source, is_video
+from segdistill.data.pictures import PictureInMemory
 from segdistill.inference.prediction import Prediction, network_input, write_prediction
 from segdistill.inference.segment import (
     Decide,
@@ -28,7 +30,7 @@ from segdistill.inference.segment import (
     segment,
 )
 from segdistill.inference.tiles import check_tile, needs_tiles, predict_tiles
-from segdistill.inference.video import VIDEO_SUFFIXES, predict_video, require_av
+from segdistill.inference.video import predict_video, require_av
 from segdistill.models.streams import choose_streams, stream_threads
 from segdistill.models.trained import TrainedNetwork
 
@@ -60,10 +62,10 @@ class UnreadableFilesError(ValueError):
     """Some files could not be read, or the network did not take them; all others were predicted.
 
     Attributes:
-        reasons: why, by file.
+        reasons: why, by what was to be predicted.
     """
 
-    def __init__(self, reasons: Mapping[Path, str], count: int) -> None:
+    def __init__(self, reasons: Mapping[Source, str], count: int) -> None:
         self.reasons = dict(reasons)
         listed = "; ".join(self.reasons.values())
         super().__init__(listed if count == 1 else f"{len(reasons)} of {count} files failed: {listed}")
@@ -71,15 +73,15 @@ class UnreadableFilesError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedFile:
-    """One file that is to be predicted.
+    """One image or video that is to be predicted.
 
     Attributes:
-        path: an image or a video.
+        source: where it is.
         name: relative path of its outputs, without suffix.
         pixels: of an image that is decoded whole; None for a video, or an image that is cut into tiles.
     """
 
-    path: Path
+    source: Source
     name: Path
     pixels: int | None = None
 
@@ -92,14 +94,14 @@ class Input:
     pixels: Tensor
 
 
-def check_files(files: Sequence[tuple[Path, Path]], config: PredictConfig) -> None:
+def check_files(files: Sequence[tuple[Source, Path]], config: PredictConfig) -> None:
     """Refuse files that would get one name, and settings that do not go with each other or with a video."""
     for name, count in Counter(name for _, name in files).items():
         if count > 1:
             raise ValueError(
                 f"two images are called {name}: predict them into different folders with {setting('out')}"
             )
-    videos = [path for path, _ in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    videos = [source for source, _ in files if is_video(source)]
     if videos:
         require_av()
         if config.probabilities or config.flip or config.tile:
@@ -153,9 +155,9 @@ class Pipeline:
         concurrent = network.concurrent and not self.whole_logits
         self.streams = choose_streams(config.streams, device, concurrent=concurrent)
         self.opened: dict[Path, Image.Image] = {}
-        self.failed: dict[Path, str] = {}
+        self.failed: dict[Source, str] = {}
 
-    def run(self, files: Sequence[tuple[Path, Path]]) -> Iterator[Result]:
+    def run(self, files: Sequence[tuple[Source, Path]]) -> Generator[Result, None, None]:
         """Predict files, each given with the relative path (without suffix) of its outputs.
 
         Raises:
@@ -170,7 +172,7 @@ class Pipeline:
             for image in self.opened.values():  # where the caller stopped early
                 image.close()
         if self.failed:
-            ordered = {path: self.failed[path] for path, _ in files if path in self.failed}
+            ordered = {source: self.failed[source] for source, _ in files if source in self.failed}
             raise UnreadableFilesError(ordered, len(files))
 
     def _run_streams(self, items: Iterator[OpenedFile], streams: int) -> Iterator[Result]:
@@ -227,33 +229,40 @@ class Pipeline:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _items(self, files: Iterable[tuple[Path, Path]]) -> Iterator[OpenedFile]:
+    def _items(self, files: Iterable[tuple[Source, Path]]) -> Iterator[OpenedFile]:
         """The files that can be opened. An image's header says whether it is cut into tiles."""
-        for path, name in files:
-            if path.suffix.lower() in VIDEO_SUFFIXES or self.config.tile:
-                yield OpenedFile(path=path, name=name)
+        for source, name in files:
+            if isinstance(source, Camera) or is_video(source) or self.config.tile:
+                yield OpenedFile(source=source, name=name)
                 continue
-            try:
-                image = open_image(path)
-            except (FileNotFoundError, ValueError) as error:
-                self.failed[path] = str(error)
-                continue
-            if needs_tiles(image.size, self.network, self.config):
-                image.close()
-                yield OpenedFile(path=path, name=name)
+            if isinstance(source, PictureInMemory):
+                size = source.size
             else:
-                self.opened[name] = image
-                yield OpenedFile(path=path, name=name, pixels=image.width * image.height)
+                try:
+                    self.opened[name] = open_image(source)
+                except (FileNotFoundError, ValueError) as error:
+                    self.failed[source] = str(error)
+                    continue
+                size = self.opened[name].size
+            if needs_tiles(size, self.network, self.config):
+                if image := self.opened.pop(name, None):
+                    image.close()
+                yield OpenedFile(source=source, name=name)
+            else:
+                yield OpenedFile(source=source, name=name, pixels=size[0] * size[1])
 
     def _decode(self, item: OpenedFile) -> Image.Image:
-        return decode_image(item.path, self.opened.pop(item.name), self.network.bits)
+        if isinstance(item.source, PictureInMemory):
+            return item.source.decode(self.network.bits)
+        assert not isinstance(item.source, Camera)
+        return decode_image(item.source, self.opened.pop(item.name), self.network.bits)
 
     def _input(self, item: OpenedFile, decode: Callable[[], Image.Image]) -> Input | None:
         """What the network gets of a file; None where that cannot be decoded, which is noted."""
         try:
             image = decode()
         except (FileNotFoundError, ValueError) as error:
-            self.failed[item.path] = str(error)
+            self.failed[item.source] = str(error)
             return None
         return Input(image, network_input(image, self.size))
 
@@ -310,7 +319,7 @@ class Pipeline:
                 given.image, run_network(self.network, given.pixels[None].to(self.device))[0]
             )
         except ValueError as error:
-            self.failed[item.path] = f"{item.path}: {error}"
+            self.failed[item.source] = f"{item.source}: {error}"
             return None
 
     def _run_batch(self, pixels: list[Tensor]) -> Tensor | None:
@@ -353,11 +362,11 @@ class Pipeline:
         """Predict a video frame by frame, or an image tile by tile."""
         target = Path(self.config.out) / item.name
         try:
-            if item.path.suffix.lower() in VIDEO_SUFFIXES:
+            if isinstance(item.source, Camera) or is_video(item.source):
                 video = target.with_name(f"{target.name}_overlay.mp4")
                 for frame in predict_video(
                     self.network,
-                    item.path,
+                    item.source,
                     target,
                     size=self.config.size,
                     masks=self.config.mask_video,
@@ -365,14 +374,14 @@ class Pipeline:
                 ):
                     yield video, frame
             else:
-                yield self._predict_tiled(item.path, target)
+                yield self._predict_tiled(item.source, target)
         except (FileNotFoundError, ValueError) as error:
-            self.failed[item.path] = str(error)
+            self.failed[item.source] = str(error)
 
-    def _predict_tiled(self, path: Path, target: Path) -> Result:
+    def _predict_tiled(self, source: File | PictureInMemory, target: Path) -> Result:
         """Segment one image tile by tile; its overlay is downscaled to a size that can be looked at."""
         mask, downscaled = predict_tiles(
-            self.network, path, self.config, device=self.device, decide=self.decide
+            self.network, source, self.config, device=self.device, decide=self.decide
         )
         file = target.with_name(f"{target.name}.png")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,7 @@
-"""Image files in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
+"""An image in; palette masks, overlays with a legend and probabilities out, at the image's own size."""
 
 import functools
 import io
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from segdistill.data.formats.tar import COMPRESSED, TAR
-from segdistill.data.images import SUFFIXES, list_images, write_image
+from segdistill.data.images import write_image
 from segdistill.data.labels import VOID, LabelSet
 from segdistill.data.masks import palette_image
 from segdistill.data.transforms import resize_long_side, to_tensor
@@ -125,30 +123,6 @@ def predict_image(
 def network_input(image: Image.Image, long_side: int | None) -> Tensor:
     """3 x h x w uint8 of an RGB image, its longer side resized to `long_side` pixels (None: as it is)."""
     return resize_long_side(to_tensor(image), long_side)
-
-
-def find_images(paths: Iterable[str | Path]) -> Iterator[tuple[Path, Path]]:
-    """Each image of files and folders, with the relative path (without suffix) that its outputs get.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or a folder holds no image.
-        ValueError: a path is a tar file.
-    """
-    for given in paths:
-        path = Path(given)
-        if path.name.lower().endswith((TAR, *COMPRESSED)):
-            raise ValueError(
-                f"{path} is a tar file: unpack it into a folder, `tar -xf {path} -C photos`, and name that"
-            )
-        if path.is_dir():
-            found = list(list_images(path))
-            if not found:
-                raise FileNotFoundError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-            yield from ((image, image.relative_to(path).with_suffix("")) for image in found)
-        elif path.is_file():
-            yield path, Path(path.stem)
-        else:
-            raise FileNotFoundError(f"{path} does not exist")
 
 
 def write_prediction(

@@ -1,21 +1,13 @@
 """Images in memory in, predictions out: a network as an object that is called with pictures."""
 
-from pathlib import Path
 from typing import overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
-from segdistill.data.images import read_image, upright_rgb
 from segdistill.data.labels import LabelSet
+from segdistill.data.pictures import Picture, Pictures, as_image
 from segdistill.inference.prediction import Prediction, predict_image
 from segdistill.models.trained import TrainedNetwork
-
-Picture = Image.Image | NDArray[np.uint8] | str | Path
-"""A PIL image of any mode, H x W x 3 uint8 RGB, or the path of an image file."""
-Pictures = list[Picture] | tuple[Picture, ...]
 
 
 class Segmenter:
@@ -87,26 +79,3 @@ class Segmenter:
             probabilities=probabilities,
             device=self.device,
         )
-
-
-def as_image(picture: Picture, bits: int | None = None) -> Image.Image:
-    """A picture as an upright 8-bit RGB image; `bits` as `read_image` has it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is no image, or an array is not H x W x 3 uint8.
-    """
-    if isinstance(picture, str | Path):
-        return read_image(Path(picture), bits)
-    if isinstance(picture, Image.Image):
-        return upright_rgb(picture, bits)
-    if not isinstance(picture, np.ndarray):
-        raise ValueError(
-            f"a picture is a {type(picture).__name__}, but must be a PIL image, an array or a path"
-        )
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise ValueError(
-            f"an array has the shape {picture.shape} of {picture.dtype}, but must be H x W x 3 uint8 RGB "
-            "(OpenCV's BGR: image[..., ::-1]; floats from 0 to 1: (255 * image).astype('uint8'))"
-        )
-    return Image.fromarray(np.ascontiguousarray(picture))

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.config.deploy import TILE, PredictConfig
-from segdistill.data.images import MOST_PIXELS, write_raw
+from segdistill.data.images import MOST_PIXELS, File, write_pixels, write_raw
+from segdistill.data.pictures import PictureInMemory
 from segdistill.inference.prediction import Prediction
 from segdistill.inference.segment import Decide, largest_class, run_network
 from segdistill.models.trained import TrainedNetwork
@@ -189,20 +190,20 @@ def _ramp(half: int, axis: int, like: Tensor) -> Tensor:
 
 def predict_tiles(
     network: TrainedNetwork,
-    path: Path,
+    source: File | PictureInMemory,
     config: PredictConfig,
     *,
     device: torch.device | None = None,
     decide: Decide = largest_class,
 ) -> tuple[np.ndarray, Prediction]:
-    """Segment a large image file; its pixels go through a file in `out` and are never all in memory here.
+    """Segment a large image; the pixels of a file go through another one in `out`, never all in memory here.
 
-    Another process decodes it, for a decoder needs the whole picture at once: 4 bytes per pixel where it is
-    upright 8-bit RGB, twice that or more for other kinds.
+    Another process decodes a file, for a decoder needs the whole picture at once: 4 bytes per pixel where it
+    is upright 8-bit RGB, twice that or more for other kinds.
 
     Args:
         network: on `device`.
-        path: the image.
+        source: the image.
         config: `tile` and `overlap` in pixels; `out`, a folder with room for 3 bytes per pixel.
         device: None for the CPU.
         decide: makes classes of logits.
@@ -215,8 +216,7 @@ def predict_tiles(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tiles-") as folder:
         raw = Path(folder) / "pixels"
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            width, height = pool.submit(write_raw, path, raw, bits=network.bits).result()
+        width, height = _write_pixels(source, raw, network.bits)
         pixels = RawImage(raw, (height, width, 3))
         mask = segment_tiles(network, pixels, tile, config.overlap, device, decide)
         step = -(-max(height, width) // OVERLAY)
@@ -224,3 +224,13 @@ def predict_tiles(
         small = Image.fromarray(np.concatenate(rows))
     small_mask = mask[::step, ::step]
     return mask, Prediction(image=small, mask=small_mask, probabilities=None, labels=network.labels)
+
+
+def _write_pixels(source: File | PictureInMemory, raw: Path, bits: int | None) -> tuple[int, int]:
+    """Write the H x W x 3 bytes of an image into `raw`; returns W, H."""
+    if isinstance(source, PictureInMemory):
+        image = source.decode(bits)
+        write_pixels(image, raw)
+        return image.size
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(write_raw, source, raw, bits=bits).result()
