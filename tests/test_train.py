@@ -52,6 +52,26 @@ def steps(run: Path) -> list[dict[str, Any]]:
 # What a run leaves
 
 
+@pytest.mark.parametrize(("log_every", "logged"), [(2, [2, 4, 5]), (None, [])])
+def test_a_log_has_a_line_for_each_of_the_steps_that_are_asked_for(
+    configure: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    log_every: int | None,
+    logged: list[int],
+) -> None:
+    config = configure(tmp_path / "run", steps=5, evaluate_every=5, log_every=log_every)
+    run = api.train(config, report=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
+    found = [
+        re.match(r"train: (\d) of 5, 0:00:\d\d left, loss \S+ hard .+ lr .+ images/s$", line)
+        for line in lines
+    ]
+    assert [int(match[1]) for match in found if match] == logged
+    assert len(lines) == len(logged)
+    assert [record["step"] for record in steps(run)] == (logged or [5])
+
+
 def test_a_run_folder_holds_everything_that_later_verbs_need(distilled: Path) -> None:
     files = "config.yaml environment.json history.jsonl metrics.json model.safetensors model.json".split()
     files += ["cost.json", "report.html"]

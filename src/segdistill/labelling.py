@@ -134,7 +134,7 @@ def _write_masks(
     by_mask = {folder.mask_file(image): image for image in own}
     reasons: dict[Source, str] = {}
     with progress(accelerator.is_main_process) as bar:
-        task = bar.add_task("label", total=len(own), numbers="")
+        task = bar.add_task("label", total=len(own), unit="image")
         try:
             for mask, prediction in pipeline.run(own):
                 folder.add(by_mask[mask])

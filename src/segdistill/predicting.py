@@ -88,7 +88,7 @@ def _several(given: Any) -> list[Any]:
 def _with_bar(results: Generator[Result, None, None], total: int | None) -> Iterator[Result]:
     """The results, counted by a bar; it moves with each of them only, for the caller may use the terminal."""
     with closing(results), progress(moving=False) as bar:
-        task = bar.add_task("predict", total=total, numbers="")
+        task = bar.add_task("predict", total=total, unit="image")
         for done, result in enumerate(results, start=1):
             bar.update(task, completed=done, refresh=True)
             yield result

@@ -23,9 +23,10 @@ def records(path: Path) -> list[dict[str, Any]]:
 def test_one_line_for_each_step_and_evaluation(tmp_path: Path, accelerator: Accelerator) -> None:
     path = tmp_path / "history.jsonl"
     history = History(path, 0, accelerator)
-    text = history.log(2, {"loss": 0.25, "lr": 1e-3}, images=8)
+    shown = history.log(2, {"loss": 0.25, "lr": 1e-3}, images=8)
     history.evaluation(2, SUMMARY)
     step, evaluation = records(path)
+    assert shown == {name: value for name, value in step.items() if name != "step"}
     assert step.pop("images_per_second") > 0
     assert step == {"step": 2, "loss": 0.25, "lr": 1e-3}
     # Of an evaluation the scores are kept, and the IoU of each class.
@@ -33,7 +34,6 @@ def test_one_line_for_each_step_and_evaluation(tmp_path: Path, accelerator: Acce
         "step": 2,
         "evaluation": {"miou": 0.5, "pixel_accuracy": 0.75, "iou": {"a": 0.5, "b": None}},
     }
-    assert text.startswith("loss 0.25 lr 0.001 ")
 
 
 def test_speed_is_images_over_time_since_the_last_line(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -102,6 +102,6 @@ def test_lines_for_people_go_to_standard_error(capsys: pytest.CaptureFixture[str
 
 def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress() as bar:
-        task = bar.add_task("train", total=2, numbers="")
+        task = bar.add_task("train", total=2)
         bar.update(task, completed=2)
     assert capsys.readouterr() == ("", "")

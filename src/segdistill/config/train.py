@@ -321,8 +321,9 @@ class TrainConfig:
     """Long side, in pixels, of the images that evaluation feeds the student; null keeps their own size."""
     checkpoint_every: int = 500
     """Steps between saved states to resume from; one is saved with each evaluation too."""
-    log_every: int = 10
-    """Steps between lines of history.jsonl."""
+    log_every: int | None = None
+    """Steps between lines of history.jsonl; null takes 10. A number also logs a line at each of these steps
+    where there is no terminal, instead of one every 30 s alone."""
     seed: int = 0
     """Seeds weights, data order, crops and dropout."""
     quantize: Literal["int8"] | None = None
@@ -347,7 +348,7 @@ class TrainConfig:
         require(self.steps > 0 or self.epochs > 0, "epochs", self.epochs, "above 0 where steps is 0")
         for name in ("evaluate_every", "checkpoint_every"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
+        require(self.log_every is None or self.log_every >= 1, "log_every", self.log_every, "1 or more")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         possible = self.student.init is not None and not self.runtime.compile
         require(self.quantize is None or possible, "quantize", self.quantize,

@@ -52,7 +52,7 @@ def train_side_by_side(configs: Sequence[TrainConfig], folder: Path) -> None:
             output = stack.enter_context(log.open("wb"))
             processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
         bar = stack.enter_context(progress())
-        task = bar.add_task("train", total=sum(config.steps for config in configs), numbers="")
+        task = bar.add_task("train", total=sum(config.steps for config in configs))
         while any(process.poll() is None for process in processes) and not any(_codes(processes)):
             time.sleep(0.25)
             bar.update(task, completed=sum(_step(config, started) for config in configs))

@@ -343,7 +343,7 @@ def append_outputs(
     with ExitStack() as stack:
         writers = [stack.enter_context(one.writer(rank)) for one in cache.all]
         bar = stack.enter_context(progress(accelerator.is_main_process))
-        task = bar.add_task("cache", total=len(missing), numbers="")
+        task = bar.add_task("cache", total=len(missing), unit="image")
         for index, image in with_plain_errors(loader):
             for writer, value in zip(writers, teacher_pass.values(image, cache), strict=True):
                 writer.write(_key(samples, index), _size(image), value)

@@ -62,7 +62,7 @@ def fill_image_cache(
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator().manual_seed(0),  # from the global one it would change the training
         )
-        task = bar.add_task("decode", total=len(missing), numbers="")
+        task = bar.add_task("decode", total=len(missing), unit="image")
         for index, sample in zip(missing, with_plain_errors(loader), strict=True):
             taken = decoded.write(writer, index, sample, room)
             if not taken:

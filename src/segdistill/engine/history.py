@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from segdistill.console import SPEED
 from segdistill.files import LINES_BYTES, read_text, write_atomic
 
 
@@ -29,15 +30,15 @@ class History:
             write_atomic(path, "".join(line for line in lines if _kept(line, start, until)))
         self.clock, self.clocked = time.perf_counter(), start
 
-    def log(self, step: int, values: dict[str, float], images: int) -> str:
-        """Record the numbers of `step`, each of `images` images; returns them as text for the bar."""
+    def log(self, step: int, values: dict[str, float], images: int) -> dict[str, float]:
+        """Record the numbers of `step`, each of `images` images; returns them with the speed."""
         seconds = time.perf_counter() - self.clock
         speed = images * (step - self.clocked) / seconds if seconds > 0 else 0.0
         self.restart_clock(step)
-        record = {**values, "images_per_second": round(speed, 2)}
+        record = {**values, SPEED: round(speed, 2)}
         self._write({"step": step, **record})
         self.accelerator.log({f"train/{name}": value for name, value in record.items()}, step=step)
-        return " ".join(f"{name} {value:.3g}" for name, value in values.items()) + f" {speed:.1f} images/s"
+        return record
 
     def evaluation(self, step: int, summary: dict[str, Any]) -> None:
         """Record an evaluation after `step`: its scalars, and the IoU of each class."""

@@ -202,6 +202,11 @@ def calibrate(
     return fitted, {"temperature": fitted.temperature, **{name: summary[name] for name in names}}
 
 
+def count_passes(samples: Samples, processes: int) -> int:
+    """How often `calibrate` calls `options.advance` in the first of some processes."""
+    return -(-min(len(samples), IMAGES) // processes) + -(-len(samples) // processes)
+
+
 def fit_line(fitted: FittedTemperature) -> str:
     """What people are told of a fit."""
     if fitted.error_before is None or fitted.error_after is None:

@@ -9,12 +9,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from accelerate import Accelerator
-from rich.progress import Progress, TaskID
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from segdistill.config.naming import call
-from segdistill.console import log, progress
+from segdistill.console import ProgressBar, log, progress
 from segdistill.data.batch import Batch
 from segdistill.data.loaders import training_batches
 from segdistill.data.mixing import mix
@@ -30,11 +29,13 @@ from segdistill.engine.replay import as_json, diagnose, dump_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import Stopped, StopSignal, precision_of, stop_signal
 from segdistill.engine.state import TrainingState
-from segdistill.engine.temperature import calibrate, fit_line
+from segdistill.engine.temperature import calibrate, count_passes, fit_line
 from segdistill.files import write_atomic
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import TrainedNetwork
 
+LOG_EVERY = 10
+"""Steps between lines of history.jsonl, where the settings name none."""
 MIXING = 1
 """Tells the random numbers of mixing from those of the crops, which are seeded by three numbers."""
 
@@ -72,21 +73,26 @@ class Trainer:
         if stop.number is not None:
             raise Stopped(stop.exit_code)
 
-    def _train(self, start: int, stop: StopSignal, bar: Progress) -> None:
+    def _train(self, start: int, stop: StopSignal, bar: ProgressBar) -> None:
         """The steps after `start`, and the evaluations and checkpoints between them."""
         config, steps, state = self.config, self.experiment.steps, self.state
         history = History(self.folder.history_file, start, self.accelerator, state.scored)
         batches = device_batches(self.experiment, self.accelerator, range(start, steps), state.forward.stride)
         evaluate_every = config.evaluate_every or max(1, steps // 10)
-        task = bar.add_task("train", total=steps, completed=start, numbers="")
+        log_every = config.log_every or LOG_EVERY
+        note = ", evaluations not counted"
+        task = bar.add_task("train", total=steps, completed=start, unit="step", note=note)
         if start and (start % evaluate_every == 0 or start == steps) and state.scored < start:
             self._evaluate(start, history, stop, bar)  # a signal had ended it
         for step in range(start + 1, steps + 1):
             rate = self.optimizer_step(step - 1, batches)
-            bar.update(task, completed=step)
-            if step % config.log_every == 0 or step == steps:
+            if step % log_every == 0 or step == steps:
                 terms = self.monitor.means() | {"lr": rate}
-                bar.update(task, numbers=history.log(step, terms, config.batch))
+                bar.update(task, completed=step, numbers=history.log(step, terms, config.batch))
+                if config.log_every is not None:
+                    bar.write_line(task)
+            else:
+                bar.update(task, completed=step)
             if step % evaluate_every == 0 or step == steps:
                 self.monitor.flush()
                 self._evaluate(step, history, stop, bar)
@@ -144,7 +150,7 @@ class Trainer:
         elif clip:  # fp16, where the scaler itself skips a gradient that is not finite
             self.monitor.log(GRADIENT, norm)
 
-    def _evaluate(self, step: int, history: History, stop: StopSignal, bar: Progress) -> None:
+    def _evaluate(self, step: int, history: History, stop: StopSignal, bar: ProgressBar) -> None:
         """Score the student; write metrics.json, the weights if best, and a checkpoint.
 
         A signal ends it without a score; the evaluation is then made when the run is resumed.
@@ -180,10 +186,10 @@ class Trainer:
         self.state.scored = step
         self._save_checkpoint(step)
 
-    def _score(self, stop: StopSignal, bar: Progress) -> Metrics:
+    def _score(self, stop: StopSignal, bar: ProgressBar) -> Metrics:
         """The sums for all scores on the validation images, over all processes."""
         val, accelerator = self.experiment.val, self.accelerator
-        task: TaskID = bar.add_task("evaluate", total=-(-len(val) // accelerator.num_processes), numbers="")
+        task = bar.add_task("evaluate", total=-(-len(val) // accelerator.num_processes), unit="image")
         self.state.broadcast_buffers()
         card = self.experiment.card
         network = TrainedNetwork(self.state.scoring, card.labels, card.spec, mean=card.mean, std=card.std)
@@ -214,7 +220,8 @@ class Trainer:
         # One layout, whether the student is in memory or was read from its file: rounding depends on it.
         student = self.best_student().to(accelerator.device).to(memory_format=torch.channels_last)
         with progress(accelerator.is_main_process) as bar:
-            task = bar.add_task("calibrate", total=None, numbers="")
+            total = count_passes(val, accelerator.num_processes)
+            task = bar.add_task("calibrate", total=total, unit="image")
             fitted, scores = calibrate(
                 student,
                 val,

@@ -114,7 +114,7 @@ def measure_candidates(folder: SearchFolder, session: Session, elsewhere: str | 
         labels = open_layout(recipe.data.root, recipe.data.layout).labels
         session.enter("export of candidates")
         with progress() as bar:
-            task = bar.add_task("export", total=len({c.network for c in measurable.values()}), numbers="")
+            task = bar.add_task("export", total=len({c.network for c in measurable.values()}))
 
             def advance() -> None:
                 bar.advance(task)
@@ -195,7 +195,7 @@ def _cached_recipes(folder: SearchFolder, rung: Rung) -> list[TrainConfig]:
 def train_members(folder: SearchFolder, rung: Rung, session: Session, jobs: int) -> None:
     """Train every member of a rung, and show how many are done."""
     with progress() as bar:
-        task = bar.add_task(rung.title, total=len(rung.members), numbers="")
+        task = bar.add_task(rung.title, total=len(rung.members))
         _train_members(folder, rung, session, jobs, lambda done: bar.update(task, completed=done))
 
 
