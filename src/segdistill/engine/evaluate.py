@@ -36,6 +36,8 @@ class EvaluationOptions:
     """Called after each image."""
     stopped: Callable[[], bool] = lambda: False
     """Asked before each image; once it is true, the rest of this process's images is left out."""
+    observe: Callable[[Sample, Tensor], None] = lambda sample, logits: None
+    """Called by `evaluate` with each image and its logits, K x H x W at its mask's size."""
 
 
 def evaluate(
@@ -87,6 +89,7 @@ def evaluate(
                     teacher_logits = segment(teacher, sample.image.to(device), size)
                 with torch.inference_mode(), torch.autocast(device.type, enabled=False):
                     metrics.update(logits, sample.mask.long(), sample.id, teacher_logits)
+                    options.observe(sample, logits)
                 options.advance()
     finally:
         network.train(training)

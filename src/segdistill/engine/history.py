@@ -2,13 +2,18 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
 from segdistill.console import SPEED
 from segdistill.files import LINES_BYTES, read_text, write_atomic
+
+PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
+"""Trackers that take pictures, by name, and what their `log_images` gets beside them."""
 
 
 class History:
@@ -46,6 +51,18 @@ class History:
         self._write({"step": step, "evaluation": {**scalars, "iou": summary["iou"]}})
         self.accelerator.log({f"val/{name}": value for name, value in scalars.items()}, step=step)
         self.restart_clock(step)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether this process has a tracker that shows pictures."""
+        return self.writes and any(tracker.name in PICTURE_OPTIONS for tracker in self.accelerator.trackers)
+
+    def pictures(self, step: int, drawn: Mapping[str, np.ndarray]) -> None:
+        """Give the trackers pictures of an evaluation after `step`, H x W x 3 uint8 by name."""
+        for tracker in self.accelerator.trackers if self.writes else ():
+            if tracker.name in PICTURE_OPTIONS:
+                images = {f"val/{name}": picture[None] for name, picture in drawn.items()}
+                tracker.log_images(images, step=step, **PICTURE_OPTIONS[tracker.name])
 
     def restart_clock(self, step: int) -> None:
         """Begin a new interval for images per second, after something that was not training."""

@@ -25,6 +25,7 @@ from segdistill.engine.experiment import Experiment
 from segdistill.engine.history import History
 from segdistill.engine.metrics import Metrics
 from segdistill.engine.monitor import GRADIENT, LossMonitor, NonFiniteLossError
+from segdistill.engine.pictures import COUNT, ExamplePictures
 from segdistill.engine.replay import as_json, diagnose, dump_batch
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import Stopped, StopSignal, precision_of, stop_signal
@@ -155,10 +156,13 @@ class Trainer:
 
         A signal ends it without a score; the evaluation is then made when the run is resumed.
         """
-        metrics = self._score(stop, bar)
+        world = self.accelerator.num_processes
+        pictures = ExamplePictures(self.experiment.val, world, COUNT if history.takes_pictures else 0)
+        metrics = self._score(stop, bar, pictures)
         summary = metrics.summary()
         if must_stop(stop, self.accelerator):
             return
+        history.pictures(step, pictures.drawn)
         history.evaluation(step, summary)
         score, best = summary["miou"], self.state.best
         # Where nothing trains the logits, their scores say nothing: the newest student is kept.
@@ -186,8 +190,8 @@ class Trainer:
         self.state.scored = step
         self._save_checkpoint(step)
 
-    def _score(self, stop: StopSignal, bar: ProgressBar) -> Metrics:
-        """The sums for all scores on the validation images, over all processes."""
+    def _score(self, stop: StopSignal, bar: ProgressBar, pictures: ExamplePictures) -> Metrics:
+        """The sums for all scores on the validation images, over all processes; some images are drawn."""
         val, accelerator = self.experiment.val, self.accelerator
         task = bar.add_task("evaluate", total=-(-len(val) // accelerator.num_processes), unit="image")
         self.state.broadcast_buffers()
@@ -203,6 +207,7 @@ class Trainer:
                 workers=self.config.data.workers,
                 advance=lambda: bar.advance(task),
                 stopped=lambda: stop.number is not None,
+                observe=pictures.observe,
             ),
         )
         bar.remove_task(task)
