@@ -142,7 +142,7 @@ def run_networks(
     own_size, against_size = one_each(config.size, 2, "size")
     sizes = (networks[0].input_size(against_size), networks[1].input_size(own_size))
     with progress() as bar:
-        task = bar.add_task("verify", total=len(samples), numbers="")
+        task = bar.add_task("verify", total=len(samples), unit="image")
         options = EvaluationOptions(
             flip=config.flip, workers=config.data.workers, advance=lambda: bar.advance(task)
         )
@@ -165,8 +165,9 @@ def write_certificate(compared: Compared, config: VerifyConfig) -> Record:
     Returns:
         The content of the JSON file, its path as `out`, and `problems`: 1 where nothing is shown.
     """
-    record = certify(compared, config)
     out = Path(config.out)
+    log(f"Writing the certificate {out}: intervals of the scores, digests, latency")
+    record = certify(compared, config)
     page = certificate_page(record, compared.pair.agreement.worst, compared.pair.samples.labels)
     write_together({out: json.dumps(record, indent=2) + "\n", out.with_suffix(".html"): page})
     return record | {"out": str(out), "problems": 0 if record["verdict"]["shown"] else 1}

@@ -151,6 +151,32 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_an_export_says_what_it_does(
+    run: Path,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(parity, "SIZES", ((33, 65),))
+    monkeypatch.setattr("segdistill.console.LINE_SECONDS", 0)
+    path = tmp_path / "small.pt2"
+    data = EvaluationDataConfig(root=str(shapes), workers=0)
+    api.export(run, ExportConfig(format="pt2", out=str(path), data=data, images=2))
+    lines = [line.split(", ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[:-1] == [
+        f"Exporting {run} as pt2 into {path}",
+        "Writing small.pt2",
+        "Comparing it with PyTorch on 2 images",
+        "compare: 1 of 2",
+        "compare: 2 of 2",
+        "Comparing it with PyTorch on drawn images",
+        str(path),
+        f"Writing the certificate {path}.certificate.json: intervals of the scores",
+    ]
+    assert lines[-1].startswith(f"{path}.certificate.json: ")
+
+
 @pytest.mark.parametrize("form", ["run", "openvino"])
 def test_half_precision_gives_the_same_classes(form: str, run: Path, exported: Export) -> None:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segdistill.config.deploy import LEAST_SIDE, WEB_SUFFIX, ExportConfig
 from segdistill.config.naming import setting
+from segdistill.console import counted, log
 from segdistill.data.samples import FileSamples
 from segdistill.engine.agreement import Pair
 from segdistill.exporting.parity import compare_logits, compare_scores, same_class_fraction, scores_record
@@ -117,6 +118,8 @@ def write_checked(
     """
     form = file_format(config.format)
     card = make_card(network, config)
+    fitted = f", in 8 bits that fit {counted(len(calibration), 'image')}" if calibration else ""
+    log(f"Writing {draft.name}{fitted if config.quantize == 'int8' else ''}")
     _write(network, draft, card, config, calibration)
     with contextlib.ExitStack() as stack:
         written = load_network(str(draft), LoadOptions(isolated=True)) if runs_here(form) else None
@@ -124,6 +127,7 @@ def write_checked(
             stack.callback(close, written)
         parity, pair = _compare(network, written, samples, config)
         if written is not None and pair is None and calibration:
+            log(f"Comparing it with PyTorch on {counted(len(calibration), 'calibration image')}")
             parity["calibration_pixels"] = same_class_fraction(network, written, calibration)
         if written is not None and "fp16" in form.precisions:  # what phones compute in
             parity["fp16"] = _compare_half(network, draft)
@@ -172,6 +176,7 @@ def make_card(network: TrainedNetwork, config: ExportConfig) -> ExportCard:
 
 def _compare_half(network: TrainedNetwork, draft: Path) -> dict[str, Any]:
     """What `compare_logits` finds of the file where it computes in fp16."""
+    log("Comparing it with PyTorch in fp16")
     half = load_network(str(draft), LoadOptions(precision="fp16", isolated=True))
     try:
         return compare_logits(network, half)
@@ -204,6 +209,7 @@ def _compare(
         nothing: dict[str, Any] = {"sizes": [], "batches": [], "logit_difference": None, "same_class": None}
         return nothing | scores_record(None), None
     pair = compare_scores(network, written, samples, config.images)
+    log("Comparing it with PyTorch on drawn images")
     return compare_logits(network, written) | scores_record(pair), pair
 
 

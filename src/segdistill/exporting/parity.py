@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.config.naming import setting
+from segdistill.console import counted, log, progress
 from segdistill.data.samples import FileSamples
 from segdistill.data.transforms import normalise
 from segdistill.engine.agreement import Pair, evaluate_pair
@@ -109,7 +110,11 @@ def compare_scores(
     size = exported.input_size(reference.size)
     accelerator = make_accelerator("cpu", "fp32")
     images = samples.evenly_spaced(count).read_for(reference.bits)
-    return evaluate_pair((reference, exported), (size, size), images, accelerator, EvaluationOptions())
+    log(f"Comparing it with PyTorch on {counted(len(images), 'image')}")
+    with progress() as bar:
+        task = bar.add_task("compare", total=len(images), unit="image")
+        options = EvaluationOptions(advance=lambda: bar.advance(task))
+        return evaluate_pair((reference, exported), (size, size), images, accelerator, options)
 
 
 @torch.inference_mode()

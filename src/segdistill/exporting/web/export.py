@@ -59,6 +59,7 @@ def export_page(
         model = Path(temporary) / "onnx" / MODEL
         model.parent.mkdir()
         exported = write_checked(network, model, path, config, samples=samples, calibration=calibration)
+        log(f"Writing {path.name}, with this file and its runtime")
         parts = PageParts(
             card=describe_network(network),
             model=model,
@@ -104,6 +105,7 @@ def check_page(page: Path, config: ExportConfig, path: Path) -> dict[str, Any] |
     if not config.web.check:
         log(f"Warning: {path} was not tried in a browser ({setting('web.check')} false)")
         return None
+    log("Trying the page in a browser")
     result = run_self_test(page)
     least = smallest_same(config)
     if result["same"] < least:
