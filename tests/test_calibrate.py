@@ -79,6 +79,7 @@ def test_calibrating_a_run_again_finds_the_same(capsys: Any, run: Path, copy: Pa
     out, err = capsys.readouterr()
     assert json.loads(out)["temperature"] == read_card(copy).temperature == read_card(run).temperature
     assert RunFolder(copy).metrics == RunFolder(run).metrics
+    assert err.startswith(f"Calibrating {copy} on 4 images\n")
     assert "calibration error" in err
     assert (copy / "model.json").read_text() == (run / "model.json").read_text()
 

@@ -151,8 +151,11 @@ def test_what_cannot_be_shown_is_refused(settings: dict[str, Any], reason: str) 
 
 def test_convert_init_and_show_from_the_command_line(capsys: Any, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    record = answer(capsys, "data", "convert", shapes, "--out", out)
+    assert cli.main(["data", "convert", str(shapes), "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
     assert (record["images"], record["computed"]) == (16, 16)
+    assert captured.err.startswith(f"Converting 16 images of {shapes} into the VOC devkit {out}\n")
     (out / "dataset.yaml").unlink()
     record = answer(capsys, "data", "init", out)
     assert (record["layout"], record["splits"]) == ("voc", {"train": 12, "val": 4})
@@ -186,7 +189,9 @@ def test_data_check_names_each_bad_file(capsys: Any, copied: Path) -> None:
     assert json.loads(out)["problems"] == 6
     assert len([line for line in err.splitlines() if re.match(r"(train|val) \w+: ", line)]) == 6
     reasons = ("does not exist", "5x5 pixels", "label 77", "cannot be decoded", "mode RGB", "not an image")
-    for name, reason, line in zip(names, reasons, err.splitlines(), strict=False):
+    first, *lines = err.splitlines()
+    assert first == f"Checking 16 images of {copied}: train 12, val 4"
+    for name, reason, line in zip(names, reasons, lines, strict=False):
         assert re.match(rf"train {name}: .*{reason}", line), reason
 
 
@@ -201,7 +206,7 @@ def test_data_check_groups_what_has_one_cause(capsys: Any, tmp_path: Path) -> No
     assert cli.main(["data", "check", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["bad"] == {"all": ["0", "1", "2", "3", "4"]}
-    lines = err.splitlines()
+    lines = err.splitlines()[1:]
     assert [line[:7] for line in lines[:3]] == ["all 0: ", "all 1: ", "all 2: "]
     assert lines[3] == "all and 2 more like 0: `bad` in the JSON line names all"
     assert "say `mask_format: ids` and `ids: {0: ground, 7: road, 21: tree}` in dataset.yaml" in lines[4]

@@ -126,13 +126,14 @@ def test_the_whole_interval_decides() -> None:
     assert not is_shown(Interval(value=None, low=None, high=None), 1.0)
 
 
-def test_a_certificate_is_run_again(capsys: Any, certified: Path, tmp_path: Path) -> None:
+def test_a_certificate_is_run_again(capsys: Any, certified: Path, run: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(certified, tmp_path / "moved")
     before = sorted(path.name for path in moved.iterdir())
     code, found, err = command(capsys, "--certificate", moved / "student.pt2.certificate.json")
     assert code == 0, err
     assert (found["mismatches"], found["problems"]) == ([], 0)
     assert all(network["then"] == pytest.approx(network["now"]) for network in found["networks"])
+    assert f"Comparing {certified / 'student.pt2'} with {run} again on 3 images" in err
     assert "Reproduced: same data, same files, same scores" in err
     assert sorted(path.name for path in moved.iterdir()) == before
 

@@ -180,7 +180,10 @@ def cache(config: TrainConfig | None = None, **settings: Any) -> dict[str, Any]:
     with stop_signal(obey=True), plain_failures():
         accelerator = make_accelerator(config.device, config.runtime.precision)
         keep_freed_memory_on(accelerator.device)
-        filled = open_teacher_cache(build_experiment(config), accelerator)
+        experiment = build_experiment(config)
+        images, teachers = counted(len(experiment.files), "image"), " and ".join(config.teacher.specs)
+        log(f"Caching the outputs of {teachers} for {images} in {config.teacher.cache}", accelerator)
+        filled = open_teacher_cache(experiment, accelerator)
     return {
         "cache": [str(cache.folder) for cache in filled.all],
         "images": len(filled.all[0]),
@@ -227,6 +230,7 @@ def load_student(run: str | Path) -> TrainedNetwork:
 
 def pack(run: str | Path, out: str | Path) -> Path:
     """Copy of a run folder what using its student takes, see `RunFolder.pack`; returns `out`."""
+    log(f"Packing {run} into {out}: float16 weights, card and settings")
     return RunFolder(run_folder(run)).pack(Path(out))
 
 
@@ -250,6 +254,7 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
     config = with_keywords(ExportConfig, config, settings)
     check_format(config)
     path = export_path(str(target), config)
+    log(f"Exporting {target} as {config.format} into {path}, and checking it against PyTorch")
     network = load_network(str(target))
     if not any(True for _ in network.module.parameters()):
         raise ValueError(
@@ -259,7 +264,6 @@ def export(target: str | Path, config: ExportConfig | None = None, **settings: A
     images: list[Tensor] = []
     if config.quantize == "int8" and (file_format(config.format).calibrated or samples is None):
         images = open_calibration(str(target), config, make_card(network, config))
-    log(f"Exporting {target} as {config.format} into {path}, and checking it against PyTorch")
     write = export_page if config.format == "web" else export_network
     with write(network, path, config, samples=samples, calibration=images) as exported:
         log(f"{path}, {exported.record['bytes'] / 1e6:.1f} MB: {parity_line(exported.record['parity'])}")
@@ -296,5 +300,5 @@ def benchmark(
         return Benchmark(found)
     log(f"Measuring {counted(len(targets), 'network')}, {counted(config.repeats, 'time')} each, in turns")
     with progress() as bar:
-        task = bar.add_task("benchmark", total=config.warmup + config.repeats, numbers="")
+        task = bar.add_task("benchmark", total=config.warmup + config.repeats)
         return Benchmark(measure([str(target) for target in targets], config, lambda: bar.advance(task)))

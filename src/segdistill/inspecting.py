@@ -22,6 +22,7 @@ from segdistill.data.labels import VOC
 from segdistill.data.masks import Problem
 from segdistill.data.objects import find_labeller
 from segdistill.data.problems import EXAMPLES, by_cause, suggest_ids
+from segdistill.data.samples import FileSamples
 from segdistill.data.shard_folder import ShardFolder, check_out
 from segdistill.data.tar_samples import open_tars
 from segdistill.files import write_atomic
@@ -48,14 +49,8 @@ class Inspection:
         self.fingerprints: dict[str, list[Fingerprint]] = {}
         self.groups: dict[str, set[str]] = {}
 
-    def read(self, split: str) -> None:
-        """Read every sample of a split, and name the bad ones.
-
-        Raises:
-            FileNotFoundError: there is no such split.
-            ValueError: the description is wrong.
-        """
-        samples = open_split(self.layout, split, strict=False)
+    def read(self, split: str, samples: FileSamples) -> None:
+        """Read every sample of a split, and name the bad ones."""
         bad: list[Problem] = []
         self.sizes[split] = len(samples)
         division = self.layout.division
@@ -63,7 +58,7 @@ class Inspection:
             self.groups[split] = set(division.groups(samples.ids))
         counted, prints = Survey.of(samples), list[Fingerprint]()
         with progress() as bar:
-            task = bar.add_task(f"check {split}", total=len(samples), numbers="")
+            task = bar.add_task(f"check {split}", total=len(samples), unit="image")
             for problem in check(samples, counted, prints):
                 bad += [problem] if problem else []
                 bar.advance(task)
@@ -140,8 +135,11 @@ def check_dataset(
     found = [split] if split else opened.splits()
     inspection = Inspection(opened)
     # A VOC devkit without lists has no split: opening one gives the error that names what is missing.
-    for name in found or ["train"]:
-        inspection.read(name)
+    sets = {name: open_split(opened, name, strict=False) for name in found or ["train"]}
+    total = counted(sum(map(len, sets.values())), "image")
+    log(f"Checking {total} of {root}: {', '.join(f'{name} {len(one):,}' for name, one in sets.items())}")
+    for name, samples in sets.items():
+        inspection.read(name, samples)
     for first, second in combinations(found, 2):
         inspection.compare(first, second)
     if find_labeller() is None:
@@ -174,10 +172,11 @@ def check_tars(source: str | Path) -> dict[str, Any]:
         ValueError: a tar file is cut short, or has two images of one name.
     """
     tars, bad = find_tars(source), list[Problem]()
+    log(f"Checking the images of {counted(len(tars), 'tar file')}, {source}")
     samples = open_tars(tars, VOC)  # for masks that there are not
     found = Survey.of(samples)
     with progress() as bar:
-        task = bar.add_task("check", total=len(samples), numbers="")
+        task = bar.add_task("check", total=len(samples), unit="image")
         for problem in check(samples, found):
             bad += [problem] if problem else []
             bar.advance(task)
@@ -210,11 +209,12 @@ def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None
     found = opened.splits()
     split = config.split or ("train" if "train" in found or not found else found[0])
     samples = open_split(opened, split)
-    counted, candidates = Survey.of(samples), list[int]()
+    log(f"Counting the classes in the masks of {counted(len(samples), 'image')} of {root}, {split}")
+    survey, candidates = Survey.of(samples), list[int]()
     with progress() as bar:
-        task = bar.add_task(f"count {split}", total=len(samples), numbers="")
+        task = bar.add_task(f"count {split}", total=len(samples), unit="image")
         for index, counts in enumerate(count_masks(samples, range(len(samples)))):
-            counted.add(counts)
+            survey.add(counts)
             if wanted is None or counts[wanted]:
                 candidates.append(index)
             bar.advance(task)
@@ -225,7 +225,7 @@ def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None
     some = "" if len(chosen) == len(candidates) else f"{len(chosen)} of "
     evenly = ", evenly chosen" if some else ""
     title = f"{Path(root).resolve().name}, {split}: {some}{len(candidates):,} images{that}{evenly}"
-    sheet = Sheet(title=title, samples=samples, indices=chosen, counted=counted)
+    sheet = Sheet(title=title, samples=samples, indices=chosen, counted=survey)
     for path in config.files:
         if path.suffix.lower() == ".html":
             write_atomic(path, render_sheet(sheet))
@@ -234,7 +234,7 @@ def show_dataset(root: str | Path, config: ShowConfig, layout: str | Path | None
             write_image(path, draw_sheet(sheet), "PNG")
         log(f"{title}: {path}")
     out = [str(path) for path in config.files]
-    return {"out": out, "split": split, "images": len(chosen), **counted.record}
+    return {"out": out, "split": split, "images": len(chosen), **survey.record}
 
 
 def convert_dataset(root: str | Path, out: str | Path, layout: str | Path | None = None) -> dict[str, Any]:
@@ -264,9 +264,12 @@ def convert_dataset(root: str | Path, out: str | Path, layout: str | Path | None
     with folder.locked():
         tasks = plan(sets, folder, Path(root))
         missing = {task.target: task for task in tasks if not task.is_done()}
+        total = len({task.target for task in tasks})
+        there = f"; {total - len(missing):,} are there" if len(missing) < total else ""
+        log(f"Converting {counted(total, 'image')} of {root} into the VOC devkit {out}{there}")
         failed = set()
         with progress() as bar:
-            done = bar.add_task("convert", total=len(missing), numbers="")
+            done = bar.add_task("convert", total=len(missing), unit="image")
             for task, problem in zip(missing.values(), convert(missing.values()), strict=True):
                 if problem:
                     failed.add(task.target)
@@ -319,9 +322,11 @@ def shard_images(
     check_out(Path(out))
     images = open_source(str(source), split, subset, column)
     folder = ShardFolder(Path(out), images.facts, each)
+    these = "the images" if images.total is None else counted(images.total, "image")
     with folder.locked(), progress() as bar:
+        log(f"Writing {these} of {source} into tar files of {counted(each, 'image')}, in {out}")
         before = sum(done.images for done in folder.written)
-        task = bar.add_task("shard", total=images.total, completed=folder.rows, numbers="")
+        task = bar.add_task("shard", total=images.total, completed=folder.rows, unit="image")
         for problem in folder.write(images.read(folder.rows)):
             if problem:
                 log(f"Left out: {problem.id}: {problem.reason}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from segdistill.config.evaluate import EvaluationDataConfig
 from segdistill.config.naming import setting
 from segdistill.config.verify import VerifyConfig
+from segdistill.console import counted, log
 from segdistill.data.digest import data_digest
 from segdistill.data.samples import FileSamples
 from segdistill.files import read_json
@@ -96,6 +97,7 @@ def verify_again(certificate: Path, config: VerifyConfig, target: str | None = N
     data = config.data if config.data.root else then.settings.data
     config = replace(then.settings, against=config.against, data=data)
     samples = open_images(specs, config)
+    log(f"Comparing {specs[1]} with {specs[0]} again on {counted(len(samples), 'image')}, see {certificate}")
     networks = open_networks(specs, samples, config)
     _require_same_data(then, samples)
     _require_same_weights(then, specs, networks)

@@ -33,7 +33,7 @@ from segdistill.engine.metrics import Metrics, mean
 from segdistill.engine.run_folder import RunFolder
 from segdistill.engine.runtime import keep_freed_memory_on, make_accelerator
 from segdistill.engine.temperature import calibrate as calibrate_network
-from segdistill.engine.temperature import fit_line
+from segdistill.engine.temperature import count_passes, fit_line
 from segdistill.files import write_atomic
 from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
@@ -82,7 +82,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     started = time.perf_counter()
     log(f"Evaluating {spec} on {counted(len(samples), 'image')}", accelerator)
     with progress(accelerator.is_main_process) as bar:
-        task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), numbers="")
+        task = bar.add_task("evaluate", total=-(-len(samples) // accelerator.num_processes), unit="image")
         options = EvaluationOptions(
             size=size, flip=config.flip, scales=tuple(config.scales),
             temperature=network.temperature, workers=config.data.workers, advance=lambda: bar.advance(task),
@@ -194,7 +194,7 @@ def _score_together(
     """The sums of each network, which gets images at the long side beside it."""
     labels, device = samples.labels, accelerator.device
     with progress(accelerator.is_main_process) as bar:
-        task = bar.add_task("compare", total=-(-len(samples) // accelerator.num_processes), numbers="")
+        task = bar.add_task("compare", total=-(-len(samples) // accelerator.num_processes), unit="image")
         return evaluate_together(
             [
                 (Teacher(network, labels).to(device).to(memory_format=torch.channels_last), size)
@@ -233,8 +233,10 @@ def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[st
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
     main = accelerator.is_main_process
+    log(f"Calibrating {run} on {counted(len(samples), 'image')}", accelerator)
     with folder.locked() if main else nullcontext(), progress(main) as bar:
-        task = bar.add_task("calibrate", total=None, numbers="")
+        total = count_passes(samples, accelerator.num_processes)
+        task = bar.add_task("calibrate", total=total, unit="image")
         fitted, scores = calibrate_network(
             student.to(accelerator.device).to(memory_format=torch.channels_last),
             samples,

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.integration
 def test_a_packed_run_answers_as_the_run_does(capsys: Any, run: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     assert cli.main(["pack", str(run), "--out", str(packed)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"run": str(packed)}
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"run": str(packed)}
+    assert err.startswith(f"Packing {run} into {packed}")
     assert sorted(path.name for path in packed.iterdir()) == [
         "config.yaml",
         "model.json",

@@ -264,6 +264,7 @@ def test_a_dry_run_writes_the_same_and_sends_nothing(
     options = ["--license", "apache-2.0", "--datasets", '["me/shapes"]', "--dry_run", tmp_path / "dry"]
     record, err = answer(capsys, "push", distilled, "me/student", *options)
     assert len(hub.requests) == asked
+    assert err.startswith(f"Making weights, card and page of {distilled} ready for me/student")
     assert "Nothing was sent" in err
     for name, content in hub.repositories["me/student"][0][1].items():
         assert (tmp_path / "dry" / name).read_bytes() == content

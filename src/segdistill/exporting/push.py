@@ -18,7 +18,7 @@ from segdistill.config.deploy import PushConfig
 from segdistill.config.naming import setting
 from segdistill.config.paths import CARD, WEIGHTS
 from segdistill.config.train import TrainConfig
-from segdistill.console import log
+from segdistill.console import counted, log
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import first_line, write_atomic
 from segdistill.models.card import ModelCard, read_model
@@ -67,6 +67,7 @@ def push(run: str | Path, repository: str, config: PushConfig | None = None) -> 
     """
     config = config or PushConfig()
     check_repository(repository)
+    log(f"Making weights, card and page of {run} ready for {repository}")
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(config.dry_run or temporary)
         files = write_repository(RunFolder(run), out, repository, config)
@@ -77,6 +78,7 @@ def push(run: str | Path, repository: str, config: PushConfig | None = None) -> 
         if config.dry_run is not None:
             log(f"Nothing was sent; {out} holds what {repository} would get")
             return record | {"repository": repository, "folder": str(out)}
+        log(f"Uploading {counted(len(files), 'file')}, {sum(sizes) / 1e6:.1f} MB, to {repository}")
         return record | upload(out, repository, private=config.private)
 
 
