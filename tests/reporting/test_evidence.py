@@ -6,9 +6,11 @@ import pytest
 from segdistill.engine.bootstrap import bootstrap, miou_of
 from segdistill.engine.run_folder import RunFolder
 from segdistill.reporting.comparison import DASH
-from segdistill.reporting.evidence import differences, over_seeds
+from segdistill.reporting.evidence import differences
 from segdistill.reporting.intervals import run_intervals
+from segdistill.reporting.overview import results
 from segdistill.reporting.records import read_records
+from segdistill.reporting.seeds import comparable, gains, over_seeds, seed_groups
 
 pytestmark = pytest.mark.unit
 
@@ -108,3 +110,26 @@ def test_each_class_has_an_interval_of_its_difference(make_run):
     assert not first.resolved("miou")
     assert second.resolved("miou")
     assert second.alone["miou"].value == pytest.approx(records[1].scores["miou"])
+
+
+def test_trainings_with_the_same_seeds_are_compared_over_them(make_run):
+    alone = [make_run(f"alone-{seed}", seed=seed, noise=2 + seed / 4, teacher=False) for seed in range(3)]
+    taught = [make_run(f"taught-{seed}", seed=seed, noise=1 + seed / 4) for seed in range(3)]
+    runs = read(*alone, *taught)
+    first, other = seed_groups(runs)
+    assert comparable([first, other])
+    assert (first.title, other.name) == ("alone (seeds 0, 1, 2)", "taught")
+    each = [
+        after.summary["miou"] - before.summary["miou"] for before, after in zip(alone, taught, strict=True)
+    ]
+    assert gains(first, other) == pytest.approx(each)
+    [result] = results(runs, run_intervals(runs))
+    assert result.number == f"+{100 * np.mean(each):.1f} ± {100 * np.std(each, ddof=1):.1f} points"
+    assert "Mean IoU of taught against alone, mean and standard deviation over 3 seeds" in result.sentence
+    assert result.tone == "better"
+    assert not comparable(seed_groups(read(*alone, taught[0])))
+    swapped = read(alone[0], taught[0], alone[1], taught[1])
+    assert [[run.name for run in group.runs] for group in seed_groups(swapped)] == [
+        ["alone-0", "alone-1"],
+        ["taught-0", "taught-1"],
+    ]

@@ -1,13 +1,10 @@
-"""How much of a difference between runs hangs on the choice of images, and on the seed."""
+"""How much of a difference between runs hangs on the choice of images."""
 
 from collections.abc import Sequence
-from statistics import mean, stdev
 
 from segdistill.engine.bootstrap import LEVEL, Interval
-from segdistill.engine.run_folder import MAY_CHANGE
-from segdistill.reporting.comparison import DASH, MINUS, Cell, Row, different_images, flatten
+from segdistill.reporting.comparison import DASH, MINUS, Cell, Row
 from segdistill.reporting.intervals import COMPARED, RunIntervals
-from segdistill.reporting.records import Records
 from segdistill.reporting.tables import SCORE_TITLES
 
 
@@ -24,30 +21,6 @@ def differences(found: Sequence[RunIntervals]) -> list[Row]:
         )
         for name in COMPARED
     ]
-
-
-def over_seeds(runs: Sequence[Records]) -> list[str]:
-    """Mean and standard deviation (n - 1) of mIoU over runs that differ in their seed alone, in words."""
-    if different_images(runs):
-        return []
-    groups: dict[tuple[tuple[str, str], ...], list[Records]] = {}
-    for run in runs:
-        if run.config and run.scores.get("miou") is not None:
-            values = flatten(run.config)
-            same = tuple(sorted(item for item in values.items() if item[0] not in MAY_CHANGE | {"seed"}))
-            groups.setdefault(same, []).append(run)
-    lines = []
-    for group in groups.values():
-        seeds = [run.config.get("seed", 0) for run in group]
-        if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
-            continue
-        scores = [100 * run.scores["miou"] for run in group]
-        lines.append(
-            f"{', '.join(run.name for run in group)} differ in their seed alone "
-            f"({', '.join(map(str, seeds))}): mean IoU {mean(scores):.1f} ± {stdev(scores):.1f}\u00a0% "
-            f"(mean and standard deviation over {len(group)} seeds)."
-        )
-    return lines
 
 
 def interval_cell(found: Interval) -> Cell:

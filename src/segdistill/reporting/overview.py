@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 
 from segdistill.engine.bootstrap import LEVEL, Interval
 from segdistill.models.spec import BUILTIN, TORCHVISION, display_name
@@ -10,6 +11,7 @@ from segdistill.reporting.comparison import TIMES, amount, different_images, sam
 from segdistill.reporting.evidence import points
 from segdistill.reporting.intervals import RunIntervals
 from segdistill.reporting.records import TEACHER, Records
+from segdistill.reporting.seeds import SeedGroup, comparable, gains, seed_groups
 
 FALL = 0.03
 """IoU that a class has to lose to be named."""
@@ -85,7 +87,13 @@ def network_in_words(spec: str) -> str:
 
 
 def results(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[Result]:
-    """The mean IoU of one run; of several, each later one's difference to the first."""
+    """The mean IoU of one run; of several, each later one's difference to the first.
+
+    Of trainings that were each made with the same seeds, the mean difference over these.
+    """
+    groups = seed_groups(runs)
+    if comparable(groups):
+        return [_over_seeds(groups[0], group) for group in groups[1:]]
     if len(runs) == 1 or different_images(runs):
         return [
             result
@@ -103,8 +111,12 @@ def falls(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[str]:
     """
     if different_images(runs):
         return []
+    groups = seed_groups(runs)
+    shown = [group.runs[0] for group in groups] if comparable(groups) else runs  # of each training one run
     lines = []
     for run, each in zip(runs[1:], found[1:], strict=True):
+        if run not in shown:
+            continue
         swapped = is_distilled(runs[0]) and not is_distilled(run)
         before, after = (run, runs[0]) if swapped else (runs[0], run)
         lost = _lost(before, after)
@@ -229,6 +241,21 @@ def _against(first: Records, run: Records, each: RunIntervals) -> Result | None:
         number=f"{points(other - one, 1)} points",
         sentence=f"Mean IoU of {run.name} against {first.name}: {scores}{verdict}.",
         tone=("better" if other > one else "worse") if found is not None and found.resolved else "",
+    )
+
+
+def _over_seeds(first: SeedGroup, other: SeedGroup) -> Result:
+    """The difference of a training's mean IoU to another's, over several seeds."""
+    each = gains(first, other)
+    scores = [f"{100 * mean(group.scores):.1f}\u00a0%" for group in (other, first)]
+    listed = ", ".join(points(gain, 1) for gain in each)
+    alike = all(gain > 0 for gain in each) or all(gain < 0 for gain in each)
+    note = "" if alike else ": not the same sign with every seed, so they may be equally good"
+    return Result(
+        number=f"{points(mean(each), 1)} ± {100 * stdev(each):.1f} points",
+        sentence=f"Mean IoU of {other.name} against {first.name}, mean and standard deviation over "
+        f"{len(each)} seeds: {scores[0]} against {scores[1]}. With the same seed: {listed}{note}.",
+        tone=("better" if each[0] > 0 else "worse") if alike else "",
     )
 
 

@@ -28,7 +28,8 @@ from segdistill.reporting.examples import (
 from segdistill.reporting.hover import confusion_values, curve_values, point_values
 from segdistill.reporting.intervals import run_intervals
 from segdistill.reporting.pareto import ParetoPoint, pareto_figure, pareto_points, teacher_latency
-from segdistill.reporting.records import TEACHER, Records
+from segdistill.reporting.records import Records
+from segdistill.reporting.seeds import SeedGroup, comparable, over_seeds, seed_groups
 from segdistill.reporting.style import SERIES, save_png, to_svg
 from segdistill.version import __version__
 
@@ -87,6 +88,7 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
             save_png(figure, runs[0].figures / f"{name}.png")
     script, script_hash = read_script("segdistill.reporting", "report.js")
     own, common = overview.origins(runs)
+    groups = trainings(runs)
     page = open_template("segdistill.reporting", "report.html.j2").render(
         version=__version__,
         script=script,
@@ -95,13 +97,16 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
         series=SERIES,
         sections=SECTIONS,
         missing=_missing(runs),
-        origins=own,
+        trainings=[
+            (group.title, [runs.index(run) for run in group.runs], own[runs.index(group.runs[0])])
+            for group in groups
+        ],
         common_origin=common,
         results=overview.results(runs, found),
         falls=overview.falls(runs, found),
         different_images=comparison.different_images(runs),
         differences=evidence.differences(found),
-        over_seeds=evidence.over_seeds(runs),
+        over_seeds=over_seeds(runs),
         headline=comparison.headline(runs, found),
         scores=comparison.scores(runs, found),
         classes=comparison.classes(runs, found),
@@ -111,10 +116,16 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
         pareto=_pareto_chart(runs, points),
         pareto_points=points,
         **_charts(runs),
-        **_example_section(examples, runs[0].labels),
+        **_example_section(examples, runs[0].labels, [group.runs[0].name for group in groups]),
     )
     write_atomic(out, page)
     return out
+
+
+def trainings(runs: Sequence[Records]) -> list[SeedGroup]:
+    """What the first screen compares: trainings with the same seeds each, else the runs one by one."""
+    groups = seed_groups(runs)
+    return groups if comparable(groups) else [SeedGroup((run,)) for run in runs]
 
 
 def _figures(
@@ -177,14 +188,22 @@ def _pareto_chart(runs: Sequence[Records], points: Sequence[ParetoPoint]) -> Cha
     )
 
 
-def _example_section(examples: Sequence[Example] | str, labels: LabelSet) -> dict[str, Any]:
-    """The examples as rows of pictures with their legends, or the reason why there are none."""
+def _example_section(
+    examples: Sequence[Example] | str, labels: LabelSet, names: Sequence[str]
+) -> dict[str, Any]:
+    """The examples as rows of pictures with their legends, or the reason why there are none.
+
+    Args:
+        examples: see `write_report`.
+        labels: of the runs.
+        names: runs whose masks the first screen shows, the first ones of them.
+    """
     shown = [] if isinstance(examples, str) else examples
     missing = examples if isinstance(examples, str) else "No image has a score yet."
     rows = [(example, tiles(example, labels)) for example in shown]
     present = [class_names_in(example, labels) for example in shown]
     first = {example.id for example in few(shown, 1)}
-    runs = [] if not shown else [name for name in shown[0].predictions if name != TEACHER][:MOST_RUNS_SHOWN]
+    runs = [name for name in names if shown and name in shown[0].predictions][:MOST_RUNS_SHOWN]
     return {
         "examples": [(*row, names) for row, names in zip(rows, present, strict=True)],
         "showcase": [
