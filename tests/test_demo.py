@@ -19,10 +19,10 @@ from segdistill.config.train import DataConfig, StudentConfig, TeacherConfig, Tr
 from segdistill.data.datasets import open_training, open_validation
 from segdistill.data.labels import LabelSet
 from segdistill.data.shapes import SHAPES, write_shapes
-from segdistill.demo import plan, run, shown, side_by_side
-from segdistill.demo.announcement import announcement, duration
-from segdistill.demo.plan import SHIPPED, make_plan
-from segdistill.demo.start import demo
+from segdistill.demonstrating import plan, run, shown, side_by_side
+from segdistill.demonstrating.announcement import announcement, duration
+from segdistill.demonstrating.plan import SHIPPED, make_plan
+from segdistill.demonstrating.start import demo
 from segdistill.models.card import read_card
 from segdistill.reporting.examples import Example
 
@@ -120,7 +120,7 @@ def test_the_teacher_that_comes_along_segments_images_that_it_has_not_seen(tmp_p
 
 
 def test_the_first_line_says_what_happens_and_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segdistill.demo.announcement.usable_cores", lambda: 2)
+    monkeypatch.setattr("segdistill.demonstrating.announcement.usable_cores", lambda: 2)
     config = DemoConfig(out="o")
     made = make_plan(config, from_scratch=False)
     line = announcement(made, config)
@@ -149,7 +149,7 @@ def test_the_first_line_about_own_images_says_what_is_compared() -> None:
 
 def test_the_first_line_comes_before_pytorch_is_loaded() -> None:
     code = (
-        "import sys, segdistill.demo.start as start;"
+        "import sys, segdistill.demonstrating.start as start;"
         "start.log = lambda line: sys.exit(int('torch' in sys.modules));"
         "start.demo(start.DemoConfig(out='nowhere'))"
     )

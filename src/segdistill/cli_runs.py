@@ -188,7 +188,7 @@ def run_version(options: Options) -> Result:
 
 
 def run_demo(options: Options) -> Result:
-    from segdistill.demo.start import demo
+    from segdistill.demonstrating.start import demo
 
     return demo(options.settings, from_scratch=options.from_scratch, overwrite=options.overwrite)
 

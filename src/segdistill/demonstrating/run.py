@@ -14,9 +14,9 @@ from segdistill.config.deploy import ExportConfig
 from segdistill.config.train import TrainConfig
 from segdistill.config.verify import VerifyConfig
 from segdistill.console import console, log
-from segdistill.demo.plan import Plan, draw_images
-from segdistill.demo.shown import can_show, next_commands, result_table, terminal_picture, verdict
-from segdistill.demo.side_by_side import train_side_by_side
+from segdistill.demonstrating.plan import Plan, draw_images
+from segdistill.demonstrating.shown import can_show, next_commands, result_table, terminal_picture, verdict
+from segdistill.demonstrating.side_by_side import train_side_by_side
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.experiment import Experiment
 from segdistill.engine.fill_caches import fill_caches
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 
 def carry_out(plan: Plan, config: DemoConfig, *, overwrite: bool) -> Record:
-    """Draw, train, compare and write; returns what `segdistill.demo.start.demo` does."""
+    """Draw, train, compare and write; returns what `segdistill.demonstrating.start.demo` does."""
     out = Path(config.out)
     with stop_signal(obey=True):
         draw_images(plan, config)

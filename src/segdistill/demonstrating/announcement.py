@@ -2,7 +2,7 @@
 
 from segdistill.config.demo import DemoConfig
 from segdistill.config.naming import setting
-from segdistill.demo.plan import (
+from segdistill.demonstrating.plan import (
     MASKED,
     SCORED,
     TEACHER_IMAGES,

@@ -6,8 +6,8 @@ from typing import Any
 from segdistill.config import paths
 from segdistill.config.demo import DemoConfig
 from segdistill.console import log
-from segdistill.demo.announcement import announcement
-from segdistill.demo.plan import make_plan
+from segdistill.demonstrating.announcement import announcement
+from segdistill.demonstrating.plan import make_plan
 
 
 def demo(config: DemoConfig, *, from_scratch: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -35,6 +35,6 @@ def demo(config: DemoConfig, *, from_scratch: bool = False, overwrite: bool = Fa
     for training in plan.trainings:
         paths.require_writable(Path(training.out), resume=False, overwrite=overwrite)
     log(announcement(plan, config))
-    from segdistill.demo.run import carry_out  # after the first line: PyTorch takes seconds to load
+    from segdistill.demonstrating.run import carry_out  # after the first line: PyTorch takes seconds to load
 
     return carry_out(plan, config, overwrite=overwrite)

@@ -15,7 +15,7 @@ from segdistill.api import train
 from segdistill.config.train import TrainConfig
 from segdistill.config.yaml import load, to_yaml
 from segdistill.console import WARNING, progress, verbosity, warn
-from segdistill.demo.plan import process_count
+from segdistill.demonstrating.plan import process_count
 from segdistill.engine.run_folder import RunFolder
 from segdistill.files import read_text, usable_cores, write_atomic
 
@@ -48,7 +48,12 @@ def train_side_by_side(configs: Sequence[TrainConfig], folder: Path) -> None:
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes)
         for index, log in enumerate(logs):
-            command = [sys.executable, "-m", "segdistill.demo.side_by_side", *map(str, files[index::count])]
+            command = [
+                sys.executable,
+                "-m",
+                "segdistill.demonstrating.side_by_side",
+                *map(str, files[index::count]),
+            ]
             output = stack.enter_context(log.open("wb"))
             processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
         bar = stack.enter_context(progress())
