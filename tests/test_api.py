@@ -3,6 +3,8 @@
 import inspect
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,15 @@ pytestmark = pytest.mark.integration
 
 def test_public_names_are_pinned() -> None:
     assert sorted(segdistill.__all__) == [
-        "Architecture", "AugmentConfig", "BenchmarkConfig", "CompareConfig", "DataConfig", "EvaluateConfig",
-        "EvaluationDataConfig",
+        "Architecture", "AugmentConfig", "BenchmarkConfig", "CalibrateConfig", "CompareConfig", "DataConfig",
+        "DemoConfig", "EvaluateConfig", "EvaluationDataConfig",
         "ExportConfig", "LabelConfig", "LoadConfig", "ObjectiveConfig", "OptimConfig", "PredictConfig",
-        "RuntimeConfig", "SearchConfig",
+        "PushConfig", "RuntimeConfig", "SearchConfig",
         "ServeConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "VerifyConfig",
         "__version__", "benchmark",
-        "build_model", "cache", "compare", "evaluate", "export", "fuse",
-        "keep_freed_memory", "label", "load", "load_student", "predict", "report", "search", "serve", "train",
-        "verify",
+        "build_model", "cache", "calibrate", "compare", "demo", "evaluate", "export", "fuse",
+        "keep_freed_memory", "label", "load", "load_student", "pack", "predict", "push", "report", "search",
+        "serve", "train", "verify",
     ]  # fmt: skip
     assert all(getattr(segdistill, name) for name in segdistill.__all__)
     assert dir(segdistill) == sorted(segdistill.__all__)
@@ -48,7 +50,12 @@ def test_public_names_are_pinned() -> None:
         ("report", "(runs, out)"),
         ("export", "(target, config, **settings)"),
         ("benchmark", "(targets, config, **settings)"),
-        ("serve", "(target, config, *, ready)"),
+        ("serve", "(target, config, *, ready, **settings)"),
+        ("calibrate", "(run, config, **settings)"),
+        ("search", "(config, **settings)"),
+        ("pack", "(run, out)"),
+        ("push", "(run, repository, config, **settings)"),
+        ("demo", "(config, *, from_scratch, overwrite, **settings)"),
         ("load", "(target, config, **settings)"),
         ("verify", "(target, config, **settings)"),
         ("load_student", "(run)"),
@@ -60,6 +67,17 @@ def test_signatures_are_pinned(name: str, parameters: str) -> None:
     plain = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
     assert str(inspect.Signature(plain)) == parameters
     assert "Raises:" in inspect.getdoc(getattr(segdistill, name))
+
+
+def test_public_functions_stay_functions_once_the_program_is_loaded() -> None:
+    code = (
+        "import inspect, segdistill, segdistill.cli, segdistill.searching.search, "
+        "segdistill.demonstrating.run\n"
+        "names = [name for name in segdistill.__all__ if inspect.ismodule(getattr(segdistill, name))]\n"
+        "assert not names, names"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -161,6 +161,14 @@ def test_settings_of_the_data_need_data() -> None:
         DemoConfig(data=DataConfig(val_share=0.2))
 
 
+def test_the_result_shows_its_table_and_verdict_in_a_notebook() -> None:
+    result = shown.Demonstration(RECORD)
+    assert json.loads(json.dumps(result)) == RECORD
+    page = result._repr_html_()
+    assert "student distilled" in page
+    assert shown.verdict(RECORD)[:40] in page
+
+
 def test_the_table_has_each_seed_mean_deviation_and_paired_difference() -> None:
     text = printed(shown.result_table(RECORD))
     assert "100 images" in text

@@ -75,8 +75,15 @@ def test_every_function_takes_them() -> None:
         lambda **settings: segdistill.label("a", "b", **settings),
         lambda **settings: segdistill.export("a", **settings),
         lambda **settings: segdistill.benchmark(["a"], **settings),
+        lambda **settings: segdistill.verify("a", **settings),
+        lambda **settings: segdistill.calibrate("a", **settings),
+        lambda **settings: segdistill.search(**settings),
+        lambda **settings: segdistill.serve("a", **settings),
+        lambda **settings: segdistill.load("a", **settings),
+        lambda **settings: segdistill.push("a", "me/a", **settings),
+        lambda **settings: segdistill.demo(**settings),
     ]
-    hints = {"ExportConfig": ""}  # the only one that has no device
+    hints = {"ExportConfig": "", "PushConfig": ""}  # which have no device
     for call in calls:
         with pytest.raises(TypeError, match="devize is no setting of ") as error:
             call(devize="cpu")

@@ -16,25 +16,35 @@ if TYPE_CHECKING:
     from segdistill.api import (
         benchmark,
         cache,
+        calibrate,
         compare,
         evaluate,
         export,
         label,
         load_student,
+        pack,
+        push,
         report,
         train,
         verify,
     )
     from segdistill.config.architecture import Architecture
+    from segdistill.config.demo import DemoConfig
     from segdistill.config.deploy import (
         BenchmarkConfig,
         ExportConfig,
         LabelConfig,
         LoadConfig,
         PredictConfig,
+        PushConfig,
         ServeConfig,
     )
-    from segdistill.config.evaluate import CompareConfig, EvaluateConfig, EvaluationDataConfig
+    from segdistill.config.evaluate import (
+        CalibrateConfig,
+        CompareConfig,
+        EvaluateConfig,
+        EvaluationDataConfig,
+    )
     from segdistill.config.search import SearchConfig
     from segdistill.config.train import (
         AugmentConfig,
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from segdistill.config.verify import VerifyConfig
+    from segdistill.demonstrating.start import demo
     from segdistill.engine.runtime import keep_freed_memory
     from segdistill.models.fused import fuse
     from segdistill.models.zoo import build_model
@@ -57,8 +68,10 @@ __all__ = [
     "Architecture",
     "AugmentConfig",
     "BenchmarkConfig",
+    "CalibrateConfig",
     "CompareConfig",
     "DataConfig",
+    "DemoConfig",
     "EvaluateConfig",
     "EvaluationDataConfig",
     "ExportConfig",
@@ -67,6 +80,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "PredictConfig",
+    "PushConfig",
     "RuntimeConfig",
     "SearchConfig",
     "ServeConfig",
@@ -78,7 +92,9 @@ __all__ = [
     "benchmark",
     "build_model",
     "cache",
+    "calibrate",
     "compare",
+    "demo",
     "evaluate",
     "export",
     "fuse",
@@ -86,7 +102,9 @@ __all__ = [
     "label",
     "load",
     "load_student",
+    "pack",
     "predict",
+    "push",
     "report",
     "search",
     "serve",
@@ -96,20 +114,23 @@ __all__ = [
 
 _MODULES = {
     "api": (
-        "benchmark", "cache", "compare", "evaluate", "export", "label", "load_student", "report", "train",
-        "verify",
+        "benchmark", "cache", "calibrate", "compare", "evaluate", "export", "label", "load_student", "pack",
+        "push", "report", "train", "verify",
     ),
     "predicting": ("load", "predict", "serve"),
     "config.deploy": (
-        "BenchmarkConfig", "ExportConfig", "LabelConfig", "LoadConfig", "PredictConfig", "ServeConfig",
+        "BenchmarkConfig", "ExportConfig", "LabelConfig", "LoadConfig", "PredictConfig", "PushConfig",
+        "ServeConfig",
     ),
     "config.architecture": ("Architecture",),
-    "config.evaluate": ("CompareConfig", "EvaluateConfig", "EvaluationDataConfig"),
+    "config.demo": ("DemoConfig",),
+    "config.evaluate": ("CalibrateConfig", "CompareConfig", "EvaluateConfig", "EvaluationDataConfig"),
     "config.verify": ("VerifyConfig",),
     "config.train": (
         "AugmentConfig", "DataConfig", "ObjectiveConfig", "OptimConfig", "RuntimeConfig", "StudentConfig",
         "TeacherConfig", "TrainConfig",
     ),
+    "demonstrating.start": ("demo",),
     "engine.runtime": ("keep_freed_memory",),
     "config.search": ("SearchConfig",),
     "searching.search": ("search",),

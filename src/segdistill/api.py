@@ -17,6 +17,7 @@ from segdistill.build import (
 from segdistill.config.deploy import (
     BenchmarkConfig,
     ExportConfig,
+    PushConfig,
 )
 from segdistill.config.keywords import with_keywords
 from segdistill.config.naming import setting
@@ -34,7 +35,7 @@ from segdistill.engine.trainer import Trainer
 from segdistill.exporting.export import check_format, export_path, file_format, make_card
 from segdistill.exporting.export import export as export_network
 from segdistill.exporting.parity import parity_line
-from segdistill.exporting.push import push as push
+from segdistill.exporting.push import push as push_run
 from segdistill.exporting.web.export import export_page
 from segdistill.labelling import label as label
 from segdistill.models.hub_runs import run_folder
@@ -49,7 +50,7 @@ from segdistill.rechecking import verify_again as verify_again
 from segdistill.reporting.examples import examples_or_reason
 from segdistill.reporting.records import TEACHER, read_records, run_names
 from segdistill.reporting.report import write_report
-from segdistill.results import Benchmark, Export, Run
+from segdistill.results import Benchmark, Export, FilledCache, Push, Run
 from segdistill.scoring import calibrate as calibrate
 from segdistill.scoring import compare as compare
 from segdistill.scoring import evaluate as evaluate
@@ -157,15 +158,15 @@ def replay(file: str | Path) -> dict[str, Any]:
     return replay_batch(Path(file), experiment, accelerator)
 
 
-def cache(config: TrainConfig | None = None, **settings: Any) -> dict[str, Any]:
+def cache(config: TrainConfig | None = None, **settings: Any) -> FilledCache:
     """Fill the teacher's cache ahead of training; what is there already is kept.
 
     Args:
         config: the training that it is for; `teacher.cache` names the folder. Settings by name win over it.
 
     Returns:
-        The folders (of logits, and of features where losses compare them), `images`, `bytes`, the `stride` of
-        the first of these, and the `seconds` that this call took.
+        `cache`, the folders (of logits, and of features where losses compare them); `images`, `bytes`, the
+        `stride` of the first of these, and the `seconds` that this call took.
 
     Raises:
         FileNotFoundError: a file or folder that a setting names does not exist.
@@ -184,13 +185,13 @@ def cache(config: TrainConfig | None = None, **settings: Any) -> dict[str, Any]:
         images, teachers = counted(len(experiment.files), "image"), " and ".join(config.teacher.specs)
         log(f"Caching the outputs of {teachers} for {images} in {config.teacher.cache}", accelerator)
         filled = open_teacher_cache(experiment, accelerator)
-    return {
-        "cache": [str(cache.folder) for cache in filled.all],
-        "images": len(filled.all[0]),
-        "bytes": sum(cache.bytes for cache in filled.all),
-        "stride": filled.all[0].form.stride,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+    return FilledCache(
+        cache=[str(cache.folder) for cache in filled.all],
+        images=len(filled.all[0]),
+        bytes=sum(cache.bytes for cache in filled.all),
+        stride=filled.all[0].form.stride,
+        seconds=round(time.perf_counter() - started, 1),
+    )
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -229,9 +230,43 @@ def load_student(run: str | Path) -> TrainedNetwork:
 
 
 def pack(run: str | Path, out: str | Path) -> Path:
-    """Copy of a run folder what using its student takes, see `RunFolder.pack`; returns `out`."""
+    """Copy of a run folder what using its student takes: weights in float16, card and settings.
+
+    Args:
+        run: a run folder, or `hf:ORG/NAME`.
+        out: a folder that is not there, or is empty.
+
+    Returns:
+        `out`, a run folder of half a float32 one's size, without records, checkpoints and report.
+
+    Raises:
+        FileNotFoundError: `run` is no run folder.
+        ValueError: its files are damaged, `out` is not empty, or a weight is beyond float16's range.
+    """
     log(f"Packing {run} into {out}: float16 weights, card and settings")
     return RunFolder(run_folder(run)).pack(Path(out))
+
+
+def push(run: str | Path, repository: str, config: PushConfig | None = None, **settings: Any) -> Push:
+    """Upload a run's student to the Hugging Face Hub, where `hf:ORG/NAME` names it.
+
+    The repository gets weights and card, figures of the report, and a page with scores and settings.
+
+    Args:
+        run: a run folder.
+        repository: ORG/NAME.
+        config: private, license, data sets, or a folder for a dry run.
+        settings: settings by name, `private=True, license="apache-2.0"`; they win over `config`.
+
+    Returns:
+        `files` and their `bytes`; `repository`, `url` and `commit`, or the `folder` of a dry run.
+
+    Raises:
+        FileNotFoundError: the folder has no trained student.
+        ValueError: its files are damaged, the name is none, or the hub refuses or cannot be reached.
+    """
+    config = with_keywords(PushConfig, config, settings)
+    return Push(push_run(RunFolder(run), repository, config))
 
 
 def export(target: str | Path, config: ExportConfig | None = None, **settings: Any) -> Export:

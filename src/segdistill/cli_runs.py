@@ -57,9 +57,7 @@ def _replay(file: str) -> Result:
 
 
 def run_search(options: Options) -> Result:
-    from segdistill.searching.search import search
-
-    return search(options.settings)
+    return segdistill.search(options.settings)
 
 
 def run_evaluate(options: Options) -> Result:
@@ -93,7 +91,7 @@ def run_verify(options: Options) -> Result:
         record = api.verify_again(Path(options.certificate), options.settings, options.target)
         lines = recheck_lines(record)
     else:
-        record = api.verify(options.target, options.settings)
+        record = segdistill.verify(options.target, options.settings)
         lines = verdict_lines(record)
         console.print(comparison_table(record))
     for line in lines:
@@ -102,9 +100,7 @@ def run_verify(options: Options) -> Result:
 
 
 def run_calibrate(options: Options) -> Result:
-    from segdistill import api
-
-    return api.calibrate(options.run, options.settings)
+    return segdistill.calibrate(options.run, options.settings)
 
 
 def run_predict(options: Options) -> Result:
@@ -159,16 +155,13 @@ def run_serve(options: Options) -> None:
 
 
 def run_pack(options: Options) -> Result:
-    from segdistill import api
-
-    return {"run": str(api.pack(options.run, options.out))}
+    return {"run": str(segdistill.pack(options.run, options.out))}
 
 
 def run_push(options: Options) -> Result:
-    from segdistill import api
     from segdistill.console import log
 
-    record = api.push(options.run, options.repository, options.settings)
+    record = segdistill.push(options.run, options.repository, options.settings)
     if options.settings.dry_run is None:
         spec = f"hf:{record['repository']}"
         log(f"{record['url']} has commit {record['commit']}. Then: segdistill predict {spec} photo.jpg")
@@ -188,9 +181,7 @@ def run_version(options: Options) -> Result:
 
 
 def run_demo(options: Options) -> Result:
-    from segdistill.demonstrating.start import demo
-
-    return demo(options.settings, from_scratch=options.from_scratch, overwrite=options.overwrite)
+    return segdistill.demo(options.settings, from_scratch=options.from_scratch, overwrite=options.overwrite)
 
 
 def _scores(summary: Result) -> dict[str, float]:

@@ -26,6 +26,7 @@ from segdistill.models.fused import fuse_students
 from segdistill.models.trained import TrainedNetwork
 from segdistill.predicting import open_predictor
 from segdistill.reporting.contact_sheet import Sheet, choose, draw_sheet
+from segdistill.results import Labelling
 
 
 def label(
@@ -33,7 +34,7 @@ def label(
     paths: str | Path | Sequence[str | Path],
     config: LabelConfig | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> Labelling:
     """Write a network's masks of images without masks as a data set that `train` and `data check` read.
 
     `config.out` gets `images` (hard links where the file system allows it), `masks` (palette PNG of the
@@ -85,8 +86,8 @@ def label(
         images, missing = from_main_process(accelerator, prepare)
         log(f"Labelling {counted(len(missing), 'image')} with {target} into {config.out}", accelerator)
         reasons = _write_masks(folder, missing, pipeline, len(images), accelerator)
-        return from_main_process(
-            accelerator, lambda: _finish(folder, len(missing) - len(reasons), len(reasons))
+        return Labelling(
+            from_main_process(accelerator, lambda: _finish(folder, len(missing) - len(reasons), len(reasons)))
         )
 
 

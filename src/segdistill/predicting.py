@@ -125,7 +125,11 @@ def load(target: str | Path, config: LoadConfig | None = None, **settings: Any) 
 
 
 def serve(
-    target: str | Path, config: ServeConfig | None = None, *, ready: Callable[[str], None] = lambda url: None
+    target: str | Path,
+    config: ServeConfig | None = None,
+    *,
+    ready: Callable[[str], None] = lambda url: None,
+    **settings: Any,
 ) -> None:
     """Serve a network over HTTP until SIGINT or SIGTERM; requests that were admitted are still answered.
 
@@ -133,6 +137,7 @@ def serve(
         target: a run folder, an exported file or a built-in network; code is refused.
         config: address, limits, batching.
         ready: called with the server's URL once it listens.
+        settings: settings by name, `port=8001`; they win over `config`.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
@@ -141,12 +146,12 @@ def serve(
             `connections`.
         OSError: the address cannot be listened on.
     """
+    config = with_keywords(ServeConfig, config, settings)
     try:
         from segdistill.serving.server import listen
         from segdistill.serving.service import Service, network_card, refuse_code
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}: install segdistill[serve]") from None
-    config = config or ServeConfig()
     refuse_code(str(target))
     device = find_device(config.device)
     keep_freed_memory_on(device)

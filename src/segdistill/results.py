@@ -14,9 +14,16 @@ from segdistill.files import data_url
 from segdistill.reporting.tables import (
     benchmark_lines,
     benchmark_table,
+    cache_line,
+    calibration_table,
     comparison_lines,
     comparison_table,
+    label_lines,
+    label_table,
+    push_line,
     score_table,
+    search_table,
+    verdict_lines,
 )
 
 if sys.platform == "win32":
@@ -82,6 +89,50 @@ class Export(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         return as_html(f"{self['file']}, {self['bytes'] / 1e6:.1f} MB: {parity_line(self['parity'])}")
+
+
+class Verification(dict[str, Any]):
+    """What `verify` returns; a notebook shows scores and difference with their intervals, and the verdict."""
+
+    def _repr_html_(self) -> str:
+        return as_html(comparison_table(self), *verdict_lines(self))
+
+
+class Labelling(dict[str, Any]):
+    """What `label` returns; a notebook shows how much of each class the masks hold."""
+
+    def _repr_html_(self) -> str:
+        return as_html(label_table(self), *label_lines(self))
+
+
+class FilledCache(dict[str, Any]):
+    """What `cache` returns; a notebook shows how many images take how much room, and where."""
+
+    def _repr_html_(self) -> str:
+        return as_html(cache_line(self))
+
+
+class Calibration(dict[str, Any]):
+    """What `calibrate` returns; a notebook shows the temperature, and calibration errors before and after."""
+
+    def _repr_html_(self) -> str:
+        return as_html(calibration_table(self))
+
+
+class FoundStudent(dict[str, Any]):
+    """What `search` returns; a notebook shows the student, its score and latency, or what it waits for."""
+
+    def _repr_html_(self) -> str:
+        if "student" not in self:
+            return as_html(f"Waiting for {self['waiting_for']}, which measure.py beside it writes")
+        return as_html(search_table(self))
+
+
+class Push(dict[str, Any]):
+    """What `push` returns; a notebook shows what was sent, and where it is."""
+
+    def _repr_html_(self) -> str:
+        return as_html(push_line(self))
 
 
 def as_html(*parts: Table | str) -> Markup:

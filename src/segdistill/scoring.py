@@ -38,7 +38,7 @@ from segdistill.files import write_atomic
 from segdistill.models.card import is_run
 from segdistill.models.teacher import Teacher
 from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network, require_prompted
-from segdistill.results import Comparison, Scores
+from segdistill.results import Calibration, Comparison, Scores
 
 
 def evaluate(target: str | Path, config: EvaluateConfig | None = None, **settings: Any) -> Scores:
@@ -209,7 +209,7 @@ def _score_together(
         )
 
 
-def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[str, Any]:
+def calibrate(run: str | Path, config: CalibrateConfig | None = None, **settings: Any) -> Calibration:
     """Fit the temperature of a run's student once more, and write it into the run's card.
 
     A training does so at its end. This is for runs of earlier versions, and for other images.
@@ -217,16 +217,17 @@ def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[st
     Args:
         run: a run folder.
         config: data set (the run's own validation set where none is named), precision, device.
+        settings: settings by name, `data="mydata"`; they win over `config`.
 
     Returns:
-        `temperature`, the `images` and `pixels` that it was fitted on, and calibration errors: see
+        `run`, `temperature`, the `images` and `pixels` that it was fitted on, and calibration errors: see
         `segdistill.engine.temperature.FittedTemperature`.
 
     Raises:
         FileNotFoundError: there is no student, or no data.
         ValueError: its files are damaged, its classes are not those of the data, or a training is going on.
     """
-    config = config or CalibrateConfig()
+    config = with_keywords(CalibrateConfig, config, settings)
     folder = RunFolder(run)
     student = folder.student()
     samples = open_evaluation(str(run), config.data).read_for(student.bits)
@@ -249,7 +250,7 @@ def calibrate(run: str | Path, config: CalibrateConfig | None = None) -> dict[st
         if main:
             folder.write_temperature(fitted.temperature, scores if own else None)
     log(fit_line(fitted), accelerator)
-    return {"run": str(run), **asdict(fitted)}
+    return Calibration(run=str(run), **asdict(fitted))
 
 
 def require_two(specs: Sequence[str]) -> None:

@@ -47,6 +47,7 @@ from segdistill.models.trained import LoadOptions, TrainedNetwork, load_network
 from segdistill.profiling.timing import in_turns, timed
 from segdistill.reporting.certificate import certificate_page
 from segdistill.reporting.evidence import points
+from segdistill.results import Verification
 from segdistill.scoring import image_table, intervals_record, require_same_classes
 
 KIND = "segdistill certificate 1"
@@ -76,7 +77,7 @@ class Compared:
     pair: Pair
 
 
-def verify(target: str | Path, config: VerifyConfig | None = None, **settings: Any) -> Record:
+def verify(target: str | Path, config: VerifyConfig | None = None, **settings: Any) -> Verification:
     """Run two networks on the same images, and write a certificate of how much worse the first may be.
 
     Args:
@@ -100,7 +101,7 @@ def verify(target: str | Path, config: VerifyConfig | None = None, **settings: A
     log(f"Comparing {target} with {config.against} on {counted(len(samples), 'image')}, then timing both")
     networks = open_networks(specs, samples, config)
     compared = Compared(specs=specs, networks=networks, pair=run_networks(networks, samples, config))
-    return write_certificate(compared, config)
+    return Verification(write_certificate(compared, config))
 
 
 def open_images(specs: tuple[str, str], config: VerifyConfig) -> FileSamples:

@@ -15,7 +15,14 @@ from segdistill.config.train import TrainConfig
 from segdistill.config.verify import VerifyConfig
 from segdistill.console import console, log
 from segdistill.demonstrating.plan import Plan, draw_images
-from segdistill.demonstrating.shown import can_show, next_commands, result_table, terminal_picture, verdict
+from segdistill.demonstrating.shown import (
+    Demonstration,
+    can_show,
+    next_commands,
+    result_table,
+    terminal_picture,
+    verdict,
+)
 from segdistill.demonstrating.side_by_side import train_side_by_side
 from segdistill.engine.evaluate import EvaluationOptions, evaluate
 from segdistill.engine.experiment import Experiment
@@ -31,7 +38,7 @@ from segdistill.reporting.style import save_png
 Record = dict[str, Any]
 
 
-def carry_out(plan: Plan, config: DemoConfig, *, overwrite: bool) -> Record:
+def carry_out(plan: Plan, config: DemoConfig, *, overwrite: bool) -> Demonstration:
     """Draw, train, compare and write; returns what `segdistill.demonstrating.start.demo` does."""
     out = Path(config.out)
     with stop_signal(obey=True):
@@ -41,8 +48,7 @@ def carry_out(plan: Plan, config: DemoConfig, *, overwrite: bool) -> Record:
             train(plan.teacher_training, overwrite=overwrite, report=False)
         experiment = prepare(plan.distilled[0])
         train_side_by_side(plan.students, out / "trainings")
-        record = measure(plan, experiment, config)
-        record |= write_results(plan, experiment, out)
+        record = Demonstration(measure(plan, experiment, config) | write_results(plan, experiment, out))
     console.print(result_table(record))
     log(verdict(record))
     log(f"Report: {record['report']}")

@@ -19,9 +19,17 @@ from rich.text import Text
 from segdistill.data.labels import LabelSet
 from segdistill.reporting.comparison import MINUS
 from segdistill.reporting.examples import Example, Tile, mask_tiles
+from segdistill.results import as_html
 
 WIDEST, NARROWEST = 48, 12
 """Columns of one picture in the terminal."""
+
+
+class Demonstration(dict[str, Any]):
+    """What `demo` returns; a notebook shows the scores of each seed, and how far the teacher helped."""
+
+    def _repr_html_(self) -> str:
+        return as_html(result_table(self), verdict(self))
 
 
 def result_table(record: Mapping[str, Any]) -> Table:

@@ -48,29 +48,13 @@ PICTURES = {
 """Figures of a run's report that go along, with their captions."""
 
 
-def push(run: str | Path, repository: str, config: PushConfig | None = None) -> dict[str, Any]:
-    """Upload a run's student to the Hugging Face Hub, where `hf:ORG/NAME` names it.
-
-    The repository gets weights and card, figures of the report, and a page with scores and settings.
-
-    Args:
-        run: a run folder.
-        repository: ORG/NAME.
-        config: private, license, data sets, or a folder for a dry run.
-
-    Returns:
-        `files` and their `bytes`; `repository`, `url` and `commit`, or the `folder` of a dry run.
-
-    Raises:
-        FileNotFoundError: the folder has no trained student.
-        ValueError: its files are damaged, the name is none, or the hub refuses or cannot be reached.
-    """
-    config = config or PushConfig()
+def push(run: RunFolder, repository: str, config: PushConfig) -> dict[str, Any]:
+    """Write and upload a run's student, see `segdistill.push`."""
     check_repository(repository)
     log(f"Making weights, card and page of {run} ready for {repository}")
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(config.dry_run or temporary)
-        files = write_repository(RunFolder(run), out, repository, config)
+        files = write_repository(run, out, repository, config)
         sizes = [(out / file).stat().st_size for file in files]
         for file, size in zip(files, sizes, strict=True):
             log(f"{file}, {size:,} bytes")

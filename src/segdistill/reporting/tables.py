@@ -192,6 +192,55 @@ def label_table(record: Mapping[str, Any]) -> Table:
     return class_table(f"{record['images']:,} masks in {record['out']}", record)
 
 
+def label_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """How many masks this call computed, which files it could not read, and where to look."""
+    problems = record["problems"]
+    unread = f"; {problems:,} {'file' if problems == 1 else 'files'} could not be read" if problems else ""
+    yield f"{record['computed']:,} of them computed by this call{unread}"
+    yield f"Some of them with their images: {record['sheet']}"
+
+
+def cache_line(record: Mapping[str, Any]) -> str:
+    """What `segdistill cache` has filled."""
+    folders = " and ".join(record["cache"])
+    return (
+        f"{record['images']:,} images in {folders}: {record['bytes'] / 1e6:.1f} MB at stride "
+        f"{record['stride']}, in {record['seconds']:.1f} s"
+    )
+
+
+def calibration_table(record: Mapping[str, Any]) -> Table:
+    """What `segdistill calibrate` fitted, and the calibration errors at temperature 1 and at that one."""
+    fitted = f"fitted on {record['images']:,} images ({record['pixels']:,} pixels)"
+    table = Table(title=Text(f"{record['run']}: temperature {record['temperature']:.3f}, {fitted}"))
+    table.add_column(SCORE_TITLES["calibration_error"])
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    titles = {"error": "on these images", "held_out": "on half of them, fitted on the others"}
+    for name, title in titles.items():
+        table.add_row(title, *(_or_dash(record[f"{name}_{when}"], "{:.4f}") for when in ("before", "after")))
+    return table
+
+
+def search_table(record: Mapping[str, Any]) -> Table:
+    """The student that `segdistill search` found."""
+    table = Table(title=Text(f"{record['candidate']} at {record['size']} pixels"), show_header=False)
+    table.add_row("student", Text(record["student"]))
+    table.add_row("mean IoU on the validation split", _or_dash(record["miou"], "{:.4f}"))
+    table.add_row("latency", f"{record['latency_ms']:.1f} ms")
+    for name in ("file", "certificate", "report"):
+        table.add_row(name, Text(record[name]))
+    return table
+
+
+def push_line(record: Mapping[str, Any]) -> str:
+    """What `segdistill push` sent, and where it is."""
+    size = f"{len(record['files'])} files, {record['bytes'] / 1e6:.1f} MB"
+    if "folder" in record:
+        return f"Nothing was sent; {record['folder']} holds what {record['repository']} would get: {size}"
+    return f"{record['url']}: {size}, commit {record['commit']}"
+
+
 def class_table(title: str, record: Mapping[str, Any]) -> Table:
     """The share of all pixels of each class and of void, the images with it, and its smallest object.
 

@@ -20,6 +20,7 @@ from segdistill.data.formats.table import open_layout
 from segdistill.engine.runtime import find_device, stop_signal
 from segdistill.models.file_formats import FORMATS
 from segdistill.profiling.device import copy_there, machine_of, read_latencies
+from segdistill.results import FoundStudent
 from segdistill.searching import latency
 from segdistill.searching.budget import baseline_candidate, baseline_spec, resolve_budget
 from segdistill.searching.candidates import BASELINE, list_candidates
@@ -38,7 +39,7 @@ MOST_DEATHS = 2
 Record = dict[str, Any]
 
 
-def search(config: SearchConfig | None = None, **settings: Any) -> Record:
+def search(config: SearchConfig | None = None, **settings: Any) -> FoundStudent:
     """Look for the best student within a budget, train it and export it.
 
     Started again with the same settings it goes on where it was, also after a kill; several processes, on
@@ -71,12 +72,13 @@ def search(config: SearchConfig | None = None, **settings: Any) -> Record:
         find_candidates(folder, session)
         trust_candidates(folder)
         if not measure_candidates(folder, session, config.latency_on):
-            return {"out": str(folder), "waiting_for": str(Path(config.latency_on or "") / "measured.json")}
+            waiting_for = Path(config.latency_on or "") / "measured.json"
+            return FoundStudent(out=str(folder), waiting_for=str(waiting_for))
         make_plan(folder, session, config)
         train_rungs(folder, session, config)
         with folder.exclusively("conclusion"):
             session.enter("export and scores")
-            return conclude(folder, session)
+            return FoundStudent(conclude(folder, session))
 
 
 def find_candidates(folder: SearchFolder, session: Session) -> None:
