@@ -4,16 +4,17 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segdistill import cli
+from segdistill import cli, cli_examples
 from segdistill.config.completion import SHELLS
 from segdistill.config.help import GENERAL, MANY
 from segdistill.config.mistakes import option_types
-from segdistill.config.verbs import SHORT_OPTIONS, expand, make_parser, read_options
+from segdistill.config.verbs import SHORT_OPTIONS, Verb, expand, make_parser, read_options
 
 pytestmark = pytest.mark.integration
 
@@ -77,6 +78,40 @@ def test_the_examples_of_help_can_be_typed(verb: str) -> None:
     parser = make_parser(cli.VERBS, "0", "", [verb])
     chosen, _ = read_options(parser, cli.VERBS, [verb, *expand(arguments)])
     assert chosen is cli.VERBS[verb]
+
+
+def commands(verbs: Mapping[str, Verb], *path: str) -> Iterator[tuple[tuple[str, ...], Verb]]:
+    """Each verb that does something, with what is typed for it."""
+    for name, verb in verbs.items():
+        if verb.verbs:
+            yield from commands(verb.verbs, *path, name)
+        else:
+            yield (*path, name), verb
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"), [pytest.param(*each, id=" ".join(each[0])) for each in commands(cli.VERBS)]
+)
+def test_every_help_ends_with_whole_commands_that_can_be_typed(
+    capsys: Any, words: tuple[str, ...], verb: Verb
+) -> None:
+    for option in ("--help", "--help_all") if verb.first else ("--help",):
+        with pytest.raises(SystemExit):
+            cli.main([*words, option])
+        lines = capsys.readouterr().out.rstrip().splitlines()
+        shown = [line.removeprefix("  ") for line in lines[lines.index("examples:") + 1 :]]
+        assert shown == [*verb.examples]
+    assert 1 <= len(verb.examples) <= 2
+    parser = make_parser(cli.VERBS, "0", "", words)
+    for line in verb.examples:
+        assert len(line) < 79  # of 80 columns, with its indent
+        program, *typed = shlex.split(line)
+        chosen, _ = read_options(parser, cli.VERBS, [*expand(typed)])
+        assert (program, chosen) == ("segdistill", verb)
+
+
+def test_every_example_belongs_to_a_command() -> None:
+    assert {*cli_examples.EXAMPLES} == {" ".join(words) for words, _ in commands(cli.VERBS)}
 
 
 COMPLETE = """

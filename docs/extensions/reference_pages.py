@@ -43,12 +43,14 @@ def _sections(parser: ArgumentParser, verbs: Mapping[str, Verb], path: list[str]
         if verb.verbs:
             yield from _sections(commands[name], verb.verbs, [*path, name])
         else:
-            yield from _section(commands[name], [*path, name])
+            yield from _section(commands[name], [*path, name], verb)
 
 
-def _section(command: ArgumentParser, words: list[str]) -> Iterator[str]:
-    """The verb's own arguments and options in one table, then one for each group of settings."""
+def _section(command: ArgumentParser, words: list[str], verb: Verb) -> Iterator[str]:
+    """Examples, the verb's own arguments and options in one table, one for each group of settings."""
     yield f"## {' '.join(words[1:])}\n\n```text\n{command.usage}\n```\n\n{command.description}\n"
+    lines = "\n".join(verb.examples)
+    yield f"```sh\n{lines}\n```\n"
     groups: dict[str, list[argparse.Action]] = {}
     for group in command._action_groups:
         for action in filter(_is_shown, group._group_actions):

@@ -25,6 +25,7 @@ from segdistill.cli_checks import (
     check_verify,
 )
 from segdistill.cli_data import DATA_VERBS, TEXT
+from segdistill.cli_examples import EXAMPLES, SEARCH_FIRST, TRAIN_FIRST
 from segdistill.cli_runs import (
     RESULTS,
     print_json,
@@ -141,20 +142,6 @@ def run_completion(options: Options) -> None:
 
 NETWORK = "run folder, or any network: fcn_resnet50, file.py:function, model.onnx, ... (a file's code is run)"
 OVERWRITE = {"action": "store_true", "help": "delete the run in --out first"}
-TRAIN_FIRST = {
-    "--data": "mydata",
-    "--teacher": "mynet.py:teacher",
-    "--student": "timm:tf_efficientnet_lite0",
-    "--student.weights": "imagenet",
-    "--size": "320",
-    "--batch": "16",
-    "--steps": "20000",
-    "--evaluate_every": "1000",
-    "--optim.lr": "5e-4",
-    "--out": "runs/mine",
-    "--resume": "",
-}
-"""What people change first of a training, each with an example."""
 RESUME = "continue the run in --out, with its own settings where no --config names them"
 PICTURES = (
     "image files, folders of images, quoted patterns such as 'photos/**/*.jpg', videos, - (one image from "
@@ -175,28 +162,15 @@ VERBS = {
             "--replay": {"help": REPLAY, **TEXT},
         },
         first=TRAIN_FIRST,
+        examples=EXAMPLES["train"],
     ),
     "search": Verb(
         help="find, train and export the best student within a budget of latency",
         run=run_search,
         check=check_search,
         settings=SearchConfig,
-        first={
-            "--data": "mydata",
-            "--teacher": "mynet.py:teacher",
-            "--latency": "10ms",
-            "--memory": "200MB",
-            "--file_size": "8MB",
-            "--runtime": "openvino",
-            "--precision": "int8",
-            "--size": "320",
-            "--threads": "2",
-            "--recipe": "configs/voc-animals-lite0.yaml",
-            "--encoders": "'{mobilenetv3_small_100: imagenet}'",
-            "--hours": "2",
-            "--latency_on": "device",
-            "--out": "runs/search",
-        },
+        first=SEARCH_FIRST,
+        examples=EXAMPLES["search"],
     ),
     "cache": Verb(
         help="compute the teacher's outputs of all training images ahead of a training",
@@ -204,6 +178,7 @@ VERBS = {
         check=check_training,
         settings=TrainConfig,
         first={name: TRAIN_FIRST[name] for name in ("--data", "--teacher")} | {"--teacher.cache": "cache"},
+        examples=EXAMPLES["cache"],
     ),
     "evaluate": Verb(
         help="score a network on images with masks",
@@ -223,6 +198,7 @@ VERBS = {
             "--out": "scores.json",
         },
         arguments={"target": {"help": NETWORK}},
+        examples=EXAMPLES["evaluate"],
     ),
     "compare": Verb(
         help="score networks on the same images: is a difference more than the choice of images?",
@@ -240,6 +216,7 @@ VERBS = {
             "--out": "scores.json",
         },
         arguments={"targets": {"nargs": "+", "help": f"{NETWORK}; the others are compared with the first"}},
+        examples=EXAMPLES["compare"],
     ),
     "verify": Verb(
         help="certify that a network is as good as another one on the same images",
@@ -260,6 +237,7 @@ VERBS = {
             "target": {"nargs": "?", "help": f"what is certified: {NETWORK}"},
             "--certificate": {"help": "run an earlier certificate again, and compare: FILE.json", **TEXT},
         },
+        examples=EXAMPLES["verify"],
     ),
     "calibrate": Verb(
         help="fit the temperature of a run's probabilities once more; masks stay as they are",
@@ -267,6 +245,7 @@ VERBS = {
         check=check_calibration,
         settings=CalibrateConfig,
         arguments={"run": {"help": "a run folder; its card gets the temperature"}},
+        examples=EXAMPLES["calibrate"],
     ),
     "predict": Verb(
         help="segment images and videos",
@@ -288,6 +267,7 @@ VERBS = {
             "target": {"help": NETWORK},
             "paths": {"nargs": "+", "help": PICTURES},
         },
+        examples=EXAMPLES["predict"],
     ),
     "label": Verb(
         help="write a network's masks of images as a data set to train on",
@@ -301,6 +281,7 @@ VERBS = {
                 "help": "image files, folders of images, quoted patterns: 'photos/*.jpg'",
             },
         },
+        examples=EXAMPLES["label"],
     ),
     "export": Verb(
         help="write a file for another runtime, checked against PyTorch",
@@ -318,6 +299,7 @@ VERBS = {
             "--max_loss": "0.5",
         },
         arguments={"target": {"help": "run folder, or any network that PyTorch runs"}},
+        examples=EXAMPLES["export"],
     ),
     "benchmark": Verb(
         help="measure latency, memory and size side by side",
@@ -325,6 +307,7 @@ VERBS = {
         check=lambda options: check_networks(*options.targets),
         settings=BenchmarkConfig,
         arguments={"targets": {"nargs": "+", "help": f"{NETWORK}; the others are compared with the first"}},
+        examples=EXAMPLES["benchmark"],
     ),
     "serve": Verb(
         help="serve a network over HTTP, with a page to try it",
@@ -344,6 +327,7 @@ VERBS = {
         arguments={
             "target": {"help": "run folder, exported file or built-in network (nothing that is code)"}
         },
+        examples=EXAMPLES["serve"],
     ),
     "report": Verb(
         help="write one HTML page about one or more runs",
@@ -353,6 +337,7 @@ VERBS = {
             "runs": {"nargs": "+", "help": "run folders; several are compared with the first"},
             "--out": {"help": "the file; RUN/report.html where absent", **TEXT},
         },
+        examples=EXAMPLES["report"],
     ),
     "pack": Verb(
         help="copy a student without its records: float16 weights, card, settings",
@@ -362,6 +347,7 @@ VERBS = {
             "run": {"help": "a run folder"},
             "--out": {"required": True, "help": "the folder to make"},
         },
+        examples=EXAMPLES["pack"],
     ),
     "push": Verb(
         help="upload a student to the Hugging Face Hub, where hf:ORG/NAME names it",
@@ -372,17 +358,20 @@ VERBS = {
             "run": {"help": "a run folder"},
             "repository": {"help": "ORG/NAME; it is made where it is missing"},
         },
+        examples=EXAMPLES["push"],
     ),
     "data": Verb(help="describe, check, show, convert, shard, download or draw data sets", verbs=DATA_VERBS),
     "version": Verb(
         help="print the version, and with --all what a report of a bug needs",
         run=run_version,
         arguments={"--all": {"action": "store_true", "help": "packages, platform, devices and extras too"}},
+        examples=EXAMPLES["version"],
     ),
     "completion": Verb(
         help="print a script that completes commands, options and choices in a shell",
         run=run_completion,
         arguments={"shell": {"choices": SHELLS, "help": "the shell that is to complete"}},
+        examples=EXAMPLES["completion"],
     ),
     "demo": Verb(
         help="train a small student alone and with a teacher, over three seeds, and compare: minutes",
@@ -403,6 +392,7 @@ VERBS = {
             "--from_scratch": {"action": "store_true", "help": "train the teacher of the drawn images first"},
             "--overwrite": {"action": "store_true", "help": "delete earlier runs in --out first"},
         },
+        examples=EXAMPLES["demo"],
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from segdistill.cli_examples import EXAMPLES
 from segdistill.config.naming import setting
 from segdistill.config.paths import HUB
 from segdistill.config.show import ShowConfig
@@ -115,6 +116,7 @@ DATA_VERBS = {
             "--data.layout": {"help": "which way, where there are several (they are listed)", **TEXT},
             "--overwrite": {"action": "store_true", "help": "replace a dataset.yaml"},
         },
+        examples=EXAMPLES["data init"],
     ),
     "check": Verb(
         help="read every pair: name bad files and duplicates, count classes",
@@ -125,6 +127,7 @@ DATA_VERBS = {
             "--data.layout": LAYOUT,
             "--split": {"help": "one split; all where absent", **TEXT},
         },
+        examples=EXAMPLES["data check"],
     ),
     "show": Verb(
         help="draw images with their masks, a legend and the shares of the classes",
@@ -132,6 +135,7 @@ DATA_VERBS = {
         check=check_show,
         settings=ShowConfig,
         arguments={"path": PATH, "--data.layout": LAYOUT},
+        examples=EXAMPLES["data show"],
     ),
     "convert": Verb(
         help="write a data set of any layout as a VOC devkit with index masks",
@@ -142,6 +146,7 @@ DATA_VERBS = {
             "--out": {"required": True, "help": "the devkit's folder; an interrupted call is continued"},
             "--data.layout": LAYOUT,
         },
+        examples=EXAMPLES["data convert"],
     ),
     "shard": Verb(
         help="write images without masks into tar files, from a folder or a stream of Hugging Face",
@@ -155,6 +160,7 @@ DATA_VERBS = {
             "--subset": {"help": "of a Hugging Face data set that has several", **TEXT},
             "--column": {"default": IMAGE_COLUMN, "help": "of a Hugging Face data set, with the images"},
         },
+        examples=EXAMPLES["data shard"],
     ),
     "download": Verb(
         help="download PASCAL VOC 2012 (2 GB)",
@@ -163,6 +169,7 @@ DATA_VERBS = {
             "name": {"choices": ["voc"], "help": "the data set"},
             "--root": {"required": True, "help": "the folder that gets VOCdevkit"},
         },
+        examples=EXAMPLES["data download"],
     ),
     "shapes": Verb(
         help="draw the embedded data set, in VOC layout",
@@ -174,5 +181,6 @@ DATA_VERBS = {
             "--size": {"type": int, "default": 128, "help": "height and width in pixels"},
             "--seed": {"type": int, "default": 0, "help": "seeds the drawing"},
         },
+        examples=EXAMPLES["data shapes"],
     ),
 }

@@ -31,6 +31,7 @@ def test_commands_of_two_words_have_a_section() -> None:
     page = options_page()
     for verb in ("data check", "data shapes", "serve", "push", "version"):
         assert f"## {verb}\n" in page
+    assert "```sh\nsegdistill data check mydata\n" in page
     assert "* - `TARGETS`\n  - text, ...\n" in page
 
 

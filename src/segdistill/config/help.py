@@ -1,10 +1,10 @@
-"""The help of one verb: the options that people change first, and with `--help_all` every one."""
+"""The help of one verb: the options that people change first, with `--help_all` every one, and examples."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 MANY = 12
 """A verb with more options than this shows some of them first."""
@@ -12,6 +12,20 @@ GENERAL = ("--help", "--help_all", "--config", "--quiet", "--verbose")
 """What stands below the options that are shown first."""
 NOTHING_PARSED: dict[str, Any] = {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
 """Of an option that prints something and ends the program."""
+
+
+class HelpLines(DefaultHelpFormatter):
+    """The help of a command, in which a text of several lines keeps them."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "\n".join(f"{indent}{line}" for line in text.splitlines())
+
+
+def list_examples(examples: Sequence[str]) -> str | None:
+    """What a help ends with: command lines, each on a line of its own; None where there are none."""
+    return "\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None
 
 
 class PrintFirst(argparse.Action):
@@ -43,7 +57,8 @@ class PrintFirst(argparse.Action):
         general._group_actions = [by_name[name] for name in GENERAL if name in by_name]
         parser._action_groups = [parser._positionals, shown, general]
         left = sum(bool(action.option_strings) for action in parser._actions) - len(chosen)
-        parser.epilog = f"{left} more options: --help_all"
+        more = f"{left} more options: --help_all"
+        parser.epilog = f"{more}\n\n{parser.epilog}" if parser.epilog else more
         parser.print_help()
         parser.exit()
 

@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from segdistill.config.groups import check_group, group_types
-from segdistill.config.help import add_help
+from segdistill.config.help import HelpLines, add_help, list_examples
 from segdistill.config.keywords import SHORT_NAMES
 
 PROGRAM = "segdistill"
@@ -32,6 +32,7 @@ class Verb:
         resumed: with `--resume` and no `--config`, makes the settings from those that were typed, by name.
         check: refuses what can be refused before PyTorch is loaded, which takes seconds.
         first: of many options those that people change first, and an example of each one's value.
+        examples: command lines that its help ends with.
         verbs: the commands that it consists of, instead of all of the above.
     """
 
@@ -42,6 +43,7 @@ class Verb:
     resumed: Callable[[Mapping[str, Any]], object] | None = None
     check: Callable[[Options], None] = lambda options: None
     first: Mapping[str, str] = field(default_factory=dict)
+    examples: Sequence[str] = ()
     verbs: Mapping[str, "Verb"] = field(default_factory=dict)
 
 
@@ -52,7 +54,13 @@ def make_parser(
 
     (Those of all verbs take half a second.)
     """
-    parser = ArgumentParser(prog=PROGRAM, version=version, exit_on_error=False, description=description)
+    parser = ArgumentParser(
+        prog=PROGRAM,
+        version=version,
+        exit_on_error=False,
+        description=description,
+        formatter_class=HelpLines,  # of the commands, too
+    )
     _add_verbs(parser, verbs, [PROGRAM], typed)
     return parser
 
@@ -68,6 +76,7 @@ def _add_verbs(
         command = ArgumentParser(
             exit_on_error=False,
             description=f"{verb.help[0].upper()}{verb.help[1:]}.",
+            epilog=list_examples(verb.examples),
             add_help=False,
             usage=" ".join([*words, "COMMAND ..."] if verb.verbs else [*words, *takes, "[options]"]),
         )
