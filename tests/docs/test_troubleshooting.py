@@ -123,6 +123,7 @@ def test_the_message_is_the_programs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("segdistill.models.spec._called", set())  # by another command of the page
     monkeypatch.setattr("segdistill.data.formats.tar.user_cache_path", lambda name: tmp_path / "cache" / name)
     shutil.copytree(good, "mydata")
     shutil.copytree(run, "runs/mine")
