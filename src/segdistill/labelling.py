@@ -45,7 +45,7 @@ def label(
 
     Args:
         target: a run folder, or any network spec.
-        paths: an image file, a folder of images, a pattern such as "photos/*.jpg", or several.
+        paths: an image file, a folder of images, a pattern such as `photos/*.jpg`, or several.
         config: output folder, confidence, input size, ...
         settings: settings by name, `out="labels", confidence=0.9`; they win over `config`.
 

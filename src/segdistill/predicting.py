@@ -39,15 +39,9 @@ def predict(
     Wrong arguments are refused at the call; images are read, segmented and written while the results are
     iterated over, under a progress bar in a terminal or a notebook.
 
-    ```python
-    for mask, prediction in segdistill.predict("runs/mine", "photos", out="masks"):
-        print(mask, prediction.shares)  # class name -> fraction of the pixels
-    mask, prediction = next(segdistill.predict("runs/mine", image))  # a PIL image, or an array
-    ```
-
     Args:
         target: a run folder, or any network spec.
-        paths: an image file, a folder of images, a pattern such as "photos/**/*.jpg", a video, "-" (one image
+        paths: an image file, a folder of images, a pattern such as `photos/**/*.jpg`, a video, "-" (one image
             from standard input), "camera:1", a PIL image, an array (H x W x 3 uint8 RGB), or a list of these.
         config: output folder, input size, ...
         settings: settings by name, `out="masks", size=512`; they win over `config`.
