@@ -139,12 +139,15 @@ class ExportedNetwork(nn.Module):
         """
         values = image.detach().float().cpu()
         height, width = values.shape[2:]
+        shape = "x".join(map(str, values.shape))
+        if not values.numel():  # which some runtimes take
+            raise ValueError(f"{self.path} cannot take {shape} images: they have no pixels")
         pixels = self.to_square(values)
         pixels = self.to_pixels(pixels) if self.card.input == "image" else pixels
         try:
             output = torch.from_numpy(self.run(pixels.contiguous().numpy()))
         except Exception as error:  # the runtimes' own exceptions share no base class but Exception
-            shape, hint = "x".join(map(str, values.shape)), "export it with free batch, height and width"
+            hint = "export it with free batch, height and width"
             if self.largest is not None:
                 count, side = self.largest
                 hint = f"it takes {count} of {side}x{side} pixels, or what needs no more memory"
