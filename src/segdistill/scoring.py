@@ -63,14 +63,7 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     samples.labels.index(config.class_names)  # refuses unknown ones
     accelerator = make_accelerator(config.device, config.precision)
     keep_freed_memory_on(accelerator.device)
-    precision = "fp32" if config.precision == "auto" else config.precision
-    loading = LoadOptions(
-        weights=Path(config.weights) if config.weights else None, labels=samples.labels, precision=precision,
-        output_stride=config.output_stride, prompts=config, provider=config.provider,
-    )  # fmt: skip
-    network = load_network(spec, loading)
-    samples.read_for(network.bits)
-    require_prompted([network], config)
+    network = _open_network(spec, samples, config)
     scored = Teacher(
         network, samples.labels, rename=config.map, shared_only=config.shared_only
     ).to(accelerator.device)  # fmt: skip
@@ -103,9 +96,27 @@ def evaluate(target: str | Path, config: EvaluateConfig | None = None, **setting
     }
     if names := config.class_names:
         summary |= {"classes": names, "miou_of_classes": mean([summary["iou"][name] for name in names])}
-    if accelerator.is_main_process and config.out is not None:
-        write_atomic(Path(config.out), json.dumps(summary, indent=2) + "\n")
+    _write_record(summary, config.out, accelerator)
     return Scores(summary)
+
+
+def _open_network(spec: str, samples: FileSamples, config: EvaluateConfig) -> TrainedNetwork:
+    """The network that is scored; images are read in its bit depth from here on."""
+    precision = "fp32" if config.precision == "auto" else config.precision
+    options = LoadOptions(
+        weights=Path(config.weights) if config.weights else None, labels=samples.labels, precision=precision,
+        output_stride=config.output_stride, prompts=config, provider=config.provider,
+    )  # fmt: skip
+    network = load_network(spec, options)
+    samples.read_for(network.bits)
+    require_prompted([network], config)
+    return network
+
+
+def _write_record(record: dict[str, Any], out: str | None, accelerator: Accelerator) -> None:
+    """Write a result into the file that the settings name, if they name one."""
+    if accelerator.is_main_process and out is not None:
+        write_atomic(Path(out), json.dumps(record, indent=2) + "\n")
 
 
 def compare(
@@ -166,8 +177,7 @@ def compare(
         "seed": config.seed,
         **intervals_record(specs, sizes, found),
     }
-    if accelerator.is_main_process and config.out is not None:
-        write_atomic(Path(config.out), json.dumps(record, indent=2) + "\n")
+    _write_record(record, config.out, accelerator)
     return Comparison(record)
 
 

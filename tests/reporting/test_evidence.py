@@ -10,7 +10,7 @@ from segdistill.reporting.evidence import differences
 from segdistill.reporting.intervals import run_intervals
 from segdistill.reporting.overview import results
 from segdistill.reporting.records import read_records
-from segdistill.reporting.seeds import comparable, gains, over_seeds, seed_groups
+from segdistill.reporting.seeds import gains, over_seeds, seed_groups, trainings
 
 pytestmark = pytest.mark.unit
 
@@ -117,7 +117,7 @@ def test_trainings_with_the_same_seeds_are_compared_over_them(make_run):
     taught = [make_run(f"taught-{seed}", seed=seed, noise=1 + seed / 4) for seed in range(3)]
     runs = read(*alone, *taught)
     first, other = seed_groups(runs)
-    assert comparable([first, other])
+    assert trainings(runs) == [first, other]
     assert (first.title, other.name) == ("alone (seeds 0, 1, 2)", "taught")
     each = [
         after.summary["miou"] - before.summary["miou"] for before, after in zip(alone, taught, strict=True)
@@ -127,7 +127,11 @@ def test_trainings_with_the_same_seeds_are_compared_over_them(make_run):
     assert result.number == f"+{100 * np.mean(each):.1f} ± {100 * np.std(each, ddof=1):.1f} points"
     assert "Mean IoU of taught against alone, mean and standard deviation over 3 seeds" in result.sentence
     assert result.tone == "better"
-    assert not comparable(seed_groups(read(*alone, taught[0])))
+    assert [len(group.runs) for group in trainings(read(*alone, taught[0]))] == [1, 1, 1, 1]
+    [result] = results(read(*alone), run_intervals(read(*alone)))
+    scores = [100 * run.summary["miou"] for run in alone]
+    assert result.number == f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}\u00a0%"
+    assert result.tone == ""
     swapped = read(alone[0], taught[0], alone[1], taught[1])
     assert [[run.name for run in group.runs] for group in seed_groups(swapped)] == [
         ["alone-0", "alone-1"],

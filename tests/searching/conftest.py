@@ -1,12 +1,12 @@
 """A tiny search: one narrow student of the drawn data set in four input sizes, a rung and the full recipe."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_search import Settings
 
 from segdistill.config.search import SearchConfig
 from segdistill.config.train import OptimConfig, TeacherConfig
@@ -15,8 +15,6 @@ from segdistill.searching.folder import SearchFolder, Session
 from segdistill.searching.planning import make_plan
 from segdistill.searching.recipes import read_recipe
 from segdistill.searching.search import find_candidates, measure_candidates
-
-Settings = Callable[..., SearchConfig]
 
 
 @pytest.fixture(scope="session")

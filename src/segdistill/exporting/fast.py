@@ -27,7 +27,7 @@ IMAGES = 8
 def fast_file(target: str, runtime: RuntimeName, precision: str, device: torch.device) -> Path | None:
     """The file that computes a run folder in the runtime that is asked for; None where PyTorch does.
 
-    What is chosen is said in one line. An exported file has its own runtime: it is left as it is.
+    The choice is logged in one line. An exported file has its own runtime: it is left as it is.
 
     Args:
         target: a run folder, or any network spec.
@@ -56,7 +56,7 @@ def fast_file(target: str, runtime: RuntimeName, precision: str, device: torch.d
 
 def _checked_file(target: str, form: str, precision: str, device: torch.device) -> Path:
     """The run's file for one runtime, as it is there, or made now."""
-    if find_run(target) != Path(target):  # the cache of the hub is not ours to write into
+    if find_run(target) != Path(target):  # nothing is written into the cache of the hub
         raise ValueError(f"{setting('runtime')} is for run folders on this disk, and {target} is none")
     if device.type != "cpu":
         raise ValueError(

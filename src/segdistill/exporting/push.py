@@ -199,7 +199,7 @@ def _metadata(repository: str, config: PushConfig, best: dict[str, Any], data: s
 
 
 def _data_set(settings: TrainConfig | None, config: PushConfig) -> str:
-    """What the scores were computed on: a name for people, empty where nobody says one."""
+    """What the scores were computed on: a name for people, empty where there is none."""
     named = ", ".join(config.datasets)
     if settings is None or not settings.data.root:
         return named

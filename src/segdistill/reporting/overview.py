@@ -11,7 +11,7 @@ from segdistill.reporting.comparison import TIMES, amount, different_images, sam
 from segdistill.reporting.evidence import points
 from segdistill.reporting.intervals import RunIntervals
 from segdistill.reporting.records import TEACHER, Records
-from segdistill.reporting.seeds import SeedGroup, comparable, gains, seed_groups
+from segdistill.reporting.seeds import SeedGroup, gains, trainings
 
 FALL = 0.03
 """IoU that a class has to lose to be named."""
@@ -89,11 +89,11 @@ def network_in_words(spec: str) -> str:
 def results(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[Result]:
     """The mean IoU of one run; of several, each later one's difference to the first.
 
-    Of trainings that were each made with the same seeds, the mean difference over these.
+    Of trainings that were each made with the same seeds, means over these.
     """
-    groups = seed_groups(runs)
-    if comparable(groups):
-        return [_over_seeds(groups[0], group) for group in groups[1:]]
+    first, *others = trainings(runs)
+    if len(first.runs) > 1:
+        return [_over_seeds(first, other) for other in others] or [_of_seeds(first)]
     if len(runs) == 1 or different_images(runs):
         return [
             result
@@ -111,11 +111,10 @@ def falls(runs: Sequence[Records], found: Sequence[RunIntervals]) -> list[str]:
     """
     if different_images(runs):
         return []
-    groups = seed_groups(runs)
-    shown = [group.runs[0] for group in groups] if comparable(groups) else runs  # of each training one run
+    firsts = {group.runs[0].name for group in trainings(runs)}  # of each training one run
     lines = []
     for run, each in zip(runs[1:], found[1:], strict=True):
-        if run not in shown:
+        if run.name not in firsts:
             continue
         swapped = is_distilled(runs[0]) and not is_distilled(run)
         before, after = (run, runs[0]) if swapped else (runs[0], run)
@@ -241,6 +240,16 @@ def _against(first: Records, run: Records, each: RunIntervals) -> Result | None:
         number=f"{points(other - one, 1)} points",
         sentence=f"Mean IoU of {run.name} against {first.name}: {scores}{verdict}.",
         tone=("better" if other > one else "worse") if found is not None and found.resolved else "",
+    )
+
+
+def _of_seeds(group: SeedGroup) -> Result:
+    """The mean IoU of a training over several seeds."""
+    scores = [100 * score for score in group.scores]
+    return Result(
+        number=f"{mean(scores):.1f} ± {stdev(scores):.1f}\u00a0%",
+        sentence=f"Mean IoU of {group.name}, mean and standard deviation over {len(scores)} seeds: "
+        f"{', '.join(f'{score:.1f}' for score in scores)}.",
     )
 
 

@@ -29,7 +29,7 @@ from segdistill.reporting.hover import confusion_values, curve_values, point_val
 from segdistill.reporting.intervals import run_intervals
 from segdistill.reporting.pareto import ParetoPoint, pareto_figure, pareto_points, teacher_latency
 from segdistill.reporting.records import Records
-from segdistill.reporting.seeds import SeedGroup, comparable, over_seeds, seed_groups
+from segdistill.reporting.seeds import over_seeds, trainings
 from segdistill.reporting.style import SERIES, save_png, to_svg
 from segdistill.version import __version__
 
@@ -88,7 +88,7 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
             save_png(figure, runs[0].figures / f"{name}.png")
     script, script_hash = read_script("segdistill.reporting", "report.js")
     own, common = overview.origins(runs)
-    groups = trainings(runs)
+    groups, names = trainings(runs), [run.name for run in runs]
     page = open_template("segdistill.reporting", "report.html.j2").render(
         version=__version__,
         script=script,
@@ -98,7 +98,7 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
         sections=SECTIONS,
         missing=_missing(runs),
         trainings=[
-            (group.title, [runs.index(run) for run in group.runs], own[runs.index(group.runs[0])])
+            (group.title, [names.index(run.name) for run in group.runs], own[names.index(group.runs[0].name)])
             for group in groups
         ],
         common_origin=common,
@@ -120,12 +120,6 @@ def write_report(runs: Sequence[Records], out: Path, examples: Sequence[Example]
     )
     write_atomic(out, page)
     return out
-
-
-def trainings(runs: Sequence[Records]) -> list[SeedGroup]:
-    """What the first screen compares: trainings with the same seeds each, else the runs one by one."""
-    groups = seed_groups(runs)
-    return groups if comparable(groups) else [SeedGroup((run,)) for run in runs]
 
 
 def _figures(

@@ -75,10 +75,11 @@ def over_seeds(runs: Sequence[Records]) -> list[str]:
     return lines
 
 
-def comparable(groups: Sequence[SeedGroup]) -> bool:
-    """Whether several trainings are to be compared that were each made with the same seeds, two or more."""
+def trainings(runs: Sequence[Records]) -> list[SeedGroup]:
+    """What a page compares: trainings that were each made with the same seeds, else the runs one by one."""
+    groups = seed_groups(runs)
     seeds = [sorted(group.seeds) for group in groups]
-    return len(groups) > 1 and len(seeds[0]) > 1 and all(each == seeds[0] for each in seeds)
+    return groups if all(each == seeds[0] for each in seeds) else [SeedGroup((run,)) for run in runs]
 
 
 def gains(first: SeedGroup, other: SeedGroup) -> list[float]:

@@ -232,7 +232,7 @@ def as_student(text: str, weights: str | None = None) -> StudentConfig:
     """
     spec = parse_spec(text)
     if spec.kind == "file":
-        raise ValueError("an exported file cannot be trained")
+        raise ValueError("an exported file cannot be trained, nor exported again")
     if spec.kind == "run":
         card = read_card(run_folder(spec.text))
         shape = {item.name: getattr(card, item.name) for item in fields(Architecture)}
